@@ -1,0 +1,124 @@
+"""Imports go down only, and `import qkov` is light.
+
+Read from the source, so that an import inside a function counts too.
+"""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Packages of the repository, lowest first; book/ and tests/ are both at the top and ignore each other.
+PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
+
+# Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
+LEVELS = (
+    ("errors", "geometry", "formula", "fisher", "reproducibility"),
+    ("locate", "losses", "reference"),
+    ("layout",),
+    ("gradients",),
+    ("collector", "plots", "heatmap"),
+    ("interference",),
+    ("checks",),
+    ("cli", "__main__"),
+)
+POSITION = {name: position for position, name in enumerate(name for level in LEVELS for name in level)}
+HEAVY = ("torch", "transformers", "xarray", "matplotlib", "pandas", "scipy", "statsmodels")
+
+
+def sources(package):
+    """Every Python file of a package of the repository."""
+    return sorted(path for path in (ROOT / package).rglob("*.py") if "_build" not in path.parts)
+
+
+def imported_modules(source, package):
+    """Dotted names that a module imports; `package` is the dotted package that the module lies in.
+
+    `from X import y` yields both `X` and `X.y`, as y may be a module.
+
+    Example:
+        >>> sorted(imported_modules("from . import formula; import numpy.linalg", "qkov"))
+        ['numpy.linalg', 'qkov', 'qkov.formula']
+        >>> sorted(imported_modules("def f():\\n    from ..fisher import welford", "qkov.checks"))
+        ['qkov.fisher', 'qkov.fisher.welford']
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            found.add(base)
+            found.update(f"{base}.{alias.name}" for alias in node.names)
+    return found
+
+
+def module_of(path):
+    """Name of a file's module directly under its package: qkov/checks/laws.py belongs to 'checks'."""
+    relative = path.relative_to(ROOT)
+    return relative.parts[1].removesuffix(".py")
+
+
+def upward_imports(module, names):
+    """Names among `names` that a module of qkov may not import: its own level or higher, or not a module at all."""
+    wrong = set()
+    for name in names:
+        parts = name.split(".")
+        if parts[0] != "qkov" or len(parts) < 2 or parts[1] == module:
+            continue
+        if POSITION.get(parts[1], len(POSITION)) >= POSITION[module]:
+            wrong.add(name)
+    return wrong
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_lower_packages(package):
+    files = sources(package)
+    for path in files:
+        names = imported_modules(path.read_text(encoding="utf-8"), ".".join(path.relative_to(ROOT).parts[:-1]))
+        others = {name.split(".")[0] for name in names} & PACKAGES.keys() - {package}
+        upward = {other for other in others if PACKAGES[other] >= PACKAGES[package]}
+        assert not upward, f"{path.relative_to(ROOT)} imports {sorted(upward)}"
+    assert files or package == "book", f"no source file found in {package}/"
+
+
+@pytest.mark.parametrize("path", sources("qkov"), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_modules_of_qkov_import_only_lower_modules(path):
+    module = module_of(path)
+    if module == "__init__":
+        return  # it names every public module, lazily; the test below shows that it imports none
+    assert module in POSITION, f"{path.relative_to(ROOT)} has no level; give it one in LEVELS"
+    names = imported_modules(path.read_text(encoding="utf-8"), ".".join(path.relative_to(ROOT).parts[:-1]))
+    wrong = upward_imports(module, names)
+    assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}, which is not below it"
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "package"),
+    [
+        ("formula", "from . import interference", "qkov"),
+        ("formula", "from .collector import FisherCollector", "qkov"),
+        ("formula", "def late():\n    import qkov.heatmap", "qkov"),
+        ("checks", "from .. import cli", "qkov.checks"),
+        ("geometry", "from . import formula", "qkov"),
+        ("interference", "from qkov import check_model", "qkov"),
+    ],
+)
+def test_upward_import_is_found(module, source, package):
+    assert upward_imports(module, imported_modules(source, package))
+
+
+def test_downward_import_is_allowed():
+    names = imported_modules("from . import formula\nfrom .fisher import welford\nimport torch", "qkov")
+    assert upward_imports("interference", names) == set()
+
+
+def test_importing_qkov_loads_nothing_heavy():
+    command = f"import sys, qkov; print(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
