@@ -1,0 +1,370 @@
+"""The labelled result of one comparison of two tasks: scores of every pair of samples on every slice.
+
+K and V weights exist once per kv head, so their arrays have a kv-head axis, and that is what averages, rankings and
+files use. Wherever a person, or the mapping by block, expects query heads, a kv head is repeated under every query head
+that it serves, which is a view and never enters a sum::
+
+    kv_index of one layer, 4 query heads, 2 kv heads       [0, 0, 1, 1]
+    truth     arrays["K"][i, j, layer]                     [x, y]
+    view      heatmap["K"]["scores"][i, j, layer]          [x, x, y, y]
+
+A slice that the model does not have (a layer that borrows another layer's K and V, a head number beyond a smaller
+layer) is NaN in every array and declared: by ``kv_index == -1`` for K and V, by ``present`` for Q and O. NaN anywhere
+else is refused, so it cannot reach an average.
+"""
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from . import errors, labels, result_file
+from .geometry import BLOCKS
+from .meaning import VARIANT_MEANING, describe_scores
+
+__all__ = ["VARIANT_MEANING", "Heatmap", "describe_scores", "load_heatmap"]
+
+FORMAT_NAME = "qkov-heatmap"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Heatmap(Mapping):
+    """Scores of task A's samples against task B's on every slice, with their labels, health and meaning.
+
+    A mapping from block to ``{"scores", "layer_head_avg", "top_conflicts", "health"}``, everything on query heads; the
+    fields hold the truth. Arrays are copied, float64, contiguous and read-only.
+
+    Attributes:
+        arrays: Block to scores ``[n_a, n_b, layers, units]``; units: ``heads`` for Q and O, ``kv_heads`` for K and V.
+        task_a: Name of the task whose sensitivity is measured.
+        task_b: Name of the task whose gradients act.
+        sample_a: Ids of A's samples, all int or all str, unique.
+        sample_b: Ids of B's samples; may be empty.
+        layers: True layer numbers.
+        heads: True query-head numbers.
+        kv_heads: True kv-head numbers.
+        kv_index: Position on the kv axis of each query head, ``[layers, heads]``; -1 where it has none.
+        health: Block to statistic to ``[layers, units]``; the same statistics in every block.
+        attributes: JSON-able facts on the scores; ``conflict_order`` ("descending" or "ascending": which end of the
+            scale is conflict) and ``valid`` (False without pairs) are filled in.
+        present: Which query heads exist, bool ``[layers, heads]``; all of them if not given.
+
+    Raises:
+        ShapeError: If an array or a label does not fit the others.
+        SampleIdError: If ids repeat or mix types.
+        NonFiniteError: If a score of an existing slice is NaN or infinite.
+        OptionError: If the attributes cannot be written as JSON.
+    """
+
+    arrays: dict
+    task_a: str
+    task_b: str
+    sample_a: tuple
+    sample_b: tuple
+    layers: tuple
+    heads: tuple
+    kv_heads: tuple
+    kv_index: np.ndarray
+    health: dict
+    attributes: dict
+    present: np.ndarray | None = None
+
+    def __post_init__(self):
+        for name in ("sample_a", "sample_b"):
+            self._set(name, labels.checked_ids(getattr(self, name), name))
+        for name in ("layers", "heads", "kv_heads"):
+            self._set(name, labels.checked_numbers(getattr(self, name), name))
+        grid = (len(self.layers), len(self.heads))
+        present = np.ones(grid, bool) if self.present is None else np.array(self.present, bool)
+        self._set("present", _read_only(present, grid, "present"))
+        kv_index = np.array(self.kv_index, np.int64)
+        self._set("kv_index", _read_only(kv_index, grid, "kv_index"))
+        if kv_index.size and not -1 <= kv_index.min() <= kv_index.max() < len(self.kv_heads):
+            raise errors.ShapeError(
+                f"kv_index runs from {kv_index.min()} to {kv_index.max()}; expected positions on an axis of"
+                f" {len(self.kv_heads)} kv heads, or -1 for none."
+            )
+        if (kv_index[~present] >= 0).any():
+            raise errors.ShapeError("kv_index gives a kv head to a query head that is not present; expected -1 there.")
+        self._set(
+            "attributes", labels.checked_attributes(self.attributes, pairs=len(self.sample_a) * len(self.sample_b))
+        )
+        _check_blocks(self.arrays, "arrays")
+        self._set("arrays", {block: self._checked_scores(block) for block in BLOCKS})
+        self._set("health", self._checked_health())
+
+    def _set(self, name, value):
+        object.__setattr__(self, name, value)
+
+    def _checked_scores(self, block):
+        shape = (len(self.sample_a), len(self.sample_b), *self._slice_shape(block))
+        # Adding zero copies and turns -0.0 into 0.0, so that equal results are equal in every bit.
+        scores = np.add(self.arrays[block], 0.0, dtype=np.float64, order="C")
+        if scores.shape != shape:
+            raise errors.ShapeError(
+                f"Scores of block {block} have shape {scores.shape}; expected [n_a, n_b, layers, units] = {shape}."
+            )
+        exists = self.exists(block)
+        wrong = (~np.isfinite(scores)).any((0, 1)) & exists
+        if wrong.any():
+            layer, unit = np.argwhere(wrong)[0]
+            raise errors.NonFiniteError(
+                f"Block {block}, layer {self.layers[layer]}, {_unit_name(block)} {self._units(block)[unit]} holds a"
+                f" score that is NaN or infinite ({wrong.sum()} slices do). If the model lacks that slice, declare it"
+                " with present or kv_index."
+            )
+        if not np.isnan(scores[:, :, ~exists]).all():
+            raise errors.ShapeError(f"Block {block} holds a number in a slice declared absent; expected NaN there.")
+        scores[:, :, ~exists] = np.nan  # one NaN of the many bit patterns
+        return _read_only(scores, shape, block)
+
+    def _checked_health(self):
+        health = self.health or {block: {} for block in BLOCKS}
+        _check_blocks(health, "health")
+        if len({frozenset(health[block]) for block in BLOCKS}) != 1:
+            raise errors.ShapeError("health holds different statistics in different blocks; expected the same in all.")
+        checked = {}
+        for block in BLOCKS:
+            checked[block] = {}
+            for stat in sorted(health[block]):
+                values = np.add(health[block][stat], 0.0, dtype=np.float64, order="C")
+                values = _read_only(values, self._slice_shape(block), f"health[{block!r}][{stat!r}]", freeze=False)
+                values[np.isnan(values) | ~self.exists(block)] = np.nan
+                values.flags.writeable = False
+                checked[block][stat] = values
+        return checked
+
+    def _units(self, block):
+        return self.kv_heads if block in "KV" else self.heads
+
+    def _slice_shape(self, block):
+        return len(self.layers), len(self._units(block))
+
+    def exists(self, block):
+        """Return which slices of a block the model has, bool ``[layers, units]``; all others are NaN."""
+        if block not in "KV":
+            return self.present
+        return (self.kv_index[:, :, None] == np.arange(len(self.kv_heads))).any(1)
+
+    def on_query_heads(self, block, values):
+        """Repeat ``[..., layers, units]`` onto query heads ``[..., layers, heads]``; NaN where a slice is absent."""
+        if block not in "KV":
+            return values
+        if not self.kv_heads:
+            return np.full((*values.shape[:-1], len(self.heads)), np.nan)
+        shown = values[..., np.arange(len(self.layers))[:, None], self.kv_index]
+        return np.where(self.kv_index >= 0, shown, np.nan)
+
+    def first_heads(self):
+        """Return where each kv head's first shown query head is, ``[layers, kv_heads]``; -1 where absent."""
+        serves = self.kv_index[:, :, None] == np.arange(len(self.kv_heads))
+        return np.where(serves.any(1), serves.argmax(1) if self.heads else 0, -1)
+
+    def mean_map(self, block):
+        """Average over all pairs, ``[layers, units]``: zeros without pairs, NaN where a slice is absent."""
+        scores = self.arrays[block]
+        if not scores.shape[0] * scores.shape[1]:
+            return np.where(self.exists(block), 0.0, np.nan)
+        return scores.mean((0, 1))
+
+    def block_average(self, block):
+        """Average over all pairs and slices of a block, each kv head once; NaN if the block has no slice."""
+        exists = self.exists(block)
+        return float(self.mean_map(block)[exists].mean()) if exists.any() else float("nan")
+
+    def top_conflicts(self, block, *, top_k=10):
+        """List the strongest conflicts of a block: each kv head once, ties by layer, head and sample order.
+
+        Args:
+            block: "Q", "K", "V" or "O".
+            top_k: Length of the list, if there are that many pairs and slices.
+
+        Returns:
+            Dicts of ``sample_i, sample_j`` (ids), ``layer, head, score``, and ``kv_head`` for K and V, whose ``head``
+            is the first query head shown.
+        """
+        scores = self.arrays[block]
+        first = self.first_heads() if block in "KV" else np.arange(len(self.heads))[None].repeat(len(self.layers), 0)
+        slices = [tuple(place) for place in np.argwhere(self.exists(block))]
+        slices.sort(key=lambda place: (self.layers[place[0]], self.heads[first[place]]))
+        layer_at, unit_at = (np.array([place[axis] for place in slices], np.int64) for axis in (0, 1))
+        ordered = scores[:, :, layer_at, unit_at].transpose(2, 0, 1)  # [slices, n_a, n_b]: the order of ties
+        rows = []
+        for place in _strongest(ordered.ravel(), top_k, ascending=self.attributes["conflict_order"] == "ascending"):
+            at, i, j = np.unravel_index(place, ordered.shape)
+            layer, unit = slices[at]
+            row = {"sample_i": self.sample_a[i], "sample_j": self.sample_b[j], "layer": self.layers[layer]}
+            row["head"] = self.heads[first[layer, unit]]
+            if block in "KV":
+                row["kv_head"] = self.kv_heads[unit]
+            rows.append(row | {"score": float(ordered[at, i, j])})
+        return rows
+
+    @cached_property
+    def _views(self):
+        return {}
+
+    def __getitem__(self, block):
+        if block not in self.arrays:
+            raise KeyError(block)
+        if block not in self._views:
+            self._views[block] = {
+                "scores": self.on_query_heads(block, self.arrays[block]),
+                "layer_head_avg": self.on_query_heads(block, self.mean_map(block)),
+                "top_conflicts": self.top_conflicts(block),
+                "health": {stat: self.on_query_heads(block, values) for stat, values in self.health[block].items()},
+            }
+        return dict(self._views[block])
+
+    def __iter__(self):
+        return iter(BLOCKS)
+
+    def __len__(self):
+        return len(BLOCKS)
+
+    def __eq__(self, other):
+        return self.identical(other) if isinstance(other, Heatmap) else NotImplemented
+
+    __hash__ = None
+
+    @cached_property
+    def fingerprint(self):
+        """SHA-256 of everything in the result, in hex: equal exactly where results are equal in every bit."""
+        return result_file.digest(*self._parts())
+
+    def identical(self, other):
+        """Tell whether another result has the same labels, attributes and every bit of every array."""
+        return isinstance(other, Heatmap) and self.fingerprint == other.fingerprint
+
+    @cached_property
+    def data(self):
+        """``xarray.Dataset`` on query heads, dims (block, layer, head, sample_a, sample_b); built once, on demand."""
+        from . import tables
+
+        return tables.query_head_dataset(self)
+
+    @cached_property
+    def by_slice(self):
+        """``xarray.Dataset`` of the truth, a variable per block: Q and O on ``head``, K and V on ``kv_head``."""
+        from . import tables
+
+        return tables.truth_dataset(self)
+
+    def to_dataframe(self, level="pair"):
+        """Return a tidy table of the truth: a row per slice and pair of samples ("pair"), or per slice ("slice")."""
+        from . import tables
+
+        return tables.table(self, level)
+
+    def plot(self):
+        """Draw a layer-by-head picture of every block's averages; returns a matplotlib ``Figure``."""
+        from . import plots
+
+        return plots.plot_heatmap(self)
+
+    def _parts(self):
+        content = {name: list(getattr(self, name)) for name in ("sample_a", "sample_b", "layers", "heads", "kv_heads")}
+        content |= {"task_a": self.task_a, "task_b": self.task_b, "attributes": self.attributes}
+        content["stats"] = list(self.health["Q"])
+        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}
+        for block in BLOCKS:
+            arrays[f"scores.{block}"] = self.arrays[block]
+            for number, stat in enumerate(content["stats"]):
+                arrays[f"health.{block}.{number}"] = self.health[block][stat]
+        return content, arrays
+
+    def save(self, path):
+        """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
+        return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
+
+    def _summary(self):
+        """Rows of block, average, and the strongest conflict in words, for people."""
+        for block in BLOCKS:
+            top = self.top_conflicts(block, top_k=1)
+            where = "none"
+            if top:
+                unit = top[0]["kv_head" if block in "KV" else "head"]
+                where = f"{top[0]['score']:.3g} at layer {top[0]['layer']}, {_unit_name(block)} {unit}"
+                where += f", {top[0]['sample_i']!r} x {top[0]['sample_j']!r}"
+            yield block, f"{self.block_average(block):.3g}", where
+
+    def _headline(self):
+        kind = f"{self.attributes.get('variant', 'scores')}, Fisher of {self.attributes.get('fisher_pool', '?')}"
+        sizes = (
+            f"samples {len(self.sample_a)} x {len(self.sample_b)}, layers {len(self.layers)}, heads {len(self.heads)}"
+        )
+        return f"{self.task_a} x {self.task_b}: {kind}; {sizes}, kv heads {len(self.kv_heads)}"
+
+    def __repr__(self):
+        rows = "".join(
+            f"\n  {block}: average {mean}, strongest conflict {where}" for block, mean, where in self._summary()
+        )
+        caveat = self.attributes.get("average_caveat")
+        return f"<Heatmap {self._headline()}{rows}" + (f"\n  {caveat}" if caveat else "") + ">"
+
+    def _repr_html_(self):
+        header = "".join(f"<th>{name}</th>" for name in ("block", "average", "strongest conflict"))
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._summary()
+        )
+        caveat = html.escape(self.attributes.get("average_caveat") or "")
+        return (
+            f"<p><b>Heatmap</b> {html.escape(self._headline())}</p><table><thead><tr>{header}</tr></thead>"
+            f"<tbody>{rows}</tbody></table>" + (f"<p>{caveat}</p>" if caveat else "")
+        )
+
+
+def load_heatmap(path):
+    """Load what :meth:`Heatmap.save` wrote, checked.
+
+    Raises:
+        ResultFileError: If the file is not a heatmap of this package, is damaged, or contradicts itself.
+        OSError: If it cannot be opened.
+    """
+    content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
+    try:
+        stats = content.pop("stats")
+        health = {
+            block: {stat: arrays[f"health.{block}.{number}"] for number, stat in enumerate(stats)} for block in BLOCKS
+        }
+        return Heatmap(
+            arrays={block: arrays[f"scores.{block}"] for block in BLOCKS},
+            health=health,
+            kv_index=arrays["kv_index"],
+            present=arrays["present"],
+            **content,
+        )
+    except (errors.QKOVError, KeyError, TypeError) as error:
+        raise errors.ResultFileError(f"{path} is not a consistent heatmap: {error!r}") from error
+
+
+def _unit_name(block):
+    return "kv head" if block in "KV" else "head"
+
+
+def _read_only(array, shape, name, *, freeze=True):
+    if array.shape != shape:
+        raise errors.ShapeError(f"{name} has shape {array.shape}; expected {shape}.")
+    array.flags.writeable = not freeze
+    return array
+
+
+def _check_blocks(mapping, name):
+    if set(mapping) != set(BLOCKS):
+        raise errors.ShapeError(f"{name} has blocks {sorted(mapping)}; expected {list(BLOCKS)}.")
+
+
+def _strongest(values, top_k, *, ascending):
+    """Positions of the ``top_k`` largest (smallest) values in order, earlier positions first among equals."""
+    keys = values if ascending else -values
+    top_k = min(top_k, keys.size)
+    if top_k < 1:
+        return np.empty(0, np.int64)
+    # Selecting in linear time first: sorting 10 million scores for 10 rows would take seconds.
+    threshold = np.partition(keys, top_k - 1)[top_k - 1]
+    better = np.flatnonzero(keys < threshold)
+    chosen = np.concatenate([better, np.flatnonzero(keys == threshold)[: top_k - better.size]])
+    return chosen[np.argsort(keys[chosen], kind="stable")]

@@ -1,0 +1,129 @@
+"""A result on disk: named arrays and a JSON description in one safetensors file, checksummed and written atomically.
+
+Equal results give equal bytes: one metadata key (several would be written in random order) that holds canonical JSON,
+and contiguous arrays. The format itself notices no flipped bit, so the description carries a SHA-256 of everything else.
+Nothing in such a file is executed.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+
+import numpy as np
+
+from . import errors
+
+METADATA_KEY = "qkov"
+
+
+def canonical_json(value):
+    """Write JSON that depends on the value alone: sorted keys, ASCII, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+
+
+def digest(content, arrays):
+    """Return the SHA-256, in hex, of a JSON-able ``content`` and of named arrays with their shapes and dtypes."""
+    sha = hashlib.sha256(canonical_json(content).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        sha.update(canonical_json([name, array.dtype.str, array.shape]).encode())
+        sha.update(array.reshape(-1).view(np.uint8))
+    return sha.hexdigest()
+
+
+def write(path, content, arrays, *, format_name, format_version):
+    """Write content and arrays to ``path``, atomically: a reader, or a crash, sees the old file or the whole new one.
+
+    Args:
+        path: Where to; an existing file is replaced.
+        content: JSON-able description.
+        arrays: Name to numpy array.
+        format_name: What kind of result this is; ``read`` asks for it.
+        format_version: Version of that kind.
+
+    Returns:
+        The path.
+    """
+    from safetensors.numpy import save
+
+    description = {"format": format_name, "version": format_version, "content": content}
+    description["sha256"] = digest(description, arrays)
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(temporary, "xb") as stream:
+            stream.write(save(arrays, metadata={METADATA_KEY: canonical_json(description)}))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return path
+
+
+def _sync_folder(folder):
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and renaming is durable enough
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read(path, *, format_name, format_version):
+    """Read what ``write`` wrote.
+
+    Returns:
+        ``(content, arrays)``.
+
+    Raises:
+        ResultFileError: If the file is of another kind or version, or damaged.
+        OSError: If it cannot be opened.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    with open(path, "rb"):  # a missing file is the system's error to report, not a damaged result
+        pass
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, ValueError) as error:
+        raise errors.ResultFileError(
+            f"{path} is not a whole safetensors file ({error}); save the result again."
+        ) from error
+    if set(metadata) != {METADATA_KEY}:
+        raise errors.ResultFileError(
+            f"{path} was not written by this package: its metadata keys are {sorted(metadata)}, expected"
+            f" {[METADATA_KEY]}."
+        )
+    description = _description(path, metadata[METADATA_KEY])
+    found = description.get("format"), description.get("version")
+    if found != (format_name, format_version):
+        raise errors.ResultFileError(
+            f"{path} holds format {found[0]!r}, version {found[1]!r}; expected {format_name!r}, version"
+            f" {format_version}. Load it with the version of qkov that wrote it."
+        )
+    if description.pop("sha256", None) != digest(description, arrays):
+        raise errors.ResultFileError(f"{path} is damaged: its checksum does not match. Save the result again.")
+    return description["content"], arrays
+
+
+def _description(path, text):
+    try:
+        description = json.loads(text)
+        # Text that parses to the same value but is written otherwise is not ours either: a flipped bit can do that.
+        canonical = isinstance(description, dict) and canonical_json(description) == text
+    except ValueError as error:
+        raise errors.ResultFileError(
+            f"The description in {path} is not JSON ({error}); the file is damaged."
+        ) from error
+    if not canonical:
+        raise errors.ResultFileError(f"The description in {path} is not written as this package writes it; damaged.")
+    return description

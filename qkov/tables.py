@@ -1,0 +1,141 @@
+"""A heatmap as labelled xarray datasets and tidy pandas tables, with true layer, head, kv-head and sample numbers.
+
+Functions of a :class:`qkov.heatmap.Heatmap`; its ``data``, ``by_slice`` and ``to_dataframe`` call them.
+"""
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from . import errors
+from .geometry import BLOCKS
+
+
+def query_head_dataset(heatmap):
+    """Lay all blocks out on query heads: ``scores``, ``layer_head_avg`` and health, ``(block, layer, head, ...)``.
+
+    A kv head appears under each query head it serves; the coordinate ``kv_head`` ``(layer, head)`` tells which (-1:
+    none), so sums over ``head`` of K and V count it several times. ``by_slice`` does not.
+    """
+    views = [heatmap[block] for block in BLOCKS]
+    slices = ("block", "layer", "head")
+    variables = {
+        "scores": (
+            (*slices, "sample_a", "sample_b"),
+            np.stack([view["scores"].transpose(2, 3, 0, 1) for view in views]),
+        ),
+        "layer_head_avg": (slices, np.stack([view["layer_head_avg"] for view in views])),
+    }
+    for stat in views[0]["health"]:
+        variables[stat] = slices, np.stack([view["health"][stat] for view in views])
+    kv_numbers = np.array([*heatmap.kv_heads, -1], np.int64)[heatmap.kv_index]  # position -1 is the last entry, -1
+    coords = {"block": list(BLOCKS), **_coordinates(heatmap), "kv_head": (("layer", "head"), kv_numbers)}
+    return xr.Dataset(variables, coords, attrs=_attributes(heatmap))
+
+
+def truth_dataset(heatmap):
+    """Lay every block out on what the model holds: variables Q and O on ``head``, K and V on ``kv_head``."""
+    variables = {}
+    for block in BLOCKS:
+        unit = "kv_head" if block in "KV" else "head"
+        variables[block] = ("layer", unit, "sample_a", "sample_b"), heatmap.arrays[block].transpose(2, 3, 0, 1)
+    coords = {**_coordinates(heatmap), "kv_head": np.array(heatmap.kv_heads, np.int64)}
+    return xr.Dataset(variables, coords, attrs=_attributes(heatmap))
+
+
+def _coordinates(heatmap):
+    return {
+        "layer": np.array(heatmap.layers, np.int64),
+        "head": np.array(heatmap.heads, np.int64),
+        "sample_a": _id_array(heatmap.sample_a),
+        "sample_b": _id_array(heatmap.sample_b),
+    }
+
+
+def _id_array(ids):
+    # Objects: numpy's own strings drop trailing NULs and its integers end at 64 bits; ids must survive exactly.
+    array = np.empty(len(ids), object)
+    array[:] = ids
+    return array
+
+
+def _attributes(heatmap):
+    return {"task_a": heatmap.task_a, "task_b": heatmap.task_b, **heatmap.attributes}
+
+
+def pair_table(heatmap):
+    """One row per existing slice and pair of samples: ``block, layer, head, kv_head, sample_a, sample_b, score``.
+
+    ``head`` is missing for K and V, whose slices belong to a kv head; ``kv_head`` of a Q or O row is the one it reads.
+    """
+    num_a, num_b = len(heatmap.sample_a), len(heatmap.sample_b)
+    labels, scores = _slice_labels(heatmap), []
+    for block in BLOCKS:
+        scores.append(heatmap.arrays[block].transpose(2, 3, 0, 1)[heatmap.exists(block)].reshape(-1))
+    table = labels.loc[labels.index.repeat(num_a * num_b)].reset_index(drop=True)
+    table["sample_a"] = np.tile(_id_array(heatmap.sample_a).repeat(num_b), len(labels))
+    table["sample_b"] = np.tile(_id_array(heatmap.sample_b), len(labels) * num_a)
+    table["score"] = np.concatenate(scores)
+    return _with_attributes(table, heatmap)
+
+
+def slice_table(heatmap):
+    """One row per existing slice: ``mean, sd, sd_over_a, max, rank`` of its scores and its health.
+
+    ``sd`` is over all pairs and ``sd_over_a`` over the means of A's samples (both population deviations; NaN without
+    pairs): where the average says nothing on A, only the latter does. ``rank`` counts within a block by mean, 1 the
+    strongest conflict, ties sharing the best rank.
+    """
+    parts = []
+    for block in BLOCKS:
+        exists = heatmap.exists(block)
+        scores = heatmap.arrays[block][:, :, exists]
+        empty = np.full(scores.shape[2], np.nan)
+        pairs = scores.shape[0] * scores.shape[1]
+        part = {"mean": heatmap.mean_map(block)[exists]}
+        part["sd"] = scores.std((0, 1)) if pairs else empty
+        part["sd_over_a"] = scores.mean(1).std(0) if pairs else empty
+        part["max"] = scores.max((0, 1)) if pairs else empty
+        part = pd.DataFrame(part)
+        ascending = heatmap.attributes["conflict_order"] == "ascending"
+        part["rank"] = part["mean"].rank(method="min", ascending=ascending).astype(np.int64)
+        for stat, values in heatmap.health[block].items():
+            part[stat] = values[exists]
+        parts.append(part)
+    table = pd.concat([_slice_labels(heatmap), pd.concat(parts, ignore_index=True)], axis=1)
+    return _with_attributes(table, heatmap)
+
+
+def _slice_labels(heatmap):
+    blocks, layers, heads, kv_heads = [], [], [], []
+    for block in BLOCKS:
+        for layer, unit in np.argwhere(heatmap.exists(block)):
+            own_kv = block in "KV"
+            kv_head = unit if own_kv else heatmap.kv_index[layer, unit]
+            blocks.append(block)
+            layers.append(heatmap.layers[layer])
+            heads.append(pd.NA if own_kv else heatmap.heads[unit])
+            kv_heads.append(heatmap.kv_heads[kv_head] if kv_head >= 0 else pd.NA)
+    return pd.DataFrame(
+        {
+            "block": pd.Categorical(blocks, categories=list(BLOCKS)),
+            "layer": np.array(layers, np.int64),
+            "head": pd.array(heads, dtype="Int64"),
+            "kv_head": pd.array(kv_heads, dtype="Int64"),
+        }
+    )
+
+
+def _with_attributes(table, heatmap):
+    table.attrs = _attributes(heatmap)
+    return table
+
+
+TABLES = {"pair": pair_table, "slice": slice_table}
+
+
+def table(heatmap, level):
+    """Return the tidy table of a level, "pair" or "slice"."""
+    if level not in TABLES:
+        raise errors.OptionError(f"level is {level!r}; expected one of {sorted(TABLES)}.")
+    return TABLES[level](heatmap)
