@@ -1,9 +1,9 @@
 """Where the heads of one attention module lie in its stored weights: plain numbers, no tensors.
 
 A weight is drawn as it is stored. ``nn.Linear`` stores ``[out, in]``; GPT-2's ``Conv1D`` stores ``[in, out]``. Queries,
-keys and values leave a projection, so their heads cut its OUTPUT features. The output projection receives the heads side
-by side, so its heads cut its INPUT features. Hence, for H query heads and G kv heads (here H = 4, G = 2, query heads
-0, 1 share kv head 0, and 2, 3 share kv head 1)::
+keys and values leave a projection, so their heads cut its OUTPUT features. The output projection receives the heads
+side by side, so its heads cut its INPUT features. Hence, for H query heads and G kv heads (here H = 4, G = 2, query
+heads 0, 1 share kv head 0, and 2, 3 share kv head 1)::
 
     split, nn.Linear (Llama, OPT, BERT): Q, K, V by rows, O by columns
 
@@ -38,6 +38,7 @@ and V is cut as their output features are; the bias of O is added after the head
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,7 +132,8 @@ class Projection:
     def interval(self, unit: int) -> Interval:
         """Return ``(start, stop)`` of a unit on the head axis."""
         kind = "kv head" if self.block in "KV" else "head"
-        start = self.starts[checked_index(unit, self.num_units, f"{kind} of block {self.block} in {self.module_name!r}")]
+        unit = checked_index(unit, self.num_units, f"{kind} of block {self.block} in {self.module_name!r}")
+        start = self.starts[unit]
         return start, start + self.width
 
     def slice_of(self, unit: int) -> BlockHeadSlice:
@@ -184,7 +186,7 @@ class AttentionLayout:
             if (projection.num_units, projection.width) != expected:
                 raise LayoutError(
                     f"{self.module_name!r}: block {projection.block} has {projection.num_units} slices of width "
-                    f"{projection.width}; expected {expected[0]} {'kv heads' if kv else 'heads'} of width {expected[1]}."
+                    f"{projection.width}; expected {expected[0]} {'kv ' if kv else ''}heads of width {expected[1]}."
                 )
         _check_disjoint(self)
 
@@ -204,15 +206,15 @@ class AttentionLayout:
 
     def unit(self, block: str, head: int) -> int:
         """Return which slice of a block a query head shows: the head itself for Q and O, its kv head for K and V."""
-        if self.projection(block).block in "KV":
-            return self.kv_head(head)
-        return checked_index(head, self.num_heads, f"head of layer {self.layer}")
+        kv = self.projection(block).block in "KV"
+        checked_index(head, self.num_heads, f"head in layer {self.layer} ({self.module_name})")
+        return self.kv_head(head) if kv else operator.index(head)
 
 
 def kv_head_of(head: int, num_heads: int, num_kv_heads: int) -> int:
-    """Return the kv head that a query head reads: neighbours share one.
+    r"""Return the kv head that a query head reads: neighbours share one.
 
-    .. math:: h_{kv} = \\lfloor h / (H / H_{kv}) \\rfloor
+    .. math:: h_{kv} = \lfloor h / (H / H_{kv}) \rfloor
 
     Example:
         >>> [kv_head_of(head, 8, 2) for head in range(8)]
@@ -240,8 +242,8 @@ def checked_index(value: Any, size: int, what: str) -> int:
 def _check_groups(num_heads: int, num_kv_heads: int, where: str) -> None:
     if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads:
         raise LayoutError(
-            f"{where} has {num_heads} query heads and {num_kv_heads} kv heads; expected a number of query heads that is "
-            "a positive multiple of the number of kv heads, so that each kv head serves equally many."
+            f"{where} has {num_heads} query heads and {num_kv_heads} kv heads; expected a number of query heads that "
+            "is a positive multiple of the number of kv heads, so that each kv head serves equally many."
         )
 
 
@@ -251,12 +253,19 @@ def _check_disjoint(layout: AttentionLayout) -> None:
         by_param.setdefault(projection.param_name, []).append(projection)
     for param_name, sharing in by_param.items():
         if len({(projection.head_axis, projection.weight_shape) for projection in sharing}) > 1:
-            raise LayoutError(f"{param_name!r}: its blocks disagree on the shape of the weight or on the axis of the heads.")
-        intervals = sorted((projection.interval(unit), projection.block)
-                           for projection in sharing for unit in range(projection.num_units))  # fmt: skip
-        for (first, block_a), (second, block_b) in zip(intervals, intervals[1:], strict=False):
+            raise LayoutError(
+                f"{param_name!r}: its blocks disagree on the shape of the weight or on the axis of the heads."
+            )
+        intervals = sorted(
+            (projection.interval(unit), projection.block)
+            for projection in sharing
+            for unit in range(projection.num_units)
+        )
+        for (first, block_a), (second, block_b) in itertools.pairwise(intervals):
             if first[1] > second[0]:
-                raise LayoutError(f"{param_name!r}: slices {first} of block {block_a} and {second} of {block_b} overlap.")
+                raise LayoutError(
+                    f"{param_name!r}: slices {first} of block {block_a} and {second} of {block_b} overlap."
+                )
 
 
 def _shown(values: Sequence[int]) -> str:

@@ -1,0 +1,349 @@
+r"""Work out the sizes and slices of one attention module from the shapes of its weights, one function per packing.
+
+Every function answers with an :class:`~qkov.geometry.AttentionLayout` or raises. Weight shapes come first; what the
+module and its configuration state about heads is needed to cut them, and all statements must agree with the shapes. The
+packings are drawn in :mod:`qkov.geometry`; symbols: :math:`H` query heads, :math:`H_{kv}` key and value heads,
+:math:`d_k` width of a query or key head, :math:`d_v` of a value head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from .errors import LayoutError
+from .geometry import BLOCKS, AttentionLayout, Projection
+
+# Names under which modules and configurations state each size.
+_STATED = {
+    "num_heads": ("num_heads", "num_attention_heads"),
+    "num_kv_heads": ("num_kv_heads", "num_key_value_heads"),
+    "head_dim": ("head_dim", "head_size", "attention_head_size"),
+    "v_head_dim": ("v_head_dim",),
+    "heads_per_kv_head": ("num_key_value_groups",),
+}
+
+
+def split_layout(
+    module: nn.Module,
+    name: str,
+    config: Any,
+    *,
+    query: str = "q_proj",
+    key: str = "k_proj",
+    value: str = "v_proj",
+    output: str = "o_proj",
+    stated_by: str = "",
+    num_heads: int | None = None,
+    num_kv_heads: int | None = None,
+) -> AttentionLayout:
+    r"""Locate the heads where Q, K, V and O each have a projection of their own.
+
+    .. math:: out_Q = H d_k, \quad out_K = H_{kv} d_k, \quad out_V = H_{kv} d_v, \quad in_O = H d_v
+
+    Args:
+        module: The attention module.
+        name: Its name in the model.
+        config: Configuration that applies to it, or None.
+        query, key, value, output: Paths of the four projections below the module.
+        stated_by: Path of the submodule whose attributes state the head counts, if not the module itself.
+        num_heads, num_kv_heads: Head counts; by default those that the module and its configuration state.
+
+    Raises:
+        LayoutError: If the sizes are unknown or contradict each other.
+    """
+    q, k, v, o = parts = [Linear.at(module, name, path) for path in (query, key, value, output)]
+    if not q.inputs == k.inputs == v.inputs:
+        raise LayoutError(
+            f"{described(name, module)}: Q, K and V read inputs of {q.inputs}, {k.inputs} and {v.inputs} features; "
+            "expected the same for all three. Cross-attention is not supported: pass a part of the model without it."
+        )
+    stated = _Stated(module.get_submodule(stated_by), name, config, num_heads=num_heads, num_kv_heads=num_kv_heads)
+    heads, head_dim = stated.get("num_heads"), stated.get("head_dim")
+    if head_dim is None:
+        if heads is None:
+            raise stated.missing("neither the number of heads nor head_dim")
+        head_dim = stated.divide(q.outputs, heads, q, "num_heads")
+    heads = stated.divide(q.outputs, head_dim, q, "head_dim")
+    kv_heads = stated.divide(k.outputs, head_dim, k, "head_dim")
+    v_head_dim = stated.divide(v.outputs, kv_heads, v, "num_kv_heads")
+    sizes = stated.agreed(heads, kv_heads, head_dim, v_head_dim, o)
+    return sizes.assemble(name, "split", parts, [_run(0, *unit) for unit in sizes.units])
+
+
+def concatenated_layout(
+    module: nn.Module,
+    name: str,
+    config: Any,
+    *,
+    fused: str = "qkv_proj",
+    output: str = "o_proj",
+    num_heads: int | None = None,
+    num_kv_heads: int | None = None,
+) -> AttentionLayout:
+    r"""Locate the heads where one projection holds all queries, then all keys, then all values.
+
+    .. math:: out = H d_k + H_{kv} (d_k + d_v), \quad in_O = H d_v
+
+    Arguments and errors as for :func:`split_layout`; ``fused`` is the path of the joint projection.
+    """
+    qkv, o = Linear.at(module, name, fused), Linear.at(module, name, output)
+    stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_kv_heads)
+    heads, head_dim, kv_heads = (stated.get(size) for size in ("num_heads", "head_dim", "num_kv_heads"))
+    if heads is None:
+        raise stated.missing("no number of heads")
+    v_head_dim = stated.divide(o.inputs, heads, o, "num_heads")
+    if head_dim is None:
+        if kv_heads is None:
+            raise stated.missing("neither head_dim nor the number of kv heads")
+        head_dim = stated.divide(
+            qkv.outputs - kv_heads * v_head_dim, heads + kv_heads, qkv, "num_heads + num_kv_heads, the values set aside"
+        )
+    kv_heads = stated.divide(
+        qkv.outputs - heads * head_dim, head_dim + v_head_dim, qkv, "head_dim + v_head_dim, the queries set aside"
+    )
+    sizes = stated.agreed(heads, kv_heads, head_dim, v_head_dim, o)
+    keys = heads * head_dim
+    values = keys + kv_heads * head_dim
+    starts = [_run(first, *unit) for first, unit in zip((0, keys, values, 0), sizes.units, strict=True)]
+    return sizes.assemble(name, "concatenated", [qkv, qkv, qkv, o], starts)
+
+
+def interleaved_layout(
+    module: nn.Module,
+    name: str,
+    config: Any,
+    *,
+    fused: str = "query_key_value",
+    output: str = "dense",
+    num_heads: int | None = None,
+) -> AttentionLayout:
+    r"""Locate the heads where one projection holds query, key and value of head 0, then of head 1, and so on.
+
+    .. math:: out = H (2 d_k + d_v), \quad in_O = H d_v, \quad H_{kv} = H
+
+    Arguments and errors as for :func:`split_layout`; ``fused`` is the path of the joint projection.
+    """
+    qkv, o = Linear.at(module, name, fused), Linear.at(module, name, output)
+    stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_heads)
+    heads = stated.get("num_heads")
+    if heads is None:
+        raise stated.missing("no number of heads")
+    v_head_dim = stated.divide(o.inputs, heads, o, "num_heads")
+    head_dim = stated.divide(qkv.outputs - heads * v_head_dim, 2 * heads, qkv, "2 * num_heads, the values set aside")
+    sizes = stated.agreed(heads, heads, head_dim, v_head_dim, o)
+    period = 2 * head_dim + v_head_dim
+    starts = [_run(first, heads, period) for first in (0, head_dim, 2 * head_dim)]
+    return sizes.assemble(name, "interleaved", [qkv, qkv, qkv, o], [*starts, _run(0, heads, v_head_dim)])
+
+
+def described(name: str, module: nn.Module) -> str:
+    """Name a module and its class for a message."""
+    return f"{name!r} ({qualified_name(type(module))})"
+
+
+def qualified_name(cls: type) -> str:
+    """Return ``package.module.Class``, the key under which layouts are registered."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A plain linear layer as stored: ``nn.Linear`` keeps ``[out, in]``, GPT-2's ``Conv1D`` keeps ``[in, out]``."""
+
+    name: str
+    weight_shape: tuple[int, int]
+    output_axis: int
+    has_bias: bool
+
+    @property
+    def outputs(self) -> int:
+        """Number of output features."""
+        return self.weight_shape[self.output_axis]
+
+    @property
+    def inputs(self) -> int:
+        """Number of input features."""
+        return self.weight_shape[1 - self.output_axis]
+
+    def projection(self, block: str, starts: Sequence[int], width: int) -> Projection:
+        """Place a block on this layer: O on its input features, the others on its output features."""
+        reads_heads = block == "O"
+        return Projection(
+            block=block,
+            module_name=self.name,
+            param_name=f"{self.name}.weight",
+            bias_name=f"{self.name}.bias" if self.has_bias and not reads_heads else None,
+            weight_shape=self.weight_shape,
+            head_axis=1 - self.output_axis if reads_heads else self.output_axis,
+            side="input" if reads_heads else "output",
+            starts=tuple(starts),
+            width=width,
+        )
+
+    @classmethod
+    def at(cls, module: nn.Module, name: str, path: str) -> Linear:
+        """Read the projection at a path below an attention module.
+
+        Raises:
+            LayoutError: If nothing is there, or something that computes more than weight times input plus bias.
+        """
+        full_name = f"{name}.{path}" if name else path
+        try:
+            found = module.get_submodule(path)
+        except AttributeError as error:
+            children = ", ".join(child for child, _ in module.named_children()) or "none"
+            raise LayoutError(
+                f"{described(name, module)} has no projection {path!r}; its children are: {children}. Register a "
+                "layout that names its projections with qkov.locate.register_layout."
+            ) from error
+        axis = {"torch.nn.modules.linear.Linear": 0, "transformers.pytorch_utils.Conv1D": 1}.get(
+            qualified_name(type(found))
+        )
+        if axis is None:
+            raise LayoutError(
+                f"{described(full_name, found)} is a projection; expected exactly torch.nn.Linear or transformers' "
+                "Conv1D. Merge adapters (peft: model.merge_and_unload()), dequantise or remove parametrizations first."
+            )
+        weight, bias = found.weight, found.bias
+        for parameter in (weight, bias):
+            if parameter is not None and (type(parameter) is not nn.Parameter or not parameter.is_floating_point()):
+                raise LayoutError(
+                    f"{described(full_name, found)} holds a {type(parameter).__name__} of "
+                    f"{getattr(parameter, 'dtype', 'no dtype')}; expected plain floating point parameters. Quantised, "
+                    "sharded or reparametrised weights are not supported."
+                )
+        if weight.is_meta:
+            raise LayoutError(
+                f"{described(full_name, found)} has its weights on the meta device. Load the weights first."
+            )
+        shape = (weight.shape[0], weight.shape[1])
+        if bias is not None and tuple(bias.shape) != (shape[axis],):
+            raise LayoutError(
+                f"{described(full_name, found)} has a weight of {shape} and a bias of {tuple(bias.shape)}; expected "
+                f"({shape[axis]},). Was it pruned or replaced by hand?"
+            )
+        return cls(full_name, shape, axis, bias is not None)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    v_head_dim: int
+
+    @property
+    def units(self) -> tuple[tuple[int, int], ...]:
+        """Number and width of the slices of Q, K, V and O."""
+        return (
+            (self.num_heads, self.head_dim),
+            (self.num_kv_heads, self.head_dim),
+            (self.num_kv_heads, self.v_head_dim),
+            (self.num_heads, self.v_head_dim),
+        )
+
+    def assemble(
+        self, name: str, packing: str, parts: Sequence[Linear], starts: Sequence[Iterable[int]]
+    ) -> AttentionLayout:
+        q, k, v, o = (
+            part.projection(block, tuple(begin), width)
+            for block, part, begin, (_, width) in zip(BLOCKS, parts, starts, self.units, strict=True)
+        )
+        # The caller knows the layer; see locate.find_attention.
+        return AttentionLayout(
+            0,
+            name,
+            packing,
+            self.num_heads,
+            self.num_kv_heads,
+            self.head_dim,
+            self.v_head_dim,
+            parts[0].inputs,
+            (q, k, v, o),
+        )
+
+
+class _Stated:
+    """What a module and its configuration state about their sizes, who states it, and the errors when that fails."""
+
+    def __init__(self, module: nn.Module, name: str, config: Any, **explicit: int | None) -> None:
+        self._where = described(name, module)
+        self._advice = (
+            f"If {type(module).__name__} packs its heads in another way, or the count of its heads is stated "
+            "elsewhere, give them with qkov.locate.register_layout."
+        )
+        self._values: dict[str, list[tuple[str, int]]] = {}
+        for size, attributes in _STATED.items():
+            given = explicit.get(size)
+            if given is not None:
+                self._values[size] = [(f"the registered {size}", given)]
+                continue
+            sources = (("module", module), ("config", config))
+            self._values[size] = [
+                (f"{label}.{attribute}", getattr(source, attribute))
+                for label, source in sources
+                for attribute in attributes
+                if _is_size(getattr(source, attribute, None))
+            ]
+        if explicit.get("num_heads") is not None or explicit.get("num_kv_heads") is not None:
+            self._values["heads_per_kv_head"] = []
+        for size, stated in self._values.items():
+            if len({value for _, value in stated}) > 1:
+                found = ", ".join(f"{source} = {value}" for source, value in stated)
+                raise LayoutError(f"{self._where}: contradicting statements of {size}: {found}. {self._advice}")
+
+    def get(self, size: str) -> int | None:
+        """Return a size as stated, or None where nobody states it."""
+        stated = self._values[size]
+        return stated[0][1] if stated else None
+
+    def missing(self, what: str) -> LayoutError:
+        return LayoutError(
+            f"{self._where}: {what} is stated by the module or its configuration, and weight shapes alone do not tell. "
+            f"{self._advice}"
+        )
+
+    def divide(self, features: int, parts: int, linear: Linear, what: str) -> int:
+        """Cut features into equal parts, or say which projection does not allow it."""
+        if features < parts or features % parts:
+            raise LayoutError(
+                f"{linear.name!r} in {self._where} has {linear.outputs} output and {linear.inputs} input features; "
+                f"{features} of them cannot be cut into equal heads: expected a positive multiple of {parts} ({what}). "
+                f"{self._advice}"
+            )
+        return features // parts
+
+    def agreed(self, num_heads: int, num_kv_heads: int, head_dim: int, v_head_dim: int, output: Linear) -> _Sizes:
+        """Compare sizes derived from the weights with every statement, and with the output projection."""
+        derived = {
+            "num_heads": num_heads,
+            "num_kv_heads": num_kv_heads,
+            "head_dim": head_dim,
+            "v_head_dim": v_head_dim,
+            "heads_per_kv_head": num_heads / num_kv_heads,
+        }
+        for size, stated in self._values.items():
+            for source, value in stated:
+                if value != derived[size]:
+                    raise LayoutError(
+                        f"{self._where}: the shapes of the weights give {size} = {derived[size]:g}; expected {value} "
+                        f"({source}). {self._advice}"
+                    )
+        if output.inputs != num_heads * v_head_dim:
+            raise LayoutError(
+                f"{output.name!r} in {self._where} has {output.inputs} input features; expected num_heads * v_head_dim "
+                f"= {num_heads} * {v_head_dim} = {num_heads * v_head_dim}. {self._advice}"
+            )
+        return _Sizes(num_heads, num_kv_heads, head_dim, v_head_dim)
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _run(first: int, count: int, step: int) -> range:
+    return range(first, first + count * step, step)
