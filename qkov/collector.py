@@ -1,0 +1,307 @@
+"""Collect what per-sample gradients are made of, task by task, and hand it out as contributions, gradients, Fisher."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from tqdm.auto import tqdm
+
+from . import fisher, formula, gradients, losses, reproducibility, samples
+from .errors import ModelChangedError, OptionError, SampleIdError, UnknownSampleError, UnknownTaskError
+from .layout import QKOVConfig
+
+# Tokens per forward pass. On a CPU larger passes gain a few per cent and cost several times the memory.
+TOKENS_PER_PASS = {"cpu": 512, "cuda": 16384}
+
+
+class LazyMapping(Mapping):
+    """A mapping whose values are built each time they are asked for, so that nothing large is kept."""
+
+    def __init__(self, keys, build):
+        self._keys, self._build = dict.fromkeys(keys), build
+
+    def __getitem__(self, key):
+        if key not in self._keys:
+            raise KeyError(key)
+        return self._build(key)
+
+    def __iter__(self):
+        return iter(self._keys)
+
+    def __len__(self):
+        return len(self._keys)
+
+    def __repr__(self):
+        return f"{type(self).__name__}({list(self._keys)})"
+
+
+class FisherCollector:
+    """Hold the samples of every task, as factors of their gradients.
+
+    Args:
+        contribution_normalisation: "tokens" (``C = g^2 / tokens``, default) or "none" (``C = g^2``).
+        ema_decay: Decay of the exponential mean, one update per sample.
+
+    Example:
+        >>> import torch, transformers
+        >>> config = transformers.LlamaConfig(
+        ...     vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4,
+        ...     num_key_value_heads=2)
+        >>> model = transformers.LlamaForCausalLM(config)
+        >>> collector = FisherCollector()
+        >>> collector.collect_fisher(model, {"input_ids": torch.arange(12).reshape(3, 4)}, task="math")
+        >>> list(collector.contribution_cache["math"])
+        ['math_0', 'math_1', 'math_2']
+        >>> collector.get_sample_gradients("math", 2)["model.layers.0.self_attn.k_proj.weight"].shape
+        torch.Size([8, 16])
+    """
+
+    def __init__(self, *, contribution_normalisation="tokens", ema_decay=fisher.EMA_DECAY):
+        formula.require_choice("contribution_normalisation", contribution_normalisation, formula.NORMALISATIONS)
+        fisher.sample_weights(1, "ema", ema_decay)  # refuses a decay outside (0, 1)
+        self.contribution_normalisation = contribution_normalisation
+        self.ema_decay = ema_decay
+        self.config = None
+        self.model_fingerprint = None
+        self._tasks = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.seal()
+
+    def seal(self):
+        """End a stored collection; in memory there is nothing to end, and collecting may go on."""
+
+    @property
+    def tasks(self):
+        """Names of the tasks, in the order of their first collection."""
+        return tuple(self._tasks)
+
+    def collect_fisher(
+        self, model, batch, task, *, sample_ids=None, clusters=None, loss_fn=None, micro_batch=None, progress=True
+    ):
+        r"""Add the per-sample gradients of a batch, or of many, to a task.
+
+        The gradient of sample i is that of its summed token loss (nats), in eval mode, with respect to the stored
+        weights of the attention projections. All samples of a pass share one forward and one backward.
+
+        Args:
+            model: A model whose attention layout is known; see ``QKOVConfig.from_model``. Left as it was.
+            batch: Mapping with ``input_ids`` (or ``inputs_embeds``), and optionally ``attention_mask``, ``labels``
+                ``[N, T]`` (unshifted, -100: not in the loss), ``position_ids``; or an iterable of such mappings. With a
+                ``loss_fn``, any mapping of tensors whose first axis is the sample.
+            task: Name of the task; samples are appended.
+            sample_ids: Ints or strings, one type per task; default: the next integers. An id that is known with the
+                same input is skipped.
+            clusters: One label per sample (document, template) for statistics; kept, not used here.
+            loss_fn: ``loss_fn(model, batch) -> losses [N]`` or ``(losses [N], tokens [N])``; must not mix samples.
+                Default: causal language modelling, ``qkov.losses.causal_lm_loss``.
+            micro_batch: Samples per pass; default: by a budget of tokens.
+            progress: Show a bar when the work takes longer than two seconds.
+
+        Raises:
+            BatchError, NonFiniteError, SampleIdError, ModelChangedError, LayoutError: Nothing of the pass in which it
+                happens is kept; earlier passes are.
+        """
+        self._check_call(task, micro_batch)
+        self._bind(model)
+        batches = [batch] if isinstance(batch, Mapping) else batch
+        if not isinstance(batches, Iterable):
+            samples.batch_size(batch)  # raises, naming the type
+        ids, labels = _Supply(sample_ids), _Supply(clusters)
+        device = next(model.parameters()).device
+        with tqdm(desc=f"collect {task}", unit=" samples", disable=not progress, delay=2, total=_total(batch)) as bar:
+            for one in batches:
+                self._collect_batch(model, one, task, ids, labels, loss_fn, micro_batch, device, bar)
+        self._tasks.setdefault(task, {})  # a batch of no samples makes an empty task
+        for supply, name in ((ids, "sample_ids"), (labels, "clusters")):
+            if supply.left():
+                raise SampleIdError(f"task {task!r}: {supply.left()} more {name} than samples; expected one each.")
+
+    def samples(self, task):
+        """Return the samples of a task in the order of collection.
+
+        Raises:
+            UnknownTaskError: If the task was never collected.
+        """
+        if task not in self._tasks:
+            known = ", ".join(map(repr, self._tasks)) or "none"
+            raise UnknownTaskError(f"no task {task!r} was collected; known tasks: {known}.")
+        return tuple(self._tasks[task].values())
+
+    def sample(self, task, sample_id):
+        """Return one sample of a task by its id."""
+        for one in self.samples(task):
+            if one.sample_id == sample_id and isinstance(sample_id, str) == isinstance(one.sample_id, str):
+                return one
+        ids = [one.sample_id for one in self.samples(task)]
+        raise UnknownSampleError(
+            f"task {task!r} has no sample {sample_id!r}; it holds {len(ids)} samples"
+            + (f" from {ids[0]!r} to {ids[-1]!r}." if ids else ".")
+        )
+
+    def sample_ids(self, task):
+        """Return the ids of a task's samples in the order of collection."""
+        return tuple(one.sample_id for one in self.samples(task))
+
+    def clusters(self, task):
+        """Return ``{id: cluster label or None}``."""
+        return {one.sample_id: one.cluster for one in self.samples(task)}
+
+    @property
+    def contribution_cache(self):
+        """Contributions ``C_i`` by task, then ``f"{task}_{id}"``, then parameter name; full shape, built on demand."""
+        return LazyMapping(self._tasks, self._task_contributions)
+
+    def get_sample_gradients(self, task, sample_id):
+        """Return ``{param_name: g}`` of one sample: raw gradients of its summed loss, built on demand."""
+        return self._gradients(self.sample(task, sample_id))
+
+    def get_group_fisher(self, task, mode="ema"):
+        r"""Reduce each slice to one number: the mean over samples of the sum over its parameters of ``C_ik``.
+
+        Args:
+            task: A collected task.
+            mode: "welford" (plain mean) or "ema" (exponential mean, bias-corrected).
+
+        Returns:
+            ``{(layer, block): float64 [heads]}``; K and V have one entry per kv head.
+        """
+        formula.require_choice("mode", mode, ("ema", "welford"))
+        if mode == "welford":
+            return {key: state.mean for key, state in self.group_statistics(task).items()}
+        means = {}
+        for key, values in self._group_contributions(task).items():
+            running = fisher.ExponentialMean(self.ema_decay)
+            for value in values:
+                running = running.update(value)
+            means[key] = running.mean
+        return means
+
+    def group_statistics(self, task):
+        """Return ``{(layer, block): Welford}`` over samples of the per-head sums of ``C_ik``: mean, variance, error."""
+        return {key: fisher.Welford.of(values) for key, values in self._group_contributions(task).items()}
+
+    def _group_contributions(self, task):
+        members = self.samples(task)
+        fisher.sample_weights(len(members))  # refuses an empty task
+        return {
+            (layout.layer, projection.block): torch.stack(
+                [self._head_sums(members, projection, unit) for unit in range(projection.num_units)], dim=1
+            )
+            for layout in self.config.layers
+            for projection in layout.projections
+        }
+
+    def _head_sums(self, members, projection, unit):
+        sums = torch.empty(len(members), dtype=torch.float64)
+        for row, one in enumerate(members):
+            head, other = gradients.slice_factors(one.factors, projection, unit)
+            grad = gradients.widened(head).T @ gradients.widened(other)
+            h = formula.normalise(grad.reshape(1, -1), torch.tensor([one.num_tokens]), self.contribution_normalisation)
+            sums[row] = fisher.reduce_heads(formula.contribution(h))[0]
+        return sums
+
+    def _task_contributions(self, task):
+        keys = {f"{task}_{one.sample_id}": one for one in self.samples(task)}
+        return LazyMapping(keys, lambda key: self._contributions(keys[key]))
+
+    def _contributions(self, sample):
+        tokens = torch.tensor([sample.num_tokens])
+        grads = self._gradients(sample)
+
+        def build(name):
+            flat = grads[name].reshape(1, -1)
+            h = formula.normalise(flat, tokens, self.contribution_normalisation)
+            return formula.contribution(h).reshape(grads[name].shape)
+
+        return LazyMapping(grads, build)
+
+    def _gradients(self, sample):
+        weights = {p.param_name: p for layout in self.config.layers for p in layout.projections}
+        biases = {p.bias_name: p for p in weights.values() if p.bias_name}
+
+        def build(name):
+            if name in weights:
+                return gradients.parameter_gradient(sample.factors, weights[name])
+            return gradients.widened(sample.factors[biases[name].module_name].deltas).sum(0)
+
+        return LazyMapping([*weights, *biases], build)
+
+    def _check_call(self, task, micro_batch):
+        if not isinstance(task, str) or not task:
+            raise OptionError(f"task is {task!r}; expected a non-empty string, its name.")
+        if micro_batch is not None and micro_batch < 1:
+            raise OptionError(f"micro_batch is {micro_batch}; expected at least 1 sample per pass.")
+
+    def _bind(self, model):
+        fingerprint = reproducibility.model_fingerprint(model)
+        if self.model_fingerprint is None:
+            self.config = QKOVConfig.from_model(model)
+            self.model_fingerprint = fingerprint
+        elif fingerprint != self.model_fingerprint:
+            raise ModelChangedError(
+                "this collector holds gradients of other weights than the model's current ones; scores across the two "
+                "would mean nothing. Use a new FisherCollector for the changed model."
+            )
+
+    def _collect_batch(self, model, batch, task, ids, labels, loss_fn, micro_batch, device, bar):
+        num_samples = samples.batch_size(batch)
+        names = samples.assign_ids(task, self._tasks.get(task, {}), num_samples, ids.take(num_samples))
+        clusters = labels.take(num_samples) or [None] * num_samples
+        if len(clusters) != num_samples:
+            raise SampleIdError(f"task {task!r}: {len(clusters)} clusters left for {num_samples} samples.")
+        samples.check_tokens(model, batch)
+        digests = [samples.row_digest(batch, row) for row in range(num_samples)]
+        new = [row for row in range(num_samples) if not self._is_known(task, names[row], digests[row])]
+        size = micro_batch or max(1, TOKENS_PER_PASS.get(device.type, 512) // _tokens_per_sample(batch))
+        bar.update(num_samples - len(new))
+        for start in range(0, len(new), size):
+            rows = new[start : start + size]
+            part = samples.select_rows(batch, rows, device)
+            results = gradients.collect_factors(
+                model, part, self.config, loss_fn or losses.causal_lm_loss, [names[row] for row in rows]
+            )
+            known = self._tasks.setdefault(task, {})
+            for row, (factors, tokens) in zip(rows, results, strict=True):
+                known[names[row]] = samples.Sample(names[row], clusters[row], tokens, digests[row], factors)
+            bar.update(len(rows))
+
+    def _is_known(self, task, sample_id, digest):
+        existing = self._tasks.get(task, {}).get(sample_id)
+        if existing is not None and existing.digest != digest:
+            raise SampleIdError(
+                f"task {task!r} already holds sample {sample_id!r} with another input. Give the new sample another id, "
+                "or collect into a new FisherCollector."
+            )
+        return existing is not None
+
+
+class _Supply:
+    """Hand out the next few of an optional flat list, batch by batch."""
+
+    def __init__(self, values):
+        self._values = None if values is None else list(values)
+        self._taken = 0
+
+    def take(self, count):
+        if self._values is None:
+            return None
+        part = self._values[self._taken : self._taken + count]
+        self._taken += count
+        return part
+
+    def left(self):
+        return 0 if self._values is None else max(0, len(self._values) - self._taken)
+
+
+def _total(batch):
+    return samples.batch_size(batch) if isinstance(batch, Mapping) else None
+
+
+def _tokens_per_sample(batch):
+    return max(
+        (value.shape[1] for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim > 1), default=1
+    )
+

@@ -1,0 +1,93 @@
+"""Errors and warnings: one tree, and every message says what was seen, where, and what to do next.
+
+Each class derives from :class:`QKOVError` and from the built-in exception that a caller would expect, so that both
+``except qkov.errors.QKOVError`` and ``except ValueError`` work.
+"""
+
+
+class QKOVError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    def __str__(self):
+        # KeyError shows the repr of its message; ours are sentences and must read as such.
+        return " ".join(str(part) for part in self.args)
+
+
+class OptionError(QKOVError, ValueError):
+    """An option, or a combination of options, that has no meaning."""
+
+
+class ShapeError(QKOVError, ValueError):
+    """Tensors whose shapes do not belong together."""
+
+
+class PrecisionError(QKOVError, TypeError):
+    """A number format too coarse for squared gradients."""
+
+
+class LayoutError(QKOVError, ValueError):
+    """An attention module whose heads cannot be located with certainty."""
+
+
+class SliceIndexError(QKOVError, IndexError):
+    """A layer, head or block that the model does not have."""
+
+
+class BatchError(QKOVError, ValueError):
+    """A batch that cannot be turned into per-sample losses."""
+
+
+class EmptyTaskError(QKOVError, ValueError):
+    """A task without samples where at least one is needed."""
+
+
+class UnknownTaskError(QKOVError, KeyError):
+    """A task name that was never collected."""
+
+
+class UnknownSampleError(QKOVError, KeyError):
+    """A sample id that its task does not hold."""
+
+
+class SampleIdError(QKOVError, ValueError):
+    """Sample ids that are duplicated, mixed in type, or reused for another input."""
+
+
+class ModelChangedError(QKOVError, ValueError):
+    """A collector that holds gradients of another model, or of other weights."""
+
+
+class NonFiniteError(QKOVError, ArithmeticError):
+    """A loss or a gradient that is NaN or infinite."""
+
+
+class ModuleReuseError(QKOVError, RuntimeError):
+    """A projection that runs more than once in a forward pass, or not at all."""
+
+
+class ResultFileError(QKOVError, ValueError):
+    """A file that is not a result of this package, or is damaged."""
+
+
+class ClosedCollectorError(QKOVError, RuntimeError):
+    """A collection that was sealed and cannot take more samples."""
+
+
+class QKOVWarning(UserWarning):
+    """Base of every warning of this package: the result is defined but easy to misread."""
+
+
+class EmptyTaskWarning(QKOVWarning):
+    """Task B holds no samples; scores have a zero-length axis and averages are zero."""
+
+
+class FewSamplesWarning(QKOVWarning):
+    """The Fisher diagonal rests on fewer samples than asked for."""
+
+
+class DampingWarning(QKOVWarning):
+    """Damping dominates the Fisher diagonal, so that normalisation is switched off."""
+
+
+class AverageOverTaskAWarning(QKOVWarning):
+    """An average over task A of a score normalised by A's own Fisher: it carries no information on A."""

@@ -1,0 +1,178 @@
+r"""The metric on plain tensors: contribution, damping, the five variants, aggregation, lift.
+
+One slice (one block, layer and head) or one tile of it at a time; the caller slices. Symbols: ``g_i`` is the gradient
+of sample i's summed token loss, ``tokens_i`` the number of tokens whose label enters that loss,
+``h_i = g_i / sqrt(tokens_i)`` (or ``g_i``), ``C_i = h_i^2`` the contribution, squared before any reduction, ``F`` a
+weighted mean of contributions, and ``D`` the damped ``F`` that a score divides by. Every variant is one matrix product
+of a left factor (task A) and a right factor (task B), which is what makes all pairs affordable.
+"""
+
+import torch
+
+from .errors import OptionError, PrecisionError, ShapeError
+
+VARIANTS = ("unsigned", "natural", "signed", "symmetric", "dot")
+FISHER_POOLS = ("A", "B", "pooled")
+AGGREGATES = ("mean", "sum")
+NORMALISATIONS = ("tokens", "none")
+GRAD_NORMALISATIONS = ("none", "per_token")
+SEED_EPSILON, SEED_RIDGE_LAMBDA = 1e-10, 1e-8  # absolute constants of the seeds, used when either is given
+RELATIVE_RIDGE = 1e-8
+
+
+def require_choice(name, value, choices):
+    """Raise OptionError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise OptionError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.")
+
+
+def require_wide(tensor, what="contributions"):
+    """Raise PrecisionError for half precision: most squares of gradients underflow there (float16: 92 % at 1e-4)."""
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise PrecisionError(
+            f"{what} have dtype {tensor.dtype}; expected torch.float32 or torch.float64. "
+            "Squares of gradients underflow in half precision: convert with .float() before squaring."
+        )
+    return tensor
+
+
+def normalise(grad, num_tokens, normalisation="tokens"):
+    r"""Divide each gradient by the square root of its token count: ``h_i = g_i / sqrt(tokens_i)``.
+
+    Args:
+        grad: Per-sample gradients of the summed loss, ``[samples, slice]``.
+        num_tokens: Tokens whose label enters each loss, ``[samples]``.
+        normalisation: ``"tokens"`` or ``"none"`` (then ``h = g``).
+
+    Returns:
+        ``h``, ``[samples, slice]``; its square is the contribution.
+    """
+    if normalisation == "none":
+        return grad
+    return grad / num_tokens.to(grad.dtype).sqrt()[:, None]
+
+
+def contribution(h):
+    r"""Square elementwise, before anything is averaged: ``C_ik = h_ik^2``, ``[samples, slice]``."""
+    return require_wide(h, "gradients").square()
+
+
+def damp(fisher, block_mean, *, ridge_lambda_rel=RELATIVE_RIDGE, epsilon=None, ridge_lambda=None):
+    r"""Return the denominator D of a slice.
+
+    .. math:: D_k = F_k + \rho \bar F + \text{tiny} \qquad\text{or}\qquad D_k = \max(F_k, \epsilon) + \lambda
+
+    The relative form (default) keeps a dead slice at score 0 and head sums exact, because the mean of F runs over all
+    heads of the layer and block; rounding noise far below that mean is not normalised up. The absolute form, chosen by
+    giving ``epsilon`` or ``ridge_lambda``, is the seeds' and depends on the unit of the loss.
+
+    Args:
+        fisher: ``[slice]``, or a scalar for one value per slice.
+        block_mean: Mean of ``fisher`` over all heads of this layer and block, a number.
+        ridge_lambda_rel: Relative ridge, in units of ``block_mean``.
+        epsilon: Absolute floor; ``1e-10`` when only ``ridge_lambda`` is given.
+        ridge_lambda: Absolute ridge; ``1e-8`` when only ``epsilon`` is given.
+
+    Returns:
+        ``D`` with the shape of ``fisher``, in units of squared gradient.
+    """
+    if epsilon is not None or ridge_lambda is not None:
+        floor = SEED_EPSILON if epsilon is None else epsilon
+        return fisher.clamp_min(floor) + (SEED_RIDGE_LAMBDA if ridge_lambda is None else ridge_lambda)
+    return fisher + (ridge_lambda_rel * float(block_mean) + torch.finfo(fisher.dtype).tiny)
+
+
+def left_factor(variant, grad_a, h_a, damped_a):
+    r"""Task A's side of the product, ``[n_a, slice]``; ``damped_a`` is the D that the variant divides by."""
+    if variant == "dot":
+        return grad_a
+    if variant == "signed":
+        return h_a / damped_a
+    if variant == "symmetric":
+        return h_a.abs() / damped_a
+    return contribution(h_a) / damped_a  # unsigned, natural
+
+
+def right_factor(variant, grad_b, h_b, damped_b, num_tokens_b, normalize_gj="none"):
+    r"""Task B's side of the product, ``[n_b, slice]``; ``damped_b`` is B's own D and enters only "natural"."""
+    if variant == "dot":
+        return grad_b
+    if variant == "signed":
+        return h_b
+    if variant == "symmetric":
+        return h_b.abs()
+    if variant == "natural":
+        return h_b.abs() / damped_b.sqrt()
+    if normalize_gj == "per_token":
+        return grad_b.abs() / num_tokens_b.to(grad_b.dtype)[:, None]
+    return grad_b.abs()
+
+
+def pair_scores(left, right):
+    r"""Sum over the parameters of the slice: ``M_ij = sum_k left_ik right_jk``, ``[n_a, n_b]``."""
+    if left.shape[-1] != right.shape[-1]:
+        raise ShapeError(
+            f"task A's slice has {left.shape[-1]} parameters and task B's has {right.shape[-1]}; expected the same "
+            "slice of the same model on both sides. Collect both tasks with one model."
+        )
+    return left @ right.T
+
+
+def aggregate_scores(total, num_parameters, aggregate="mean"):
+    """Turn sums over a slice into the reported score: the mean over its parameters, or the sum itself."""
+    return total / num_parameters if aggregate == "mean" else total
+
+
+def interference(contribution_a, damped, grad_b):
+    r"""Score how much task A's sample i leans on what task B's sample j moves, on one whole slice.
+
+    .. math:: M_{ij} = \sum_k \frac{C_{ik}}{D_k} \, |g_{jk}|
+
+    The "unsigned" variant written out; unsigned and asymmetric in i and j. Source: seed documents, section 4.1.
+
+    Args:
+        contribution_a: Squared per-sample gradients of A, ``[n_a, slice]``, float32 or wider.
+        damped: Damped mean of ``contribution_a``, ``[slice]``.
+        grad_b: Per-sample gradients of B, signed, ``[n_b, slice]``.
+
+    Returns:
+        Scores ``[n_a, n_b]``, in units of B's gradient.
+
+    Raises:
+        ShapeError: If the slices differ in size.
+        PrecisionError: If the contributions are in half precision.
+
+    Example:
+        >>> contribution_a = torch.tensor([[4.0, 1.0], [0.0, 1.0]])
+        >>> interference(contribution_a, contribution_a.mean(0), torch.tensor([[0.5, -3.0]]))
+        tensor([[4.],
+                [3.]])
+    """
+    require_wide(contribution_a)
+    if contribution_a.shape[-1] != damped.shape[-1]:
+        raise ShapeError(
+            f"contributions have {contribution_a.shape[-1]} parameters and the Fisher diagonal {damped.shape[-1]}; "
+            "expected one Fisher value per parameter of the slice."
+        )
+    return pair_scores(contribution_a / damped, grad_b.abs())
+
+
+def lift(grad_a, grad_b, damped):
+    r"""Measure how much more than evenly A's sensitive parameters are also B's, per sample of A.
+
+    .. math:: \text{lift}_i = \frac{K \sum_k u_{ik} \bar v_k}{\sum_k u_{ik} \sum_k \bar v_k}, \quad
+        u_{ik} = \hat g_{ik}^2 / D_k, \quad \bar v_k = \tfrac1{n_B} \sum_j |\hat g_{jk}|, \quad \hat g = g / \|g\|
+
+    1 means that A's sensitive parameters are no more B's than an average parameter is. Dimensionless, and unmoved when
+    a sample's gradient is multiplied by a constant (``damped`` held).
+
+    Args:
+        grad_a: ``[n_a, slice]``. grad_b: ``[n_b, slice]``. damped: ``[slice]``.
+
+    Returns:
+        ``[n_a]``; 0 for a sample whose gradient is 0.
+    """
+    weight = torch.nn.functional.normalize(grad_a, dim=-1).square() / damped
+    profile = torch.nn.functional.normalize(grad_b, dim=-1).abs().mean(0)
+    even = weight.sum(-1) * profile.sum()
+    return torch.where(even > 0, weight.shape[-1] * (weight @ profile) / even, torch.zeros_like(even))

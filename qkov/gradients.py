@@ -1,0 +1,253 @@
+r"""Per-sample gradients of the projections from one forward and backward of a whole batch.
+
+For a linear layer the gradient of sample i is ``G_i = delta_i^T x_i``, a sum over its tokens of output gradient times
+input. Hooks keep ``x`` and ``delta`` of the projections only; no weight gradient is ever formed during collection, and
+``T (d_in + d_out)`` numbers per sample replace ``d_in d_out``. A head's slice is then one small matrix product of
+columns of one factor with the other. Samples do not share terms of the loss, so ``delta_i`` of the summed loss is that
+of sample i's own loss.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+
+from .errors import BatchError, ModuleReuseError, NonFiniteError, PrecisionError
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One sample at one projection module: ``inputs [tokens, d_in]`` and ``deltas [tokens, d_out]``.
+
+    Tokens whose output gradient is zero at every projection of the layer are left out; they add nothing.
+    """
+
+    inputs: torch.Tensor
+    deltas: torch.Tensor
+
+
+def collect_factors(model, batch, config, loss_fn, sample_names):
+    """Run one forward and backward and return what per-sample gradients are made of.
+
+    The model is in eval mode and all its parameters are frozen while this runs; training and requires_grad flags and
+    accumulated gradients are as before afterwards. Works under ``no_grad`` and ``inference_mode``.
+
+    Args:
+        model: The model that ``config`` describes.
+        batch: Mapping of tensors with leading axis N, on the model's device.
+        config: Where the projections are.
+        loss_fn: ``loss_fn(model, batch) -> losses [N]`` or ``(losses [N], tokens [N])``.
+        sample_names: N names for error messages.
+
+    Returns:
+        A list of N pairs ``(factors, tokens)``: ``{module_name: Factors}`` and the number of tokens in the loss.
+
+    Raises:
+        BatchError: If the losses are not one number per sample, do not depend on the model, or count no token.
+        NonFiniteError: If a loss or a gradient is NaN or infinite; names the sample.
+        ModuleReuseError: If a projection runs twice, or never.
+    """
+    names = _module_names(config)
+    with torch.inference_mode(False), torch.enable_grad(), evaluation(model), _captured(model, names) as captured:
+        losses, tokens = _per_sample(loss_fn(model, batch), len(sample_names))
+        _check_losses(losses, tokens, sample_names)
+        _check_ran_once(captured, names)
+        deltas = torch.autograd.grad(losses.sum(), [captured[name].output for name in names], allow_unused=True)
+    outputs = {name: _zero_if_unused(delta, captured[name]) for name, delta in zip(names, deltas, strict=True)}
+    return [
+        (_sample_factors(config, captured, outputs, row, len(sample_names), sample_names[row]), int(tokens[row]))
+        for row in range(len(sample_names))
+    ]
+
+
+def slice_factors(factors, projection, unit):
+    """Return ``(U [tokens, width], V [tokens, other])`` so that a slice's gradient is ``U^T V``.
+
+    U holds the head's own columns: of delta for Q, K and V, of x for O. A slice's canonical shape is
+    ``[width, other]`` whatever the storage order of the weight.
+    """
+    start, stop = projection.interval(unit)
+    pair = factors[projection.module_name]
+    if projection.side == "output":
+        return pair.deltas[:, start:stop], pair.inputs
+    return pair.inputs[:, start:stop], pair.deltas
+
+
+def slice_gradient(factors, projection, unit, out, columns=(None, None)):
+    """Write a slice's gradient, or some of its columns, into ``out [width, columns]`` in ``out``'s dtype."""
+    head, other = slice_factors(factors, projection, unit)
+    torch.matmul(head.T.to(out), other[:, slice(*columns)].to(out), out=out)
+
+
+def bias_gradient(factors, projection, unit, out):
+    """Write the gradient of a slice's bias, the sum of delta over tokens, into ``out [width]``."""
+    head, _ = slice_factors(factors, projection, unit)
+    torch.sum(head.to(out), dim=0, out=out)
+
+
+def parameter_gradient(factors, projection):
+    """Return the gradient of the whole stored weight, in its stored orientation, float32 or wider."""
+    pair = factors[projection.module_name]
+    inputs, deltas = widened(pair.inputs), widened(pair.deltas)
+    linear = (projection.side == "output") == (projection.head_axis == 0)  # stored [out, in], else Conv1D's [in, out]
+    return deltas.T @ inputs if linear else inputs.T @ deltas
+
+
+def squared_norm(factors, projection):
+    r"""Sum the squared gradient over all heads of a block without forming it: ``sum_tt' (U U^T)_tt' (V V^T)_tt'``."""
+    parts = [slice_factors(factors, projection, unit) for unit in range(projection.num_units)]
+    heads, other = widened(torch.cat([head for head, _ in parts], dim=1)), widened(parts[0][1])
+    return float(((heads @ heads.T) * (other @ other.T)).sum(dtype=torch.float64).clamp_min(0))
+
+
+def squared_bias_norm(factors, projection):
+    """Sum the squared bias gradient over all heads of a block."""
+    heads = [slice_factors(factors, projection, unit)[0] for unit in range(projection.num_units)]
+    return float(sum(widened(head).sum(0).square().sum(dtype=torch.float64) for head in heads))
+
+
+def widened(tensor):
+    """Return the tensor in float32 or wider."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+@contextlib.contextmanager
+def evaluation(model):
+    """Put a model in eval mode with every parameter frozen, and restore each module's and parameter's flag after."""
+    training = [(module, module.training) for module in model.modules()]
+    requires = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.eval()
+        for parameter, _ in requires:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in requires:
+            parameter.requires_grad_(flag)
+        for module, flag in training:
+            module.training = flag
+
+
+@dataclass
+class _Capture:
+    inputs: torch.Tensor
+    version: int
+    output: torch.Tensor
+    calls: int = 1
+
+
+@contextlib.contextmanager
+def _captured(model, names):
+    """Hook the projections; the first ones to run start the graph, so nothing below them is differentiated."""
+    captured = {}
+
+    def hook_for(name):
+        def hook(_module, args, output):
+            if name in captured:
+                captured[name].calls += 1
+                return output
+            if not output.requires_grad:
+                # A fresh leaf; cloned, because in-place operations on a leaf are refused.
+                output = output.detach().requires_grad_().clone()
+            captured[name] = _Capture(args[0].detach(), args[0]._version, output)
+            return output
+
+        return hook
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(hook_for(name)) for name in names]
+    try:
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _module_names(config):
+    return list(dict.fromkeys(projection.module_name for layout in config.layers for projection in layout.projections))
+
+
+def _per_sample(result, num_samples):
+    losses, tokens = result if isinstance(result, tuple) else (result, None)
+    if not isinstance(losses, torch.Tensor) or tuple(losses.shape) != (num_samples,):
+        found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else f"a {type(losses).__name__}"
+        raise BatchError(
+            f"loss_fn returned {found}; expected one loss per sample, shape ({num_samples},). "
+            "Sum over each sample's tokens; do not average over the batch."
+        )
+    if not losses.requires_grad:
+        raise BatchError(
+            "the losses do not depend on any projection of the model through autograd. Compute them from the model's "
+            "output, without detach() or no_grad()."
+        )
+    if tokens is None:
+        tokens = torch.ones(num_samples, dtype=torch.long)
+    return losses, tokens
+
+
+def _check_losses(losses, tokens, sample_names):
+    for loss, count, name in zip(losses.tolist(), tokens.tolist(), sample_names, strict=True):
+        if count < 1:
+            raise BatchError(
+                f"sample {name!r} has no predicted token: every label is masked, padded or the first. "
+                "Remove it, or unmask at least one label after its first token."
+            )
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            raise NonFiniteError(
+                f"sample {name!r} has loss {loss}. A common cause is float64 with eager attention and padding on the "
+                "left, where rows without any visible token become NaN: pad on the right or use sdpa."
+            )
+
+
+def _check_ran_once(captured, names):
+    for name in names:
+        calls = captured[name].calls if name in captured else 0
+        if calls != 1:
+            raise ModuleReuseError(
+                f"projection {name!r} ran {calls} times in one forward pass; expected once. Its gradient would mix or "
+                "miss layers: call the model once per loss, and list shared layers out of the analysis."
+            )
+        if captured[name].inputs._version != captured[name].version:
+            raise ModuleReuseError(
+                f"the input of projection {name!r} was changed in place after the projection used it, so its gradient "
+                "cannot be rebuilt. Make that operation out of place."
+            )
+        if captured[name].inputs.dtype == torch.float16:
+            raise PrecisionError(
+                f"projection {name!r} runs in float16, where gradients underflow; load the model in float32 or bfloat16."
+            )
+
+
+def _zero_if_unused(delta, capture):
+    return torch.zeros_like(capture.output) if delta is None else delta.detach()
+
+
+def _sample_factors(config, captured, deltas, row, num_samples, sample_name):
+    factors = {}
+    for layout in config.layers:
+        modules = list(dict.fromkeys(projection.module_name for projection in layout.projections))
+        parts = {name: _row(deltas[name], row, num_samples, name) for name in modules}
+        keep = torch.stack([(part != 0).any(-1) for part in parts.values()]).any(0)
+        kept_inputs = {}  # Q, K and V of split projections read one tensor; keep one copy of it
+        for name in modules:
+            source = captured[name].inputs
+            key = (source.data_ptr(), source.shape, source.stride())
+            if key not in kept_inputs:
+                kept_inputs[key] = _row(source, row, num_samples, name)[keep]
+            pair = Factors(kept_inputs[key], parts[name][keep])
+            if not (torch.isfinite(pair.inputs).all() and torch.isfinite(pair.deltas).all()):
+                raise NonFiniteError(
+                    f"sample {sample_name!r} has a NaN or infinite gradient at {name!r}. Check the weights and the "
+                    "loss of this sample alone; nothing of its batch was kept."
+                )
+            factors[name] = pair
+    return factors
+
+
+def _row(tensor, row, num_samples, name):
+    if tensor.shape[0] != num_samples:
+        raise BatchError(
+            f"the activations of {name!r} have leading size {tensor.shape[0]}; expected {num_samples}, one per sample. "
+            "Samples must stay apart along the first axis."
+        )
+    return tensor[row].reshape(-1, tensor.shape[-1])

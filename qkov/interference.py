@@ -1,0 +1,333 @@
+"""The QK-OV interference metric on a collector: single pairs, and heatmaps of all pairs on all slices."""
+
+import dataclasses
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from . import errors, fisher, formula, heatmap, meaning, reproducibility, scoring
+from .geometry import BLOCKS, checked_index
+
+
+class QKOVInterferenceMetric:
+    r"""Score, per head and block, how strongly samples of task A and task B meet in the same parameters.
+
+    .. math:: M_{ij} = \frac1K \sum_{k \in \text{slice}} \frac{C_{ik}}{D_k} \, |g_{jk}| \qquad\text{("unsigned")}
+
+    Source: seed documents, section 4.1; the other variants are listed in ``qkov.formula`` and described, with sign and
+    unit, in every result. A score says where two tasks touch the same parameters, not that one harms the other: only
+    "signed" and "dot" have a sign, and no score is a p-value.
+
+    Args:
+        config: The model's layout.
+        collector: The samples of both tasks.
+        variant: "unsigned" (default, the seeds'), "natural", "signed", "symmetric" or "dot".
+        fisher_pool: Whose Fisher divides: "A" (default, the seeds'), "B" or "pooled". With "A" an average over A's samples
+            carries no information on A; the result says so. "natural" divides each task by its own, whatever the pool.
+        fisher_source: "contributions" (mean over all collected samples), "ema" (exponential mean in order of collection)
+            or "head" (one value per slice).
+        aggregate: "mean" over the slice's parameters (default) or "sum".
+        normalize_gj: "none" (default) or "per_token"; only with "unsigned".
+        contribution_normalisation: "tokens", "none", or None for the collector's.
+        include_bias: Add the bias entries of Q, K and V to their slices.
+        epsilon: Absolute floor of F, the seeds' (1e-10). Giving it or ``ridge_lambda`` switches relative damping off.
+        ridge_lambda: Absolute ridge, the seeds' (1e-8).
+        ridge_lambda_rel: Relative ridge, times the mean of F over all heads of the layer and block.
+        min_samples_for_fisher: Warn when F rests on fewer samples.
+        computation_device: "cpu" (default), "cuda", "auto", or any torch device.
+        tile_elements: Most numbers of gradients held at a time.
+
+    Raises:
+        OptionError: For an option, or a combination, without meaning.
+        ModelChangedError: If the layout is not that of the collected model.
+    """
+
+    def __init__(
+        self,
+        config,
+        collector,
+        *,
+        variant="unsigned",
+        fisher_pool="A",
+        fisher_source="contributions",
+        aggregate="mean",
+        normalize_gj="none",
+        contribution_normalisation=None,
+        include_bias=False,
+        epsilon=None,
+        ridge_lambda=None,
+        ridge_lambda_rel=formula.RELATIVE_RIDGE,
+        min_samples_for_fisher=10,
+        computation_device="cpu",
+        tile_elements=2**22,
+    ):
+        self.config, self.collector = config, collector
+        self.min_samples_for_fisher = min_samples_for_fisher
+        self.options = scoring.ScoreOptions(
+            variant=variant,
+            fisher_pool=fisher_pool,
+            fisher_source=fisher_source,
+            aggregate=aggregate,
+            normalize_gj=normalize_gj,
+            contribution_normalisation=contribution_normalisation or collector.contribution_normalisation,
+            include_bias=include_bias,
+            epsilon=epsilon,
+            ridge_lambda=ridge_lambda,
+            ridge_lambda_rel=ridge_lambda_rel,
+            ema_decay=collector.ema_decay,
+            tile_elements=tile_elements,
+            device=_device(computation_device),
+        )
+        if collector.config is not None and collector.config != config:
+            raise errors.ModelChangedError(
+                "the collector holds gradients of a model with another layout than config. Pass "
+                "QKOVConfig.from_model(model) of the model that was collected."
+            )
+
+    def compute_sample_pair(self, task_a, sample_i, task_b, sample_j, layer, head):
+        """Score one pair of samples at one head.
+
+        Args:
+            task_a: Task whose sensitivity is measured. sample_i: A sample id of it, not a position.
+            task_b: Task whose gradients act. sample_j: A sample id of it.
+            layer: Layer number. head: Query head; K and V are those of its kv head.
+
+        Returns:
+            ``{"Q": score, "K": ..., "V": ..., "O": ...}``, the entries of the heatmap at that place.
+
+        Raises:
+            UnknownTaskError, UnknownSampleError, SliceIndexError: If one of them does not exist.
+        """
+        layout = self.config.layer(layer)
+        checked_index(head, layout.num_heads, f"head of layer {layer}")
+        rows = []
+        for task, sample_id in ((task_a, sample_i), (task_b, sample_j)):
+            self.collector.sample(task, sample_id)
+            rows.append([self.collector.sample_ids(task).index(sample_id)])
+        self._warn_if_few(task_a, task_b)
+        side_a, side_b = self._sides(task_a, task_b, *rows)
+        scores = {}
+        for projection in layout.projections:
+            unit = layout.unit(projection.block, head)
+            result = scoring.score_slice(side_a, side_b, layout, projection, unit, self.options)
+            scores[projection.block] = float(result.scores[0, 0])
+        return scores
+
+    def compute_heatmap(self, task_a, task_b, *, layers=None, heads=None, max_samples_per_task=None, progress=True):
+        """Score every pair of samples on every slice.
+
+        Args:
+            task_a: Task whose sensitivity is measured.
+            task_b: Task whose gradients act. Without samples, the result has a zero-length axis, zero averages,
+                ``valid=False``, and a warning is given.
+            layers: Layer numbers; default all. heads: Query heads; default all.
+            max_samples_per_task: Score the first n samples of each task; F still comes from all collected ones.
+            progress: Show a bar when the work takes longer than two seconds.
+
+        Returns:
+            A ``Heatmap``; K and V are computed once per kv head.
+
+        Raises:
+            EmptyTaskError: If task A has no samples.
+            UnknownTaskError, SliceIndexError, OptionError: If a task, layer, head or number does not exist.
+        """
+        layouts, heads = self._selection(layers, heads)
+        members_a = self.collector.samples(task_a)
+        if not members_a:
+            raise errors.EmptyTaskError(f"task A, {task_a!r}, has no samples; its Fisher is not defined. Collect it first.")
+        members_b = self.collector.samples(task_b) if task_b in self.collector.tasks else ()
+        rows_a, rows_b = (range(_limit(len(members), max_samples_per_task)) for members in (members_a, members_b))
+        frame = _Frame(layouts, heads, len(rows_a), len(rows_b))
+        if members_b:
+            self._warn_if_few(task_a, task_b)
+            self._fill(frame, *self._sides(task_a, task_b, list(rows_a), list(rows_b)), progress)
+        else:
+            known = ", ".join(map(repr, self.collector.tasks))
+            warnings.warn(
+                f"task B, {task_b!r}, has no samples; averages are 0 and the result is not valid. Known tasks: {known}.",
+                errors.EmptyTaskWarning, stacklevel=2,
+            )  # fmt: skip
+        result = heatmap.Heatmap(
+            task_a=task_a,
+            task_b=task_b,
+            sample_a=tuple(members_a[row].sample_id for row in rows_a),
+            sample_b=tuple(members_b[row].sample_id for row in rows_b),
+            attributes=self._attributes(len(members_a), len(members_b)),
+            **frame.fields(),
+        )
+        if members_b:
+            _warn_if_damped(result)
+        return result
+
+    def compute_gradient_norms(self, task):
+        r"""Return the L1 norm of each sample's gradient on every slice, ``{block: float64 [samples, layers, units]}``.
+
+        .. math:: \frac1K \sum_k |g_{jk}|
+
+        (without 1/K for aggregate "sum"; divided by tokens for normalize_gj "per_token"). This is what the average over A of
+        "unsigned" scores with A's own Fisher equals, whatever task A is.
+        """
+        side = self._side(task, None)
+        norms = {}
+        for block in BLOCKS:
+            units = max(layout.num_units(block) for layout in self.config.layers)
+            norms[block] = np.full((len(side.members), len(self.config.layers), units), np.nan)
+            for place, layout in enumerate(self.config.layers):
+                projection = layout.projection(block)
+                for unit in range(projection.num_units):
+                    norms[block][:, place, unit] = self._slice_norms(side, projection, unit)
+        return norms
+
+    def _slice_norms(self, side, projection, unit):
+        total = torch.zeros(len(side.members), dtype=torch.float64)
+        for grad in scoring.slice_tiles(side.members, projection, unit, self.options):
+            right = formula.right_factor("unsigned", grad, grad, None, side.tokens, self.options.normalize_gj)
+            total += right.sum(-1, dtype=torch.float64).cpu()
+        size = scoring.num_parameters(projection, self.options)
+        return formula.aggregate_scores(total, size, self.options.aggregate).numpy()
+
+    def _sides(self, task_a, task_b, rows_a, rows_b):
+        return self._side(task_a, rows_a), self._side(task_b, rows_b)
+
+    def _side(self, task, rows):
+        return scoring.Side(self.collector.samples(task), rows, self.options)
+
+    def _selection(self, layers, heads):
+        layers = self.config.layer_indices if layers is None else _as_list(layers)
+        layouts = [self.config.layer(layer) for layer in layers]
+        most = max(layout.num_heads for layout in layouts) if layouts else 0
+        heads = range(most) if heads is None else _as_list(heads)
+        return layouts, [checked_index(head, most, "head") for head in heads]
+
+    def _fill(self, frame, side_a, side_b, progress):
+        with tqdm(total=frame.num_slices, desc="score", unit=" slices", disable=not progress, delay=2) as bar:
+            for place, layout in enumerate(frame.layouts):
+                for projection in layout.projections:
+                    for column, unit in frame.units(layout, projection.block):
+                        result = scoring.score_slice(side_a, side_b, layout, projection, unit, self.options)
+                        frame.put(projection.block, place, column, result)
+                        bar.update()
+
+    def _attributes(self, num_a, num_b):
+        options = {name: value for name, value in dataclasses.asdict(self.options).items() if name != "device"}
+        described = meaning.describe_scores(
+            self.options.variant,
+            self.options.fisher_pool,
+            aggregate=self.options.aggregate,
+            normalize_gj=self.options.normalize_gj,
+            fisher_source=self.options.fisher_source,
+        )
+        damping = "max(F, epsilon) + ridge_lambda" if self.options.absolute_damping else (
+            "F + ridge_lambda_rel * mean of F over all heads of the layer and block + smallest normal number"
+        )  # fmt: skip
+        return {
+            **options,
+            **described,
+            "damping_rule": damping,
+            "num_fisher_samples_a": num_a,
+            "num_fisher_samples_b": num_b,
+            "computation_device": torch.device(self.options.device).type,
+            "model_fingerprint": self.collector.model_fingerprint,
+            "valid": num_b > 0,
+            "versions": {name: reproducibility.environment_record()["versions"][name] for name in ("qkov", "torch")},
+        }
+
+    def _warn_if_few(self, task_a, task_b):
+        if self.options.variant == "dot":
+            return
+        owners = {"A": (task_a,), "B": (task_b,), "pooled": (task_a, task_b)}[self.options.fisher_pool]
+        owners = (task_a, task_b) if self.options.variant == "natural" else owners
+        for task in dict.fromkeys(owners):
+            count = len(self.collector.samples(task))
+            if count < self.min_samples_for_fisher:
+                warnings.warn(
+                    f"the Fisher of task {task!r} rests on {count} samples; min_samples_for_fisher is "
+                    f"{self.min_samples_for_fisher}. Scores of few samples are noisy: collect more, or lower the limit.",
+                    errors.FewSamplesWarning, stacklevel=3,
+                )  # fmt: skip
+
+
+class _Frame:
+    """The empty arrays of a heatmap, and where each slice goes."""
+
+    def __init__(self, layouts, heads, num_a, num_b):
+        self.layouts, self.heads = layouts, heads
+        self.present = np.array([[head < layout.num_heads for head in heads] for layout in layouts], bool)
+        self.present = self.present.reshape(len(layouts), len(heads))
+        shown = [[layout.kv_head(head) if head < layout.num_heads else -1 for head in heads] for layout in layouts]
+        self.kv_heads = sorted({one for row in shown for one in row if one >= 0})
+        places = {one: place for place, one in enumerate(self.kv_heads)} | {-1: -1}
+        self.kv_index = np.array([[places[one] for one in row] for row in shown], np.int64).reshape(self.present.shape)
+        sizes = {block: len(self.kv_heads) if block in "KV" else len(heads) for block in BLOCKS}
+        self.arrays = {block: np.full((num_a, num_b, len(layouts), size), np.nan) for block, size in sizes.items()}
+        self.health = {
+            block: {name: np.full((len(layouts), size), np.nan) for name in fisher.HEALTH_STATISTICS}
+            for block, size in sizes.items()
+        }
+
+    @property
+    def num_slices(self):
+        return sum(len(self.units(layout, block)) for layout in self.layouts for block in BLOCKS)
+
+    def units(self, layout, block):
+        """Pairs of column and unit of a block's slices in one layer."""
+        if block in "KV":
+            own = {layout.kv_head(head) for head in self.heads if head < layout.num_heads}
+            return [(column, unit) for column, unit in enumerate(self.kv_heads) if unit in own]
+        return [(column, head) for column, head in enumerate(self.heads) if head < layout.num_heads]
+
+    def put(self, block, place, column, result):
+        """Place one slice's result."""
+        self.arrays[block][:, :, place, column] = result.scores.numpy()
+        for name, value in result.health.items():
+            self.health[block][name][place, column] = value
+
+    def fields(self):
+        """The fields of a Heatmap that this frame fills."""
+        return {
+            "arrays": self.arrays,
+            "health": self.health,
+            "layers": tuple(layout.layer for layout in self.layouts),
+            "heads": tuple(self.heads),
+            "kv_heads": tuple(self.kv_heads),
+            "kv_index": self.kv_index,
+            "present": self.present,
+        }
+
+
+def _warn_if_damped(result):
+    ratios = np.concatenate([
+        result.health[block]["fisher_over_damped"][result.health[block]["fisher_max"] > 0] for block in BLOCKS
+    ])  # fmt: skip
+    share = float((ratios < 0.5).mean()) if ratios.size else 0.0
+    if result.attributes["variant"] != "dot" and share > 0.5:
+        warnings.warn(
+            f"damping outweighs the median Fisher value in {share:.0%} of the slices, so scores there are hardly "
+            "normalised. Leave epsilon and ridge_lambda unset for relative damping, or rescale the loss.",
+            errors.DampingWarning, stacklevel=3,
+        )  # fmt: skip
+
+
+def _device(name):
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise errors.OptionError(f"computation_device={name!r} is not known; expected 'cpu', 'cuda', 'auto'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise errors.OptionError("computation_device='cuda', but torch finds no CUDA device. Use 'cpu' or 'auto'.")
+    return str(device)
+
+
+def _limit(count, most):
+    if most is not None and most < 1:
+        raise errors.OptionError(f"max_samples_per_task is {most}; expected at least 1, or None for all.")
+    return count if most is None else min(count, most)
+
+
+def _as_list(indices):
+    return list(indices) if isinstance(indices, Iterable) else [indices]

@@ -1,0 +1,91 @@
+"""Per-sample losses: what a gradient is the gradient of.
+
+The built-in loss is causal language modelling, summed over the tokens of a sample (never averaged: an average would
+weigh short samples more, and squares of averages do not add up). Anything else is a function of the user's,
+``loss_fn(model, batch) -> losses [N]`` or ``-> (losses [N], tokens [N])``.
+"""
+
+import inspect
+
+import torch
+
+from .errors import BatchError
+
+IGNORED = -100  # the label that enters no loss, as in transformers
+
+
+def real_tokens(batch):
+    """Return which positions hold a token, bool ``[N, T]``: the attention mask, or everything."""
+    mask = batch.get("attention_mask")
+    shape = batch["input_ids"].shape if "input_ids" in batch else batch["inputs_embeds"].shape[:2]
+    if mask is None:
+        source = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"]
+        return torch.ones(shape, dtype=torch.bool, device=source.device)
+    if tuple(mask.shape) != tuple(shape):
+        raise BatchError(
+            f"attention_mask has shape {tuple(mask.shape)}; expected {tuple(shape)}, one entry per token. "
+            "For masks of another form pass a loss_fn."
+        )
+    return mask != 0
+
+
+def target_labels(batch):
+    """Return the labels that enter the causal loss, ``[N, T]``, unshifted; ``IGNORED`` elsewhere.
+
+    Position t counts when it and its predecessor are real tokens: with padding on the left, the label of the first
+    real token would be predicted by a padding position, which is no prediction at all.
+    """
+    real = real_tokens(batch)
+    if "labels" in batch:
+        labels = batch["labels"]
+        if labels.shape != real.shape:
+            raise BatchError(f"labels have shape {tuple(labels.shape)}; expected {tuple(real.shape)}, unshifted.")
+    elif "input_ids" in batch:
+        labels = batch["input_ids"]
+    else:
+        raise BatchError("a batch of inputs_embeds has no labels; pass 'labels' [N, T], unshifted, or a loss_fn.")
+    predicted = torch.zeros_like(real)
+    predicted[:, 1:] = real[:, 1:] & real[:, :-1]
+    return labels.masked_fill(~predicted, IGNORED)
+
+
+def position_ids(batch):
+    """Count real tokens from the left, 0-based, ``[N, T]``; padding gets position 0, which nothing attends to."""
+    return (real_tokens(batch).long().cumsum(-1) - 1).clamp_min(0)
+
+
+def accepts(model, name):
+    """Tell whether the model's forward takes an argument of this name."""
+    return name in inspect.signature(model.forward).parameters
+
+
+def causal_lm_loss(model, batch):
+    r"""Sum the negative log-likelihood of each sample's tokens.
+
+    .. math:: \ell_i = -\sum_t \log p(x_{i,t} \mid x_{i,<t})
+
+    Args:
+        model: Called as in transformers; its output has ``logits [N, T, vocabulary]``.
+        batch: Mapping with ``input_ids`` or ``inputs_embeds``, and optionally ``attention_mask``, ``labels``
+            (unshifted) and ``position_ids``. Other entries are passed to the model.
+
+    Returns:
+        ``(losses [N], tokens [N])``: nats, in float32 or wider, and the number of tokens predicted.
+
+    Raises:
+        BatchError: If a sample has no predicted token, or a shape does not fit.
+    """
+    labels = target_labels(batch)[:, 1:]
+    tokens = (labels != IGNORED).sum(1)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    # GPT-2 numbers positions from the left edge, padding included, unless told: a gradient error of 129 % when padded left.
+    if accepts(model, "position_ids"):
+        inputs.setdefault("position_ids", position_ids(batch))
+    if accepts(model, "use_cache"):
+        inputs.setdefault("use_cache", False)
+    logits = model(**inputs).logits
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    per_token = torch.nn.functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2), labels.to(logits.device), ignore_index=IGNORED, reduction="none"
+    )
+    return per_token.sum(1), tokens

@@ -1,0 +1,145 @@
+"""The same quantities the slow way: one sample at a time, float64, plain autograd and loops. Production never calls it.
+
+Nothing here shares code with collection, formula, Fisher or scoring: a sample is run alone without its padding, the
+loss is a loop over tokens, gradients are ``parameter.grad`` of all weights, and a score is a sum written out. Where heads
+lie is the one thing taken from the layout, which has checks of its own.
+"""
+
+import copy
+import math
+
+import numpy as np
+import torch
+
+from .errors import OptionError
+
+
+def sample_gradients(model, batch, loss_fn=None):
+    """Differentiate each sample's summed loss alone, in a float64 copy of the model.
+
+    Args:
+        model: Left as it is. batch: As for ``FisherCollector.collect_fisher``. loss_fn: The same, or None for causal LM.
+
+    Returns:
+        ``(grads, tokens)``: a list of ``{param_name: float64 array}`` and a list of token counts.
+    """
+    twin = copy.deepcopy(model).double().eval().requires_grad_(True)
+    rows = len(next(value for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim))
+    grads, tokens = [], []
+    with torch.inference_mode(False), torch.enable_grad():
+        for row in range(rows):
+            twin.zero_grad(set_to_none=True)
+            loss, count = _own_loss(twin, batch, row) if loss_fn is None else _user_loss(twin, batch, row, loss_fn)
+            loss.backward()
+            grads.append({
+                name: (torch.zeros_like(p) if p.grad is None else p.grad).detach().cpu().numpy().copy()
+                for name, p in twin.named_parameters()
+            })  # fmt: skip
+            tokens.append(count)
+    return grads, tokens
+
+
+def _own_loss(model, batch, row):
+    """Negative log-likelihood of one sample, padding cut away, token by token."""
+    length = (batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"]).shape[1]
+    mask = batch["attention_mask"][row] if "attention_mask" in batch else torch.ones(length)
+    real = [t for t in range(length) if mask[t] != 0]
+    device = next(model.parameters()).device
+    if "input_ids" in batch:
+        inputs = {"input_ids": batch["input_ids"][row, real][None].to(device)}
+    else:
+        inputs = {"inputs_embeds": batch["inputs_embeds"][row, real][None].double().to(device)}
+    labels = batch["labels"][row, real] if "labels" in batch else batch["input_ids"][row, real]
+    logits = model(**inputs).logits[0]
+    loss, count = 0.0, 0
+    for t in range(1, len(real)):
+        if int(labels[t]) != -100:
+            row_logits = logits[t - 1]
+            loss = loss + torch.logsumexp(row_logits, 0) - row_logits[int(labels[t])]
+            count += 1
+    return loss, count
+
+
+def _user_loss(model, batch, row, loss_fn):
+    alone = {}
+    for name, value in batch.items():
+        if isinstance(value, torch.Tensor) and value.ndim:
+            value = value[row : row + 1].to(next(model.parameters()).device)
+            value = value.double() if value.is_floating_point() else value
+        alone[name] = value
+    result = loss_fn(model, alone)
+    losses, count = result if isinstance(result, tuple) else (result, [1])
+    return losses[0], int(count[0])
+
+
+def cut(grad, layout, block, unit, include_bias=False):
+    """Cut one slice out of ``{param_name: array}`` as a flat float64 array; ``unit`` is a kv head for K and V."""
+    where = layout.projection(block).slice_of(unit)
+    rows, columns = where.row_slice or (0, None), where.col_slice or (0, None)
+    part = grad[where.param_name][rows[0] : rows[1], columns[0] : columns[1]].ravel()
+    if include_bias and where.bias_name is not None:
+        part = np.concatenate([part, grad[where.bias_name][where.bias_slice[0] : where.bias_slice[1]]])
+    return part.astype(np.float64)
+
+
+def scores(
+    grads_a, tokens_a, grads_b, tokens_b, layout, block, unit, *, variant="unsigned", fisher_pool="A",
+    fisher_source="contributions", aggregate="mean", normalize_gj="none", contribution_normalisation="tokens",
+    include_bias=False, epsilon=None, ridge_lambda=None, ridge_lambda_rel=1e-8, ema_decay=0.99,
+):  # fmt: skip
+    """Score all pairs on one slice by the definitions, a pair and a parameter at a time; float64 ``[n_a, n_b]``."""
+    units = range(layout.num_units(block))
+    sliced_a = [[cut(grad, layout, block, one, include_bias) for one in units] for grad in grads_a]
+    sliced_b = [[cut(grad, layout, block, one, include_bias) for one in units] for grad in grads_b]
+    root_a = [math.sqrt(t) if contribution_normalisation == "tokens" else 1.0 for t in tokens_a]
+    root_b = [math.sqrt(t) if contribution_normalisation == "tokens" else 1.0 for t in tokens_b]
+    fisher_a = _fisher(sliced_a, root_a, fisher_source, ema_decay)
+    fisher_b = _fisher(sliced_b, root_b, fisher_source, ema_decay)
+    if fisher_pool == "pooled":
+        chosen = [(one + two) / 2 for one, two in zip(fisher_a, fisher_b, strict=True)]
+    else:
+        chosen = fisher_a if fisher_pool == "A" else fisher_b
+
+    def damped(fisher):
+        if epsilon is not None or ridge_lambda is not None:
+            floor = 1e-10 if epsilon is None else epsilon
+            return np.maximum(fisher[unit], floor) + (1e-8 if ridge_lambda is None else ridge_lambda)
+        return fisher[unit] + ridge_lambda_rel * np.mean(np.concatenate(fisher)) + np.finfo(np.float64).tiny
+
+    size = len(sliced_a[0][unit])
+    result = np.zeros((len(grads_a), len(grads_b)))
+    for i, one in enumerate(sliced_a):
+        for j, two in enumerate(sliced_b):
+            g_i, g_j = one[unit], two[unit]
+            h_i, h_j = g_i / root_a[i], g_j / root_b[j]
+            if variant == "unsigned":
+                reach = np.abs(g_j) / (tokens_b[j] if normalize_gj == "per_token" else 1)
+                terms = h_i**2 / damped(chosen) * reach
+            elif variant == "natural":
+                terms = h_i**2 / damped(fisher_a) * np.abs(h_j) / np.sqrt(damped(fisher_b))
+            elif variant == "signed":
+                terms = h_i * h_j / damped(chosen)
+            elif variant == "symmetric":
+                terms = np.sqrt(h_i**2 * h_j**2) / damped(chosen)
+            elif variant == "dot":
+                terms = g_i * g_j
+            else:
+                raise OptionError(f"variant {variant!r} is not known to the reference.")
+            result[i, j] = math.fsum(terms) / (size if aggregate == "mean" else 1)
+    return result
+
+
+def _fisher(sliced, roots, source, decay):
+    """F of every unit of a block: ``[units][slice]``, by running updates."""
+    num_units = len(sliced[0])
+    if source == "ema":
+        running, weight = [0.0] * num_units, 0.0
+        for grad, root in zip(sliced, roots, strict=True):
+            running = [decay * was + (1 - decay) * (g / root) ** 2 for was, g in zip(running, grad, strict=True)]
+            weight = decay * weight + (1 - decay)
+        return [value / weight for value in running]
+    total = [0.0] * num_units
+    for grad, root in zip(sliced, roots, strict=True):
+        total = [was + (g / root) ** 2 for was, g in zip(total, grad, strict=True)]
+    means = [value / len(sliced) for value in total]
+    return [np.full(value.shape, value.mean()) for value in means] if source == "head" else means

@@ -1,0 +1,198 @@
+r"""Scores of one slice between two lists of samples, tile by tile, with Fisher, damping and health on the way.
+
+A tile holds some columns of one slice for all samples of both tasks, so F is exact in one pass and nothing larger than
+``tile_elements`` numbers of gradients exists at a time. Arithmetic inside a tile is in the gradients' own precision
+(float32 at least); sums across tiles are float64.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from . import fisher, formula, gradients
+from .errors import OptionError
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How a score is formed; the fields are documented at ``QKOVInterferenceMetric``."""
+
+    variant: str = "unsigned"
+    fisher_pool: str = "A"
+    fisher_source: str = "contributions"
+    aggregate: str = "mean"
+    normalize_gj: str = "none"
+    contribution_normalisation: str = "tokens"
+    include_bias: bool = False
+    epsilon: float | None = None
+    ridge_lambda: float | None = None
+    ridge_lambda_rel: float = formula.RELATIVE_RIDGE
+    ema_decay: float = fisher.EMA_DECAY
+    tile_elements: int = 2**22
+    device: str = "cpu"
+
+    def __post_init__(self):
+        for name, choices in (
+            ("variant", formula.VARIANTS), ("fisher_pool", formula.FISHER_POOLS),
+            ("fisher_source", fisher.FISHER_SOURCES), ("aggregate", formula.AGGREGATES),
+            ("normalize_gj", formula.GRAD_NORMALISATIONS),
+            ("contribution_normalisation", formula.NORMALISATIONS),
+        ):  # fmt: skip
+            formula.require_choice(name, getattr(self, name), choices)
+        if self.normalize_gj != "none" and self.variant != "unsigned":
+            raise OptionError(
+                f"normalize_gj={self.normalize_gj!r} with variant={self.variant!r}: only 'unsigned' uses raw gradients of "
+                "B next to contributions of A. Leave normalize_gj='none'; contribution_normalisation covers the others."
+            )
+        for name in ("epsilon", "ridge_lambda", "ridge_lambda_rel"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise OptionError(f"{name} is {value}; expected a finite number of at least 0.")
+        if self.tile_elements < 1:
+            raise OptionError(f"tile_elements is {self.tile_elements}; expected at least 1.")
+
+    @property
+    def absolute_damping(self):
+        """Whether the seeds' absolute constants are used instead of the relative ridge."""
+        return self.epsilon is not None or self.ridge_lambda is not None
+
+
+@dataclass(frozen=True)
+class SliceScores:
+    """Scores ``[rows_a, rows_b]`` (float64) of one slice, its size, and its health."""
+
+    scores: torch.Tensor
+    num_parameters: int
+    health: dict
+
+
+class Side:
+    """One task's samples with what every slice needs of them: token counts and Fisher weights."""
+
+    def __init__(self, members, rows, options):
+        self.members, self.rows = members, rows
+        self.tokens = torch.tensor([one.num_tokens for one in members], device=options.device)
+        self.weights = fisher.sample_weights(len(members), options.fisher_source, options.ema_decay)
+
+    def block_mean(self, layout, projection, options):
+        """Mean of F over all heads of a layer and block, a float: what relative damping is relative to."""
+        total = 0.0
+        for one, weight in zip(self.members, self.weights.tolist(), strict=True):
+            key = (layout.layer, projection.block)
+            if key not in one.squared_norms:
+                one.squared_norms[key] = gradients.squared_norm(one.factors, projection)
+            norm = one.squared_norms[key]
+            if options.include_bias and projection.bias_name:
+                norm += gradients.squared_bias_norm(one.factors, projection)
+            tokens = one.num_tokens if options.contribution_normalisation == "tokens" else 1
+            total += weight * norm / tokens
+        return total / (projection.num_units * num_parameters(projection, options))
+
+
+def num_parameters(projection, options):
+    """Number of parameters of one slice of a projection."""
+    rows, columns = projection.weight_shape
+    other = columns if projection.head_axis == 0 else rows
+    return projection.width * (other + (1 if options.include_bias and projection.bias_name else 0))
+
+
+def score_slice(side_a, side_b, layout, projection, unit, options):
+    """Score the chosen rows of task A against those of task B on one slice.
+
+    Args:
+        side_a: Samples of A; all of them make F, its ``rows`` are scored.
+        side_b: Likewise for B.
+        layout: The attention module.
+        projection: One of its blocks.
+        unit: Query head for Q and O, kv head for K and V.
+        options: Variant, Fisher, damping, aggregation.
+    """
+    means = [side.block_mean(layout, projection, options) for side in (side_a, side_b)]
+    head_fisher = _head_fisher(side_a, side_b, projection, unit, options)
+    total = torch.zeros(len(side_a.rows), len(side_b.rows), dtype=torch.float64)
+    spectrum, denominators = [], []
+    for grad_a, grad_b in _pair_tiles(side_a, side_b, projection, unit, options):
+        h_a, h_b = (
+            formula.normalise(grad, side.tokens, options.contribution_normalisation)
+            for grad, side in ((grad_a, side_a), (grad_b, side_b))
+        )
+        fishers = head_fisher or [
+            fisher.weighted_fisher(formula.contribution(h), side.weights) for h, side in ((h_a, side_a), (h_b, side_b))
+        ]
+        chosen, damped_a, damped_b = _denominators(fishers, means, options)
+        left = formula.left_factor(options.variant, grad_a[side_a.rows], h_a[side_a.rows], damped_a)
+        right = formula.right_factor(
+            options.variant, grad_b[side_b.rows], h_b[side_b.rows], damped_b, side_b.tokens[side_b.rows], options.normalize_gj
+        )
+        total += formula.pair_scores(left, right).double().cpu()
+        spectrum.append(chosen.expand(grad_a.shape[1]).cpu())
+        denominators.append(damped_a.expand(grad_a.shape[1]).cpu())
+    if _is_dead(means, options):
+        total.zero_()  # 0 / 0 by definition 0: without any gradient of the Fisher's owner there is nothing to weigh
+    size = num_parameters(projection, options)
+    epsilon = formula.SEED_EPSILON if options.epsilon is None else options.epsilon
+    health = fisher.slice_health(torch.cat(spectrum), torch.cat(denominators), epsilon)
+    return SliceScores(formula.aggregate_scores(total, size, options.aggregate), size, health)
+
+
+def slice_tiles(members, projection, unit, options):
+    """Yield gradients ``[samples, tile]`` over the columns of a slice, its bias last if asked for."""
+    dtype = _dtype(members, projection)
+    rows, columns = projection.weight_shape
+    other = columns if projection.head_axis == 0 else rows
+    step = max(1, options.tile_elements // (len(members) * projection.width))
+    for start in range(0, other, step):
+        stop = min(start + step, other)
+        tile = torch.empty(len(members), projection.width, stop - start, dtype=dtype, device=options.device)
+        for one, out in zip(members, tile, strict=True):
+            gradients.slice_gradient(one.factors, projection, unit, out, (start, stop))
+        yield tile.flatten(1)
+    if options.include_bias and projection.bias_name:
+        tile = torch.empty(len(members), projection.width, dtype=dtype, device=options.device)
+        for one, out in zip(members, tile, strict=True):
+            gradients.bias_gradient(one.factors, projection, unit, out)
+        yield tile
+
+
+def _pair_tiles(side_a, side_b, projection, unit, options):
+    for tile in slice_tiles([*side_a.members, *side_b.members], projection, unit, options):
+        yield tile[: len(side_a.members)], tile[len(side_a.members) :]
+
+
+def _denominators(fishers, means, options):
+    def damp(values, mean):
+        return formula.damp(
+            values, mean, ridge_lambda_rel=options.ridge_lambda_rel, epsilon=options.epsilon, ridge_lambda=options.ridge_lambda
+        )
+
+    fisher_a, fisher_b = fishers
+    if options.variant == "natural":  # each task by its own Fisher, whatever the pool
+        return fisher_a, damp(fisher_a, means[0]), damp(fisher_b, means[1])
+    chosen = fisher.pool_fisher(fisher_a, fisher_b, options.fisher_pool)
+    damped = damp(chosen, fisher.pool_fisher(*means, options.fisher_pool))
+    return chosen, damped, damped
+
+
+def _head_fisher(side_a, side_b, projection, unit, options):
+    """One Fisher value per slice and task, for fisher_source "head": the mean over the slice of F, squared before."""
+    if options.fisher_source != "head":
+        return None
+    sums = torch.zeros(2, dtype=torch.float64)
+    for tile in _pair_tiles(side_a, side_b, projection, unit, options):
+        for index, (grad, side) in enumerate(zip(tile, (side_a, side_b), strict=True)):
+            h = formula.normalise(grad, side.tokens, options.contribution_normalisation)
+            per_sample = fisher.reduce_heads(formula.contribution(h))
+            sums[index] += (per_sample.cpu() * side.weights).sum()
+    dtype = _dtype([*side_a.members, *side_b.members], projection)
+    return list((sums / num_parameters(projection, options)).to(dtype=dtype, device=options.device)[:, None])
+
+
+def _is_dead(means, options):
+    if options.variant == "dot" or options.absolute_damping:
+        return False
+    return (means[0] if options.variant == "natural" else fisher.pool_fisher(*means, options.fisher_pool)) == 0
+
+
+def _dtype(members, projection):
+    wide = any(one.factors[projection.module_name].deltas.dtype == torch.float64 for one in members)
+    return torch.float64 if wide else torch.float32
