@@ -166,7 +166,7 @@ def plot_maps(
             values = np.full_like(values, np.nan)
         norm = _norm(everything if scale == "shared" else values, kind)
         image = _draw_cells(panel, values, norm, DIVERGING if kind == "diverging" else SEQUENTIAL)
-        grid.label(panel, name)
+        grid.label(panel, spans=name in ("K", "V") or maps[name].shape != values.shape)
         if not empty:
             _colour_bar(figure, image, panel, unit)
     absent = "Grey: the model has no such slice." if np.isnan(everything).any() and not empty else ""
@@ -199,9 +199,9 @@ class _LabelGrid:
         rows = np.unique(self.kv_index[(self.kv_index >= 0).any(1)], axis=0)
         return rows[0] if len(rows) == 1 and (rows[0] >= 0).all() else None
 
-    def label(self, panel, name):
+    def label(self, panel, *, spans):
         """Put true numbers on the ticks and lines between cells; a kv head is one cell over its query heads."""
-        row = self._common_row() if name in ("K", "V") else None
+        row = self._common_row() if spans else None
         shared = row is not None
         row = row if shared else np.arange(len(self.heads))
         starts = np.flatnonzero(np.diff(row, prepend=-1))

@@ -1,7 +1,7 @@
 """A result on disk: named arrays and a JSON description in one safetensors file, checksummed and written atomically.
 
 Equal results give equal bytes: one metadata key (several would be written in random order) that holds canonical JSON,
-and contiguous arrays. The format itself notices no flipped bit, so the description carries a SHA-256 of everything else.
+and contiguous arrays. The format itself notices no flipped bit, so the description carries a SHA-256 of all else.
 Nothing in such a file is executed.
 """
 
@@ -66,8 +66,8 @@ def write(path, content, arrays, *, format_name, format_version):
 
 
 def _sync_folder(folder):
-    if os.name == "posix":  # elsewhere a folder cannot be opened, and renaming is durable enough
-        handle = os.open(folder, os.O_RDONLY)
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder; there the rename alone has to do
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)
         finally:
@@ -110,7 +110,7 @@ def read(path, *, format_name, format_version):
             f"{path} holds format {found[0]!r}, version {found[1]!r}; expected {format_name!r}, version"
             f" {format_version}. Load it with the version of qkov that wrote it."
         )
-    if description.pop("sha256", None) != digest(description, arrays):
+    if description.pop("sha256", None) != digest(description, arrays) or "content" not in description:
         raise errors.ResultFileError(f"{path} is damaged: its checksum does not match. Save the result again.")
     return description["content"], arrays
 
@@ -120,7 +120,7 @@ def _description(path, text):
         description = json.loads(text)
         # Text that parses to the same value but is written otherwise is not ours either: a flipped bit can do that.
         canonical = isinstance(description, dict) and canonical_json(description) == text
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise errors.ResultFileError(
             f"The description in {path} is not JSON ({error}); the file is damaged."
         ) from error
