@@ -80,11 +80,11 @@ def register_layout(attention_class: type | str, finder: Finder) -> None:
     _FINDERS[name] = finder
 
 
-def _bert_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+def _encoder_layout(module: nn.Module, name: str, config: Any, *, self_attention: str) -> AttentionLayout:
     inner = module.get_submodule("self")
-    if qualified_name(type(inner)) != "transformers.models.bert.modeling_bert.BertSelfAttention":
-        raise LayoutError(f"{described(f'{name}.self', inner)}: expected BertSelfAttention. {_NO_CROSS}")
-    # The output projection lies one level above the module that states the head count.
+    if qualified_name(type(inner)) != self_attention:
+        raise LayoutError(f"{described(f'{name}.self', inner)}: expected {self_attention}. {_NO_CROSS}")
+    # The output projection lies beside the module that states the head count.
     return split_layout(
         module,
         name,
@@ -100,17 +100,27 @@ def _bert_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
 _NO_CROSS = "Cross-attention reads two inputs and is not supported: pass a model, or a part of it, without it."
 _MODELS = "transformers.models"
 
-# Each entry is proved by the experiment of tests/test_locate.py on a model of that family.
+_BERT = f"{_MODELS}.bert.modeling_bert.Bert"
+_ROBERTA = f"{_MODELS}.roberta.modeling_roberta.Roberta"
+
+# Each entry is proved by the experiment of tests/layout_proof.py on a model of that family.
 _FINDERS: dict[str, Finder] = {
-    f"{_MODELS}.bert.modeling_bert.BertAttention": _bert_layout,
+    f"{_BERT}Attention": partial(_encoder_layout, self_attention=f"{_BERT}SelfAttention"),
+    f"{_ROBERTA}Attention": partial(_encoder_layout, self_attention=f"{_ROBERTA}SelfAttention"),
     f"{_MODELS}.gpt2.modeling_gpt2.GPT2Attention": partial(concatenated_layout, fused="c_attn", output="c_proj"),
     f"{_MODELS}.gpt_neox.modeling_gpt_neox.GPTNeoXAttention": interleaved_layout,
-    f"{_MODELS}.llama.modeling_llama.LlamaAttention": split_layout,
-    f"{_MODELS}.mistral.modeling_mistral.MistralAttention": split_layout,
     f"{_MODELS}.opt.modeling_opt.OPTAttention": partial(split_layout, output="out_proj"),
     f"{_MODELS}.phi3.modeling_phi3.Phi3Attention": concatenated_layout,
+    f"{_MODELS}.gemma.modeling_gemma.GemmaAttention": split_layout,
+    f"{_MODELS}.gemma2.modeling_gemma2.Gemma2Attention": split_layout,
+    f"{_MODELS}.granite.modeling_granite.GraniteAttention": split_layout,
+    f"{_MODELS}.llama.modeling_llama.LlamaAttention": split_layout,
+    f"{_MODELS}.mistral.modeling_mistral.MistralAttention": split_layout,
+    f"{_MODELS}.mixtral.modeling_mixtral.MixtralAttention": split_layout,
     f"{_MODELS}.qwen2.modeling_qwen2.Qwen2Attention": split_layout,
     f"{_MODELS}.qwen3.modeling_qwen3.Qwen3Attention": split_layout,
+    f"{_MODELS}.qwen3_moe.modeling_qwen3_moe.Qwen3MoeAttention": split_layout,
+    f"{_MODELS}.starcoder2.modeling_starcoder2.Starcoder2Attention": split_layout,
 }
 
 

@@ -1,0 +1,385 @@
+"""Every family's layout is what its model computes, and anything uncertain is refused with the module's name."""
+
+import dataclasses
+import re
+from functools import partial
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from qkov import geometry, locate
+from qkov.errors import LayoutError
+from qkov.packings import concatenated_layout, interleaved_layout, split_layout
+from tests.layout_proof import prove_layout
+
+# Hidden, heads, kv heads and head_dim are all different where the family allows it.
+WIDE = {"hidden_size": 30, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 4}
+GROUPED = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 2}
+PLAIN = {"hidden_size": 24, "num_attention_heads": 6}
+
+# Family: class prefix of its model, sizes, further options.
+FAMILIES = {
+    "gpt2": ("GPT2", PLAIN, {}),
+    "gpt_neox": ("GPTNeoX", PLAIN, {}),
+    "opt": ("OPT", PLAIN, {"ffn_dim": 7, "word_embed_proj_dim": 24}),
+    "bert": ("Bert", PLAIN, {}),
+    "roberta": ("Roberta", PLAIN, {}),
+    "phi3": ("Phi3", WIDE, {}),
+    "llama": ("Llama", WIDE, {}),
+    "llama-bias": ("Llama", WIDE, {"attention_bias": True}),
+    "llama-mqa": ("Llama", WIDE | {"num_key_value_heads": 1}, {}),
+    "mistral": ("Mistral", WIDE, {}),
+    "mixtral": ("Mixtral", WIDE, {"num_local_experts": 2, "num_experts_per_tok": 1}),
+    "qwen2": ("Qwen2", GROUPED, {}),
+    "qwen3": ("Qwen3", WIDE, {}),
+    "qwen3_moe": ("Qwen3Moe", WIDE, {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 7}),
+    "gemma": ("Gemma", WIDE, {}),
+    "gemma2": ("Gemma2", WIDE, {}),
+    "granite": ("Granite", GROUPED, {}),
+    "starcoder2": ("Starcoder2", GROUPED, {}),
+}
+
+
+def tiny(family, **changes):
+    """Build a random model of a family in float64, eager attention, eval mode; all biases nonzero."""
+    prefix, sizes, options = FAMILIES[family]
+    shared = {"vocab_size": 13, "num_hidden_layers": 2, "attn_implementation": "eager"}
+    shared["experts_implementation"] = "eager"  # the grouped product has no float64
+    shared |= {"intermediate_size": 7, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = getattr(transformers, f"{prefix}Config")(**(shared | sizes | options | changes))
+    torch.manual_seed(3)
+    model = getattr(transformers, f"{prefix}Model")(config).double().eval()
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return model
+
+
+def prove(family, model, layout):
+    sizes = FAMILIES[family][1]
+    width = sizes.get("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])
+    inputs = {"input_ids": torch.tensor([[3, 7, 1, 9, 4]])}
+    prove_layout(model, layout, inputs, num_heads=sizes["num_attention_heads"], v_head_dim=width)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layout_is_what_the_model_computes(family):
+    model = tiny(family)
+    layouts = locate.find_attention(model)
+    sizes = FAMILIES[family][1]
+    assert [layout.layer for layout in layouts] == [0, 1]
+    for layout in layouts:
+        assert layout.num_heads == 6
+        assert layout.num_kv_heads == sizes.get("num_key_value_heads", 6)
+        assert layout.head_dim == layout.v_head_dim == 4
+        assert layout.hidden_size == sizes["hidden_size"]
+        prove(family, model, layout)
+
+
+def with_projection(layout, block, **changes):
+    parts = [dataclasses.replace(p, **changes) if p.block == block else p for p in layout.projections]
+    return dataclasses.replace(layout, projections=tuple(parts))
+
+
+def output_by_rows(model, layout, monkeypatch):
+    return with_projection(layout, "O", head_axis=1 - layout.projection("O").head_axis)
+
+
+def heads_modulo_kv_heads(model, layout, monkeypatch):
+    monkeypatch.setattr(geometry, "kv_head_of", lambda head, num_heads, num_kv_heads: head % num_kv_heads)
+    return layout
+
+
+def keys_and_values_exchanged(model, layout, monkeypatch):
+    return exchange(layout, "K", "V")
+
+
+def queries_and_keys_exchanged(model, layout, monkeypatch):
+    return exchange(layout, "Q", "K")
+
+
+def exchange(layout, first, second):
+    a, b = layout.projection(first), layout.projection(second)
+    swapped = {first: dataclasses.replace(b, block=first), second: dataclasses.replace(a, block=second)}
+    return dataclasses.replace(layout, projections=tuple(swapped.get(p.block, p) for p in layout.projections))
+
+
+def read_as_concatenated(model, layout, monkeypatch):
+    module = model.get_submodule(layout.module_name)
+    return concatenated_layout(module, layout.module_name, model.config, fused="query_key_value", output="dense")
+
+
+def read_as_interleaved(model, layout, monkeypatch):
+    module = model.get_submodule(layout.module_name)
+    return interleaved_layout(module, layout.module_name, model.config, fused="c_attn", output="c_proj")
+
+
+def heads_in_reverse(model, layout, monkeypatch):
+    return with_projection(layout, "V", starts=layout.projection("V").starts[::-1])
+
+
+@pytest.mark.parametrize(
+    ("family", "plant"),
+    [
+        ("gpt2", output_by_rows),
+        ("llama", output_by_rows),
+        ("llama", heads_modulo_kv_heads),
+        ("phi3", heads_modulo_kv_heads),
+        ("gpt_neox", read_as_concatenated),
+        ("gpt2", read_as_interleaved),
+        ("opt", queries_and_keys_exchanged),
+        ("bert", queries_and_keys_exchanged),
+        ("gpt2", queries_and_keys_exchanged),
+        ("gpt_neox", queries_and_keys_exchanged),
+        ("llama", keys_and_values_exchanged),
+        ("phi3", keys_and_values_exchanged),
+        ("qwen2", heads_in_reverse),
+    ],
+)
+def test_the_experiment_refutes_wrong_layouts(family, plant, monkeypatch):
+    model = tiny(family)
+    layout = locate.find_attention(model)[1]
+    prove(family, model, layout)
+    with pytest.raises(AssertionError, match=r"^(head|[QKVO]) \d"):
+        prove(family, model, plant(model, layout, monkeypatch))
+
+
+def test_models_wrapped_in_other_modules_keep_their_layer_indices():
+    class Wrapper(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.inner = nn.ModuleDict({"model": model})
+
+    plain = locate.find_attention(model := tiny("llama", num_hidden_layers=3))
+    wrapped = locate.find_attention(Wrapper(model))
+    assert [layout.layer for layout in wrapped] == [0, 1, 2]
+    assert [layout.module_name for layout in wrapped] == [f"inner.model.{layout.module_name}" for layout in plain]
+
+
+def test_causal_language_model_head_changes_nothing_but_names():
+    config = transformers.GPT2Config(n_embd=24, n_head=6, n_layer=2, vocab_size=13, bos_token_id=1, eos_token_id=2)
+    names = [layout.module_name for layout in locate.find_attention(transformers.GPT2LMHeadModel(config))]
+    assert names == ["transformer.h.0.attn", "transformer.h.1.attn"]
+
+
+def refusal(model):
+    """Return the message with which a model is refused."""
+    with pytest.raises(LayoutError) as caught:
+        locate.find_attention(model)
+    return str(caught.value)
+
+
+def test_unknown_attention_class_is_refused_by_name():
+    config = transformers.BloomConfig(hidden_size=24, n_head=6, n_layer=1, vocab_size=13)
+    message = refusal(transformers.BloomModel(config))
+    assert "'h.0.self_attention' (transformers.models.bloom.modeling_bloom.BloomAttention)" in message
+    assert "register_layout(BloomAttention, finder)" in message
+
+
+def test_one_unknown_attention_among_known_ones_is_refused():
+    model = tiny("llama")
+    model.layers[1].extra = nn.MultiheadAttention(4, 2)
+    assert "'layers.1.extra' (torch.nn.modules.activation.MultiheadAttention)" in refusal(model)
+
+
+def test_subclass_of_a_known_attention_is_refused():
+    class PatchedLlamaAttention(transformers.models.llama.modeling_llama.LlamaAttention):
+        pass
+
+    model = tiny("llama")
+    model.layers[0].self_attn = PatchedLlamaAttention(model.config, 0)
+    assert "PatchedLlamaAttention" in refusal(model)
+
+
+def test_model_without_attention_is_refused():
+    message = refusal(nn.ModuleList([nn.Linear(3, 3)]))
+    assert "ModuleList contains no known attention module" in message
+    assert "found modules of Linear, ModuleList" in message
+
+
+def test_what_is_no_model_is_refused():
+    assert "Expected a torch.nn.Module, found a dict" in refusal({})
+
+
+def test_weights_on_the_meta_device_are_refused():
+    assert "'layers.0.self_attn.q_proj'" in (message := refusal(tiny("llama").to("meta")))
+    assert "meta device" in message
+
+
+def test_tied_weights_between_layers_are_refused():
+    model = tiny("llama")
+    model.layers[1].self_attn.v_proj.weight = model.layers[0].self_attn.v_proj.weight
+    message = refusal(model)
+    assert "'layers.0.self_attn.v_proj.weight' and 'layers.1.self_attn.v_proj.weight'" in message
+    assert "is tied" in message
+
+
+def test_key_weight_used_as_value_weight_is_refused():
+    model = tiny("opt")
+    attention = model.decoder.layers[1].self_attn
+    attention.v_proj = attention.k_proj
+    assert "is tied" in refusal(model)
+
+
+def test_weights_that_share_memory_are_refused():
+    model = tiny("mistral")
+    model.layers[1].self_attn.o_proj.weight.data = model.layers[0].self_attn.o_proj.weight.data
+    assert "share their memory" in refusal(model)
+
+
+def test_attention_module_used_in_two_layers_is_refused():
+    model = tiny("llama")
+    model.layers[1].self_attn = model.layers[0].self_attn
+    assert re.search(r"'layers.1.self_attn' .* is the same object as 'layers.0.self_attn'", refusal(model))
+
+
+def test_cross_attention_is_refused():
+    options = {"n_embd": 24, "n_head": 6, "n_layer": 1, "vocab_size": 13, "bos_token_id": 1, "eos_token_id": 2}
+    model = transformers.GPT2Model(transformers.GPT2Config(add_cross_attention=True, **options))
+    assert re.search(r"'h.0.crossattention' .* is cross-attention", refusal(model))
+    bert = transformers.BertModel(
+        transformers.BertConfig(**PLAIN, num_hidden_layers=1, vocab_size=13, is_decoder=True, add_cross_attention=True)
+    )
+    assert "'encoder.layer.0.crossattention" in refusal(bert)
+    assert "ross-attention" in refusal(bert)
+
+
+def test_cross_attention_inside_an_encoder_block_is_refused_also_unmarked():
+    model = tiny("bert")
+    outer = model.encoder.layer[0].attention
+    outer.self = transformers.models.bert.modeling_bert.BertCrossAttention(model.config)
+    assert "expected transformers.models.bert.modeling_bert.BertSelfAttention" in refusal(model)
+
+
+def test_two_attentions_with_one_layer_index_are_refused():
+    both = nn.ModuleDict({"encoder": tiny("bert"), "decoder": tiny("gpt2")})
+    message = refusal(both)
+    assert "both have layer index 0" in message
+    assert "pass the encoder or the decoder alone" in message
+
+
+def test_attention_outside_of_a_list_of_layers_is_refused():
+    attention = nn.ModuleDict({"only": tiny("llama").layers[0].self_attn})
+    assert re.search(r"'only' \(.*LlamaAttention\) is in no nn.ModuleList or nn.Sequential", refusal(attention))
+
+
+def test_layers_in_a_sequential_are_numbered_by_position():
+    layers = tiny("llama").layers
+    stack = nn.Sequential(nn.Identity(), layers[0], layers[1])
+    assert [layout.layer for layout in locate.find_attention(stack)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("family", "path", "shape", "words"),
+    [
+        ("llama", "self_attn.k_proj", (7, 30), ["'layers.0.self_attn.k_proj'", "multiple of 4 (head_dim)"]),
+        ("llama", "self_attn.k_proj", (16, 30), ["num_kv_heads = 4; expected 2", "config.num_key_value_heads"]),
+        ("llama", "self_attn.q_proj", (48, 30), ["num_heads = 12; expected 6 (config.num_attention_heads)"]),
+        ("llama", "self_attn.o_proj", (30, 26), ["26 input features; expected num_heads * v_head_dim = 6 * 4 = 24"]),
+        ("llama", "self_attn.v_proj", (8, 29), ["inputs of 30, 30 and 29 features", "Cross-attention"]),
+        ("phi3", "self_attn.qkv_proj", (44, 30), ["multiple of 8 (head_dim + v_head_dim, the queries set aside)"]),
+        ("phi3", "self_attn.o_proj", (30, 27), ["multiple of 6 (num_heads)"]),
+        ("gpt_neox", "attention.query_key_value", (96, 24), ["head_dim = 6; expected 4 (module.head_size)"]),
+        ("gpt_neox", "attention.dense", (24, 36), ["head_dim = 3; expected 4"]),
+    ],
+)
+def test_sizes_that_contradict_each_other_are_refused(family, path, shape, words):
+    model = tiny(family)
+    owner, _, child = path.rpartition(".")
+    setattr(model.layers[0].get_submodule(owner), child, nn.Linear(shape[1], shape[0], bias=False))
+    message = refusal(model)
+    assert "layers.0" in message
+    for word in words:
+        assert word in message
+
+
+def test_heads_not_divisible_by_kv_heads_are_refused():
+    model = tiny("llama", num_key_value_heads=3)
+    for layer in model.layers:
+        layer.self_attn.num_key_value_groups = "unstated"
+        layer.self_attn.k_proj = nn.Linear(30, 16, bias=False)
+        layer.self_attn.v_proj = nn.Linear(30, 16, bias=False)
+    model.config.num_key_value_heads = 4
+    message = refusal(model)
+    assert "'layers.0.self_attn'" in message
+    assert "6 query heads and 4 kv heads" in message
+
+
+class TestRegisterLayout:
+    """A user's own attention class."""
+
+    class MyAttention(nn.Module):
+        def __init__(self, heads=4, kv_heads=2, **names):
+            super().__init__()
+            self.num_heads, self.num_kv_heads = heads, kv_heads
+            self.wq, self.wk = nn.Linear(10, heads * 3), nn.Linear(10, kv_heads * 3)
+            self.wv, self.wo = nn.Linear(10, kv_heads * 5), nn.Linear(heads * 5, 10)
+
+    finder = staticmethod(partial(split_layout, query="wq", key="wk", value="wv", output="wo"))
+
+    @pytest.fixture(autouse=True)
+    def _restore(self, monkeypatch):
+        monkeypatch.setattr(locate, "_FINDERS", dict(locate._FINDERS))
+
+    def test_layers_may_differ_and_d_v_is_not_d_k(self):
+        locate.register_layout(self.MyAttention, self.finder)
+        layouts = locate.find_attention(nn.ModuleList([self.MyAttention(), self.MyAttention(6, 3)]))
+        assert [(item.num_heads, item.num_kv_heads) for item in layouts] == [(4, 2), (6, 3)]
+        assert [(item.head_dim, item.v_head_dim, item.layer) for item in layouts] == [(3, 5, 0), (3, 5, 1)]
+
+    def test_name_of_the_class_will_do(self):
+        locate.register_layout(f"{__name__}.TestRegisterLayout.MyAttention", self.finder)
+        assert len(locate.find_attention(nn.ModuleList([self.MyAttention()]))) == 1
+
+    def test_before_it_the_class_is_refused_with_the_call_to_make(self):
+        assert "register_layout(MyAttention, finder)" in refusal(nn.ModuleList([self.MyAttention()]))
+
+    def test_missing_projection_is_named(self):
+        locate.register_layout(self.MyAttention, split_layout)
+        message = refusal(nn.ModuleList([self.MyAttention()]))
+        assert "has no projection 'q_proj'; its children are: wq, wk, wv, wo" in message
+
+    def test_head_count_that_nobody_states_is_not_guessed(self):
+        locate.register_layout(self.MyAttention, self.finder)
+        attention = self.MyAttention()
+        del attention.num_heads
+        assert "neither the number of heads nor head_dim is stated" in refusal(nn.ModuleList([attention]))
+
+    def test_given_head_count_replaces_what_is_stated(self):
+        locate.register_layout(self.MyAttention, partial(self.finder, num_heads=2, num_kv_heads=1))
+        (layout,) = locate.find_attention(nn.ModuleList([self.MyAttention()]))
+        assert (layout.num_heads, layout.num_kv_heads, layout.head_dim, layout.v_head_dim) == (2, 1, 6, 10)
+
+    def test_finder_that_returns_something_else_is_refused(self):
+        locate.register_layout(self.MyAttention, lambda module, name, config: None)
+        assert "returned a NoneType; expected an AttentionLayout" in refusal(nn.ModuleList([self.MyAttention()]))
+
+    def test_finder_that_misdescribes_the_stored_weight_is_refused(self):
+        def transposed(module, name, config):
+            return with_projection(self.finder(module, name, config), "V", head_axis=1, weight_shape=(10, 10))
+
+        locate.register_layout(self.MyAttention, transposed)
+        assert "the module itself gives" in refusal(nn.ModuleList([self.MyAttention()]))
+
+    def test_finder_that_names_a_module_outside_is_refused(self):
+        def elsewhere(module, name, config):
+            return with_projection(
+                self.finder(module, name, config), "V", module_name="nowhere", param_name="nowhere.w"
+            )
+
+        locate.register_layout(self.MyAttention, elsewhere)
+        assert "has no projection 'nowhere'" in refusal(nn.ModuleList([self.MyAttention()]))
+
+    def test_finder_must_be_callable(self):
+        with pytest.raises(LayoutError, match="is a str; expected finder"):
+            locate.register_layout(self.MyAttention, "split")
+
+    def test_attention_inside_attention_is_refused(self):
+        locate.register_layout(self.MyAttention, self.finder)
+        outer = self.MyAttention()
+        outer.inner = self.MyAttention()
+        assert "'0.inner'" in (message := refusal(nn.ModuleList([outer])))
+        assert "inside another attention module" in message
