@@ -1,0 +1,133 @@
+"""`python -m reports`: execute the notebooks twice, build the book from the evidence, and end with a verdict.
+
+Reads what `python -m validation` wrote. Exit status 0 only if everything in the evidence passed, its verdicts follow
+from its numbers, every notebook repeated bit for bit, the planted notebooks were refused, and the book was built
+without a warning; 1 otherwise; 3 if there is no usable evidence.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from . import book, controls, evidence, notebooks, tables
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def parse_arguments(arguments):
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m reports", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--evidence", type=Path, default=ROOT / "_build" / "validation", help="folder of the evidence")
+    parser.add_argument("--book", type=Path, default=ROOT / "book", help="folder of the pages")
+    parser.add_argument("--output", type=Path, default=ROOT / "_build" / "book", help="folder to write")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="notebooks at a time")
+    parser.add_argument("--timeout", type=int, default=600, help="seconds that one cell may take")
+    return parser.parse_args(arguments)
+
+
+def say(text):
+    """Print one line at once, so that a log shows what is running."""
+    print(text, flush=True)
+
+
+def name_outcomes(found):
+    """Name everything that failed, was missed, or did not run."""
+    for result in found["results"]:
+        if result["status"] != "passed":
+            say(f"{result['status']}: {result['check']} on {result['model']}: {result['reason']}")
+    for fault in found["faults"]:
+        if fault["status"] != "caught":
+            say(f"{fault['status']}: fault {fault['fault']} was not caught by {fault['expected']}")
+    for entry in found.get("not_run", []):
+        say(f"not run: {entry['what']}: {entry['reason']}")
+
+
+def run_notebooks(options):
+    """Execute the notebooks of the book twice; write the executed ones; return the comparisons."""
+    sources = sorted((options.book / "notebooks").glob("*.md"))
+    executed = options.output / "notebooks"
+    executed.mkdir(parents=True, exist_ok=True)
+    comparisons = []
+    say(f"notebooks: {len(sources)}, each twice, {options.jobs} at a time")
+    for comparison in notebooks.execute_twice(sources, jobs=options.jobs, timeout=options.timeout):
+        (executed / f"{comparison.name}.ipynb").write_text(comparison.text, encoding="utf-8")
+        outcome = "identical" if comparison.identical else "DIFFERENT"
+        say(f"  {comparison.name}: {outcome}, {comparison.num_cells} cells, {comparison.seconds / 2:.1f} s each")
+        for problem in filter(None, [*comparison.problems, comparison.difference]):
+            say(f"    {problem}")
+        comparisons.append(comparison)
+    return comparisons
+
+
+def run_controls(options):
+    """Show that the comparison refuses what it must; return the controls."""
+    planted = controls.run_controls(options.output / "controls", jobs=options.jobs)
+    for control in planted:
+        say(f"  planted {control.name}: {'as it must be' if control.passed else 'WRONGLY JUDGED: ' + control.said}")
+    return planted
+
+
+def build_book(options, found, manifest, comparisons, planted):
+    """Write the tables, build the book, say what is wrong with it."""
+    sources = options.output / "sources"
+    tables.write_tables(sources / "generated", found, manifest, comparisons, planted)
+    numbers = tables.substitutions(found, evidence.count(found), comparisons)
+    book.assemble(options.book, options.output / "notebooks", sources, numbers)
+    started = time.perf_counter()
+    built = book.build(sources, options.output / "pages")
+    say(f"book: {built.num_pages} pages in {time.perf_counter() - started:.1f} s, {built.index}")
+    for problem in built.problems:
+        say(f"  {problem}")
+    return built
+
+
+def summarise(counts, audited, comparisons, planted, built):
+    """Print the final table and return the exit status."""
+    rows = {
+        "checks": counts["checks"],
+        "faults": counts["faults"],
+        "verdicts": (int(not audited), len(audited), 0),
+        "notebooks": outcome(comparisons),
+        "planted": outcome(planted),
+        "book": (int(not built.problems), len(built.problems), 0),
+    }
+    say(f"\n{'':<12}{'passed':>8}{'failed':>8}{'not run':>9}")
+    for name, row in rows.items():
+        say(f"{name:<12}{row[0]:>8}{row[1]:>8}{row[2]:>9}")
+    passed, failed, skipped = (sum(column) for column in zip(*rows.values(), strict=True))
+    # A part in which nothing passed did not run; nothing may be green by omission.
+    empty = [name for name, row in rows.items() if row[0] == 0]
+    if empty:
+        say(f"nothing passed among: {', '.join(empty)}")
+    say(f"{passed} passed, {failed} failed, {skipped} skipped")
+    return 1 if failed or empty else 0
+
+
+def outcome(items):
+    """Count (passed, failed, not run) of comparisons or controls."""
+    passed = sum(item.passed for item in items)
+    return passed, len(items) - passed, 0
+
+
+def main(arguments=None):
+    """Run everything; return the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        found, manifest = evidence.load_evidence(options.evidence)
+    except evidence.EvidenceError as error:
+        say(f"reports: {error}")
+        return 3
+    audited = evidence.audit(found)
+    for complaint in audited:
+        say(f"verdict: {complaint}")
+    name_outcomes(found)
+    comparisons = run_notebooks(options)
+    planted = run_controls(options)
+    built = build_book(options, found, manifest, comparisons, planted)
+    return summarise(evidence.count(found), audited, comparisons, planted, built)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

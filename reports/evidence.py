@@ -1,0 +1,108 @@
+"""Read what the validation wrote, and check that its verdicts follow from its numbers.
+
+The file formats are the interface between the two packages:
+
+`evidence.json`, format "qkov-evidence-1"
+    results   check, model, status ("passed", "failed", "not run"), error, bound, compared, seconds, reason
+    faults    fault, area, description, expected (a check), caught_by (checks), ratio of error to bound or null,
+              status ("caught", "missed"), seconds
+    models    name, kind, parameters, description, fingerprint, notes
+    not_run   what, reason
+    summary   numbers of the run as a whole
+
+`manifest.json`
+    versions, commit, machine, threads, seeds, hashes of models and data: everything that a repetition needs
+"""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+FORMAT = "qkov-evidence-1"
+# A fault is caught with certainty when the check's error is this many times its bound.
+MARGIN = 10
+
+
+class EvidenceError(ValueError):
+    """Evidence that is missing, unreadable, or of another format."""
+
+
+def load_evidence(folder):
+    """Read `evidence.json` and `manifest.json` of one validation run.
+
+    Returns:
+        Two dictionaries, evidence and manifest.
+
+    Raises:
+        EvidenceError: If a file is missing, is not JSON, or has another format.
+    """
+    evidence, manifest = (read_json(Path(folder) / name) for name in ("evidence.json", "manifest.json"))
+    if evidence.get("format") != FORMAT:
+        seen = evidence.get("format")
+        raise EvidenceError(f"{folder}: evidence has format {seen!r}; expected {FORMAT!r}. Run `python -m validation`.")
+    return evidence, manifest
+
+
+def read_json(path):
+    """Read one JSON file, or say what to do."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise EvidenceError(f"{path} does not exist. Run `python -m validation` first.") from error
+    except json.JSONDecodeError as error:
+        raise EvidenceError(f"{path} is not JSON ({error}). Run `python -m validation` again.") from error
+
+
+def audit(evidence):
+    """List verdicts that do not follow from the numbers beside them, and runs in which nothing ran.
+
+    A result passes only if something was compared and a finite error is within its bound; a fault is caught only if
+    the check meant for it is among those that caught it, by the margin.
+    """
+    wrong = []
+    results, faults = evidence.get("results", []), evidence.get("faults", [])
+    if not any(result["status"] == "passed" for result in results):
+        wrong.append("no check passed: nothing ran")
+    if not faults:
+        wrong.append("no fault was planted: nothing shows that the checks can fail")
+    for result in results:
+        if result["status"] == "passed" and (reason := objection(result)):
+            wrong.append(f"{result['check']} on {result['model']} is called passed, but {reason}")
+    for fault in faults:
+        if fault["status"] != "caught":
+            continue
+        if fault["expected"] not in fault["caught_by"]:
+            wrong.append(f"fault {fault['fault']} is called caught, but not by {fault['expected']}")
+        elif fault["ratio"] is not None and not fault["ratio"] >= MARGIN:
+            wrong.append(f"fault {fault['fault']} is called caught, but by {fault['ratio']:.3g} times the bound only")
+    return wrong
+
+
+def objection(result):
+    """Why a result cannot have passed, or an empty string."""
+    error, bound = result["error"], result["bound"]
+    if not result["compared"] > 0:
+        return "nothing was compared"
+    if error is None or bound is None or not math.isfinite(error):
+        return f"its error is {error} and its bound {bound}"
+    return "" if error <= bound else f"its error {error:.3g} exceeds its bound {bound:.3g}"
+
+
+def count(evidence):
+    """Count results and faults by outcome.
+
+    Returns:
+        `{"checks": (passed, failed, not_run), "faults": (caught, missed, 0)}`. Things that the run names as not run
+        count among the checks, so that leaving something out shows.
+    """
+    results = Counter(result["status"] for result in evidence["results"])
+    faults = Counter(fault["status"] for fault in evidence["faults"])
+    return {
+        "checks": (
+            results["passed"],
+            sum(results.values()) - results["passed"] - results["not run"],
+            results["not run"] + len(evidence.get("not_run", [])),
+        ),
+        "faults": (faults["caught"], sum(faults.values()) - faults["caught"], 0),
+    }

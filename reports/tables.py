@@ -1,0 +1,232 @@
+"""Tables of the book, as MyST text, made from the evidence.
+
+Pages take them in by ``{include}``; nothing that is a measurement is typed by hand.
+"""
+
+import math
+
+PUNCTUATION = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>|$#~"})
+
+
+def cell(value):
+    """Write one value into a cell of a Markdown table: numbers short, text escaped and on one line.
+
+    Example:
+        >>> cell(1.23456e-9), cell(None), cell(12), cell("a|b")
+        ('1.2e-09', '–', '12', 'a\\\\|b')
+    """
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool | int):
+        return str(value)
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(item) for item in value) or "–"
+    return " ".join(str(value).split()).translate(PUNCTUATION)
+
+
+def number(value):
+    """Write a float with two digits of an exponent, or plainly where that is shorter."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.1e}" if abs(value) < 1e-2 or abs(value) >= 1e5 else f"{value:.3g}"
+
+
+def table(header, rows, *, align=None):
+    """Build a Markdown table; `align` holds "l" or "r" for each column."""
+    marks = {"l": ":--", "r": "--:"}
+    lines = [list(map(cell, header)), [marks[side] for side in (align or "l" * len(header))]]
+    lines += [list(map(cell, row)) for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def unique(values):
+    """Distinct values in the order of their first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def laws_table(evidence):
+    """One line for each check: models, worst error, the bound there, and how many numbers were compared."""
+    rows = []
+    for check in unique(result["check"] for result in evidence["results"]):
+        results = [result for result in evidence["results"] if result["check"] == check]
+        ran = [result for result in results if result["status"] != "not run"]
+        worst = max(ran, key=share_of_bound, default={"error": None, "bound": None, "model": None})
+        rows.append(
+            [
+                check,
+                sum(result["status"] == "passed" for result in ran),
+                sum(result["status"] == "failed" for result in ran),
+                len(results) - len(ran),
+                worst["error"],
+                worst["bound"],
+                worst["model"],
+                f"{sum(result['compared'] for result in ran):,}",
+            ]
+        )
+    header = ["check", "passed", "failed", "not run", "worst error", "bound", "on model", "numbers compared"]
+    return table(header, rows, align="lrrrrrlr")
+
+
+def share_of_bound(result):
+    """Error over bound, for ranking; a missing or non-finite error ranks worst."""
+    error, bound = result["error"], result["bound"]
+    if error is None or bound is None or not math.isfinite(error):
+        return math.inf
+    return error / bound if bound else (math.inf if error else 0.0)
+
+
+def results_by_check(evidence):
+    """Every single result, folded away check by check."""
+    header = ["model", "status", "error", "bound", "compared", "seconds", "remark"]
+    parts = []
+    for check in unique(result["check"] for result in evidence["results"]):
+        results = [result for result in evidence["results"] if result["check"] == check]
+        rows = [
+            [result[name] for name in ("model", "status", "error", "bound", "compared", "seconds", "reason")]
+            for result in results
+        ]
+        passed = sum(result["status"] == "passed" for result in results)
+        body = table(header, rows, align="llrrrrl")
+        parts.append(f":::{{dropdown}} {cell(check)} ({passed} of {len(results)} passed)\n{body}:::\n")
+    return "\n".join(parts)
+
+
+def faults_table(evidence):
+    """One line for each wrong implementation: what it does and which check is meant to catch it."""
+    rows = [
+        [fault[name] for name in ("fault", "area", "description", "expected", "ratio", "status")]
+        for fault in evidence["faults"]
+    ]
+    header = ["wrong implementation", "area", "what it does", "check meant to catch it", "error / bound", "outcome"]
+    return table(header, rows, align="llllrl")
+
+
+def fault_matrix(evidence):
+    """Faults by checks: ● the check meant to catch the fault, ○ another check that caught it too."""
+    faults = evidence["faults"]
+    checks = unique(result["check"] for result in evidence["results"])
+    checks += [check for check in unique(fault["expected"] for fault in faults) if check not in checks]
+    used = [check for check in checks if any(check in fault["caught_by"] for fault in faults)]
+    legend = "\n".join(f"{index}. {cell(check)}" for index, check in enumerate(used, start=1))
+    rows = [
+        [fault["fault"], *("" if check not in fault["caught_by"] else mark(fault, check) for check in used)]
+        for fault in faults
+    ]
+    body = table(["wrong implementation", *range(1, len(used) + 1)], rows, align="l" + "r" * len(used))
+    return f"{legend}\n\n{body.replace('–', ' ')}"
+
+
+def mark(fault, check):
+    """Filled for the check that is meant to catch the fault."""
+    return "●" if check == fault["expected"] else "○"
+
+
+def models_table(evidence):
+    """The models that were measured."""
+    rows = [
+        [model["name"], model["kind"], f"{model['parameters']:,}", model["description"], str(model["fingerprint"])[:12]]
+        for model in evidence["models"]
+    ]
+    return table(["model", "kind", "parameters", "what it is", "fingerprint"], rows, align="llrll")
+
+
+def not_run_table(evidence):
+    """What did not run and why: named, never green by omission."""
+    rows = [
+        (f"{result['check']} on {result['model']}", result["reason"])
+        for result in evidence["results"]
+        if result["status"] == "not run"
+    ]
+    rows += [(entry["what"], entry["reason"]) for entry in evidence.get("not_run", [])]
+    return table(["not run", "reason"], rows) if rows else "Everything ran.\n"
+
+
+def manifest_tables(manifest):
+    """The provenance of the run: single values in one table, each group of values in its own."""
+    single = {name: value for name, value in manifest.items() if not is_nested(value)}
+    parts = [table(["property", "value"], list(single.items()))]
+    for name, value in manifest.items():
+        if is_nested(value):
+            parts.append(f"**{cell(name)}**\n\n{nested_table(value)}")
+    return "\n".join(parts)
+
+
+def is_nested(value):
+    """Whether a value of the manifest needs a table of its own."""
+    return bool(value) and (isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict)))
+
+
+def nested_table(value):
+    """A table of a list of records, or of a dictionary whose own dictionaries are written with dots."""
+    if isinstance(value, list):
+        header = unique(name for record in value for name in record)
+        return table(header, [[record.get(name) for name in header] for record in value])
+    return table(["property", "value"], flatten(value))
+
+
+def flatten(value, prefix=""):
+    """Pairs of dotted name and value.
+
+    Example:
+        >>> flatten({"a": {"b": 1}, "c": 2})
+        [('a.b', 1), ('c', 2)]
+    """
+    pairs = []
+    for name, item in value.items():
+        pairs += flatten(item, f"{prefix}{name}.") if isinstance(item, dict) and item else [(f"{prefix}{name}", item)]
+    return pairs
+
+
+def notebooks_table(comparisons):
+    """The notebooks that were executed twice."""
+    rows = [
+        [c.name, c.num_cells, "identical" if c.identical else "different", c.sha256[:12], c.seconds / 2]
+        for c in comparisons
+    ]
+    header = ["notebook", "cells", "two executions", "SHA-256", "seconds each"]
+    return table(header, rows, align="lrllr")
+
+
+def controls_table(controls):
+    """The planted notebooks, and what the comparison said about them."""
+    rows = [[c.name, "as it must be" if c.passed else "wrong", c.said.splitlines()[0]] for c in controls]
+    return table(["planted notebook", "judged", "first line of the judgement"], rows)
+
+
+def substitutions(evidence, counts, comparisons):
+    """Numbers for the prose of the pages, as in ``{{ num_faults }}``."""
+    ran = [result for result in evidence["results"] if result["status"] != "not run"]
+    return {
+        "num_checks": len(unique(result["check"] for result in ran)),
+        "num_results": len(ran),
+        "num_passed": counts["checks"][0],
+        "num_failed": counts["checks"][1],
+        "num_not_run": counts["checks"][2],
+        "num_compared": f"{sum(result['compared'] for result in ran):,}",
+        "num_models": len(unique(result["model"] for result in ran)),
+        "num_faults": len(evidence["faults"]),
+        "num_faults_caught": counts["faults"][0],
+        "num_notebooks": len(comparisons),
+        "num_notebooks_identical": sum(comparison.identical for comparison in comparisons),
+    }
+
+
+def write_tables(folder, evidence, manifest, comparisons, controls):
+    """Write every table into `folder`, one file each, named as the pages include them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "laws": laws_table(evidence),
+        "results": results_by_check(evidence),
+        "faults": faults_table(evidence),
+        "fault_matrix": fault_matrix(evidence),
+        "models": models_table(evidence),
+        "not_run": not_run_table(evidence),
+        "manifest": manifest_tables(manifest),
+        "notebooks": notebooks_table(comparisons),
+        "controls": controls_table(controls),
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    return sorted(texts)

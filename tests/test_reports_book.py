@@ -1,0 +1,144 @@
+"""The book is built without warnings and loads nothing from other machines; `python -m reports` ends with a verdict."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reports import __main__ as program
+from reports import book
+
+from .test_reports_evidence import GOOD, changed, write
+from .test_reports_notebooks import write as write_notebook
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = """\
+# Laws
+
+{{ num_faults }} wrong implementations, $x^2$.
+
+```{include} generated/faults.md
+```
+"""
+
+
+def small_book(folder, page=PAGE):
+    """A book with the configuration of the real one, one page and one notebook."""
+    (folder / "notebooks").mkdir(parents=True)
+    (folder / "_ext").symlink_to(ROOT / "book" / "_ext")
+    (folder / "_config.yml").write_text((ROOT / "book" / "_config.yml").read_text())
+    (folder / "_toc.yml").write_text("format: jb-book\nroot: laws\nchapters:\n- file: notebooks/first\n")
+    (folder / "laws.md").write_text(page)
+    source = write_notebook(folder / "notebooks" / "first.md", "print(1.5)")
+    source.write_text(source.read_text().replace("---\n\n", "---\n\n# First\n\n", 1))
+    return folder
+
+
+def test_everything_from_evidence_to_pages(tmp_path, capsys, monkeypatch):
+    one = {"random-number": program.controls.CONTROLS["random-number"]}  # all of them run in test_reports_notebooks.py
+    monkeypatch.setattr(program.controls, "CONTROLS", one)
+    options = ["--evidence", str(write(tmp_path / "evidence")), "--book", str(small_book(tmp_path / "book"))]
+    assert program.main([*options, "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    # 1 check, 1 fault, the verdicts, 1 notebook, 2 planted ones, the book; 2 things named as not run
+    assert said.endswith("7 passed, 0 failed, 2 skipped\n")
+    assert "not run: GPU: no CUDA device" in said
+    html = tmp_path / "out" / "pages" / "html"
+    laws = (html / "laws.html").read_text()
+    assert "1 wrong implementations" in laws
+    assert "o_by_rows" in laws
+    assert 'src="_static/mathjax/tex-svg.js"' in laws
+    assert (html / "_static" / "mathjax" / "tex-svg.js").stat().st_size > 1_000_000
+    assert "1.5" in (html / "notebooks" / "first.html").read_text()
+
+
+def test_warning_of_the_build_fails_it(tmp_path):
+    pages = small_book(tmp_path / "book", "# Laws\n\n[nowhere](missing.md)\n")
+    (tmp_path / "executed").mkdir()
+    (pages / "notebooks" / "first.md").unlink()
+    (pages / "_toc.yml").write_text("format: jb-book\nroot: laws\n")
+    book.assemble(pages, tmp_path / "executed", tmp_path / "sources", {})
+    built = book.build(tmp_path / "sources", tmp_path / "pages")
+    assert "missing.md" in built.problems[0]
+
+
+def test_missing_evidence_ends_with_its_own_status(tmp_path, capsys):
+    assert program.main(["--evidence", str(tmp_path)]) == 3
+    assert "Run `python -m validation` first" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("counts", "audited", "num_comparisons", "status", "last"),
+    [
+        ({"checks": (5, 0, 1), "faults": (2, 0, 0)}, [], 1, 0, "11 passed, 0 failed, 1 skipped"),
+        ({"checks": (5, 1, 1), "faults": (2, 0, 0)}, [], 1, 1, "11 passed, 1 failed, 1 skipped"),
+        ({"checks": (5, 0, 1), "faults": (2, 1, 0)}, [], 1, 1, "11 passed, 1 failed, 1 skipped"),
+        ({"checks": (5, 0, 1), "faults": (2, 0, 0)}, ["wrong"], 1, 1, "10 passed, 1 failed, 1 skipped"),
+        ({"checks": (0, 0, 9), "faults": (2, 0, 0)}, [], 1, 1, "6 passed, 0 failed, 9 skipped"),
+        ({"checks": (5, 0, 1), "faults": (2, 0, 0)}, [], 0, 1, "10 passed, 0 failed, 1 skipped"),
+    ],
+)
+def test_exit_status_follows_the_table(counts, audited, num_comparisons, status, last, capsys):
+    built = book.Book(Path("index.html"), 3, ())
+    same = program.notebooks.Comparison("one", "text", (), "", 1, 1.0)
+    planted = [program.controls.Control("random-number", True, "first difference")]
+    assert program.summarise(counts, audited, [same] * num_comparisons, planted, built) == status
+    assert capsys.readouterr().out.splitlines()[-1] == last
+
+
+def test_failed_build_different_notebook_and_blind_control_fail_the_run(capsys):
+    counts = {"checks": (5, 0, 0), "faults": (2, 0, 0)}
+    same = program.notebooks.Comparison("one", "text", (), "", 1, 1.0)
+    other = program.notebooks.Comparison("two", "text", (), "first difference", 1, 1.0)
+    control, blind = (program.controls.Control("random-number", passed, "") for passed in (True, False))
+    good, broken = (book.Book(Path("index.html"), 3, problems) for problems in ((), ("a warning",)))
+    assert program.summarise(counts, [], [same], [control], good) == 0
+    assert program.summarise(counts, [], [same, other], [control], good) == 1
+    assert program.summarise(counts, [], [same], [control, blind], good) == 1
+    assert program.summarise(counts, [], [same], [control], broken) == 1
+    assert capsys.readouterr().out.count("1 failed") == 3
+
+
+def test_everything_that_did_not_pass_is_named(capsys):
+    found = changed("results", status="failed", reason="error 2 exceeds 1")
+    found["faults"][0]["status"] = "missed"
+    program.name_outcomes(found)
+    assert capsys.readouterr().out.splitlines() == [
+        "failed: marginal_identity on llama: error 2 exceeds 1",
+        "not run: gauge on bert: q/k norms | <none>",
+        "missed: fault o_by_rows was not caught by relabelling",
+        "not run: GPU: no CUDA device",
+    ]
+    program.name_outcomes({**GOOD, "results": [], "not_run": []})
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "num_found"),
+    [
+        ('<script src="https://cdn.example/mathjax.js"></script>', 1),
+        ('<script src="//cdn.example/mathjax.js"></script>', 1),
+        ('<LINK REL="stylesheet" HREF="HTTP://cdn.example/a.css">', 1),
+        ('<link href="https://cdn.example/a.css">', 1),
+        ('<img src="https://example.org/a.png"><iframe src="https://example.org"></iframe>', 2),
+        ('<a href="https://example.org">a link</a>', 0),
+        ('<link rel="canonical" href="https://example.org">', 0),
+        ('<script src="_static/mathjax/tex-svg.js"></script>', 0),
+    ],
+)
+def test_remote_resource_is_found(tmp_path, text, num_found):
+    (tmp_path / "page.html").write_text(f"<html>{text}</html>")
+    assert len(book.remote_resources(tmp_path)) == num_found
+
+
+def test_remote_resource_in_a_style_sheet_is_found(tmp_path):
+    (tmp_path / "a.css").write_text("@import 'https://example.org/b.css'; b { background: url(//example.org/c.png) }")
+    (tmp_path / "local.css").write_text("b { background: url(c.png) }")
+    assert len(book.remote_resources(tmp_path)) == 2
+
+
+def test_contents_name_only_pages_and_notebooks():
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    files = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    assert len(files) == len(set(files)) >= 9
+    assert sum(file.startswith("notebooks/") for file in files) >= 4

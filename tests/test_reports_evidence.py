@@ -1,0 +1,135 @@
+"""Evidence is read, and verdicts that do not follow from their numbers are found."""
+
+import copy
+import json
+
+import pytest
+
+from reports import evidence
+
+GOOD = {
+    "format": "qkov-evidence-1",
+    "results": [
+        {
+            "check": "marginal_identity",
+            "model": "llama",
+            "status": "passed",
+            "error": 1e-9,
+            "bound": 1e-6,
+            "compared": 1234,
+            "seconds": 0.5,
+            "reason": "",
+        },
+        {
+            "check": "gauge",
+            "model": "bert",
+            "status": "not run",
+            "error": None,
+            "bound": None,
+            "compared": 0,
+            "seconds": 0.0,
+            "reason": "q/k norms | <none>",
+        },
+    ],
+    "faults": [
+        {
+            "fault": "o_by_rows",
+            "area": "slicing",
+            "description": "slices O by rows",
+            "expected": "relabelling",
+            "caught_by": ["relabelling", "marginal_identity"],
+            "ratio": 1e5,
+            "status": "caught",
+            "seconds": 1.0,
+        }
+    ],
+    "models": [
+        {
+            "name": "llama",
+            "kind": "synthetic",
+            "parameters": 12345,
+            "description": "two layers",
+            "fingerprint": "0123456789abcdef",
+            "notes": "",
+        }
+    ],
+    "not_run": [{"what": "GPU", "reason": "no CUDA device"}],
+    "summary": {},
+}
+MANIFEST = {"commit": "abc", "threads": {"OMP_NUM_THREADS": "1"}, "arrays": [{"name": "Q", "shape": [2, 3]}]}
+
+
+def write(folder, found=GOOD, manifest=MANIFEST):
+    """Write evidence the way the validation does; other test files use this too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "evidence.json").write_text(json.dumps(found))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def changed(part, **values):
+    """A copy of the good evidence with one entry changed."""
+    found = copy.deepcopy(GOOD)
+    found[part][0].update(values)
+    return found
+
+
+def test_written_evidence_is_read_back(tmp_path):
+    assert evidence.load_evidence(write(tmp_path)) == (GOOD, MANIFEST)
+
+
+def test_missing_evidence_names_the_command(tmp_path):
+    with pytest.raises(evidence.EvidenceError, match=r"evidence\.json does not exist. Run `python -m validation`"):
+        evidence.load_evidence(tmp_path)
+
+
+def test_truncated_evidence_is_refused(tmp_path):
+    write(tmp_path)
+    (tmp_path / "evidence.json").write_text('{"format": ')
+    with pytest.raises(evidence.EvidenceError, match="is not JSON"):
+        evidence.load_evidence(tmp_path)
+
+
+def test_other_format_is_refused(tmp_path):
+    with pytest.raises(evidence.EvidenceError, match="has format 'other'; expected 'qkov-evidence-1'"):
+        evidence.load_evidence(write(tmp_path, {"format": "other"}))
+
+
+def test_good_evidence_has_nothing_to_object():
+    assert evidence.audit(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "complaint"),
+    [
+        (changed("results", error=2e-6), "exceeds its bound"),
+        (changed("results", error=float("nan")), "its error is nan"),
+        (changed("results", error=float("inf"), bound=float("inf")), "its error is inf"),
+        (changed("results", error=None), "its error is None"),
+        (changed("results", bound=None), "its bound None"),
+        (changed("results", bound=float("nan")), "exceeds its bound"),
+        (changed("results", compared=0), "nothing was compared"),
+        (changed("results", status="failed"), "nothing ran"),
+        (changed("faults", caught_by=["marginal_identity"]), "not by relabelling"),
+        (changed("faults", ratio=9.0), "by 9 times the bound only"),
+        (changed("faults", ratio=float("nan")), "by nan times the bound only"),
+        ({**GOOD, "faults": []}, "no fault was planted"),
+        ({**GOOD, "results": []}, "nothing ran"),
+    ],
+)
+def test_verdict_that_its_numbers_do_not_carry_is_found(found, complaint):
+    complaints = evidence.audit(found)
+    assert len(complaints) == 1
+    assert complaint in complaints[0]
+
+
+def test_failed_results_are_counted_not_objected_to():
+    found = copy.deepcopy(GOOD)
+    found["results"].append({**GOOD["results"][0], "status": "failed", "error": 1.0})
+    found["faults"].append({**GOOD["faults"][0], "status": "missed", "caught_by": [], "ratio": 0.1})
+    assert evidence.audit(found) == []
+    assert evidence.count(found) == {"checks": (1, 1, 2), "faults": (1, 1, 0)}
+
+
+def test_unknown_status_counts_as_failed():
+    assert evidence.count(changed("results", status="fine"))["checks"] == (0, 1, 2)

@@ -1,0 +1,109 @@
+"""Tables show what the evidence holds, escaped, and nothing else."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reports import tables
+from reports.controls import Control
+from reports.notebooks import Comparison
+
+from .test_reports_evidence import GOOD, MANIFEST, changed
+
+
+def cells(line):
+    """Split a row of a Markdown table at its unescaped bars."""
+    return [part.strip() for part in line.replace("\\|", "\0").strip().strip("|").split("|")]
+
+
+def rows(text):
+    """Body rows of a Markdown table."""
+    return [cells(line) for line in text.splitlines()[2:]]
+
+
+def test_laws_table_shows_the_worst_model_of_each_check():
+    found = changed("results")
+    found["results"].append({**found["results"][0], "model": "opt", "error": 5e-7})
+    by_check = {row[0]: row for row in rows(tables.laws_table(found))}
+    assert by_check["marginal\\_identity"] == [
+        "marginal\\_identity", "2", "0", "0", "5.0e-07", "1.0e-06", "opt", "2,468",
+    ]  # fmt: skip
+    assert by_check["gauge"][1:6] == ["0", "0", "1", "–", "–"]
+
+
+def test_result_without_a_number_ranks_worst():
+    found = changed("results", status="failed", error=math.nan)
+    found["results"].append({**GOOD["results"][0], "model": "opt", "error": 5e-7})
+    assert rows(tables.laws_table(found))[0][4:7] == ["nan", "1.0e-06", "llama"]
+    assert tables.share_of_bound({"error": 0.0, "bound": 0.0}) == 0
+    assert tables.share_of_bound({"error": 1e-30, "bound": 0.0}) == math.inf
+
+
+def test_every_result_and_its_reason_is_listed():
+    text = tables.results_by_check(GOOD)
+    assert text.count(":::{dropdown}") == 2
+    assert "q/k norms \\| \\<none\\>" in text
+
+
+def test_matrix_marks_the_intended_check_apart_from_others():
+    lines = tables.fault_matrix(GOOD).splitlines()
+    assert lines[:2] == ["1. marginal\\_identity", "2. relabelling"]
+    assert cells(lines[-1]) == ["o\\_by\\_rows", "○", "●"]
+
+
+def test_faults_and_models_are_listed():
+    assert rows(tables.faults_table(GOOD)) == [
+        ["o\\_by\\_rows", "slicing", "slices O by rows", "relabelling", "1.0e+05", "caught"]
+    ]
+    assert rows(tables.models_table(GOOD)) == [["llama", "synthetic", "12,345", "two layers", "0123456789ab"]]
+
+
+def test_what_did_not_run_is_named_with_its_reason():
+    assert [row[0] for row in rows(tables.not_run_table(GOOD))] == ["gauge on bert", "GPU"]
+    everything = {"results": GOOD["results"][:1], "not_run": []}
+    assert tables.not_run_table(everything) == "Everything ran.\n"
+
+
+def test_manifest_shows_nested_values_in_tables_of_their_own():
+    text = tables.manifest_tables(MANIFEST)
+    assert "| commit | abc |" in text
+    assert "**threads**" in text
+    assert "| OMP\\_NUM\\_THREADS | 1 |" in text
+    assert "| name | shape |" in text
+    assert "| Q | 2, 3 |" in text
+
+
+def test_numbers_for_the_prose_come_from_the_evidence():
+    comparison = Comparison("first", "text", (), "", 3, 4.0)
+    counts = {"checks": (1, 0, 2), "faults": (1, 0, 0)}
+    numbers = tables.substitutions(GOOD, counts, [comparison])
+    assert numbers["num_checks"] == 1
+    assert numbers["num_not_run"] == 2
+    assert numbers["num_compared"] == "1,234"
+    assert numbers["num_notebooks_identical"] == 1
+
+
+def test_notebooks_and_controls_are_listed():
+    same, other = Comparison("one", "text", (), "", 3, 4.0), Comparison("two", "text", (), "first difference", 3, 4.0)
+    assert [row[2] for row in rows(tables.notebooks_table([same, other]))] == ["identical", "different"]
+    text = tables.controls_table([Control("random", True, "first difference\nmore"), Control("clean", False, "x")])
+    assert [row[1] for row in rows(text)] == ["as it must be", "wrong"]
+
+
+def test_every_table_is_written(tmp_path):
+    names = tables.write_tables(tmp_path / "generated", GOOD, MANIFEST, [], [])
+    assert sorted(path.stem for path in (tmp_path / "generated").iterdir()) == names
+
+
+@given(st.text())
+def test_no_text_can_leave_its_cell(text):
+    row = tables.table(["a", "b"], [[text, 1]]).splitlines()
+    assert len(row) == 3
+    assert len(cells(row[2].replace("\\\\", ""))) == 2
+
+
+@given(st.floats())
+def test_numbers_keep_two_digits(value):
+    shown = float(tables.number(value))
+    assert math.isnan(shown) if math.isnan(value) else math.isclose(shown, value, rel_tol=0.06)
