@@ -17,11 +17,11 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
-    ("errors", "geometry", "formula", "fisher", "reproducibility"),
-    ("locate", "losses", "reference"),
+    ("errors", "reproducibility", "geometry", "formula", "fisher"),
+    ("packings", "locate", "losses", "samples", "reference"),
     ("layout",),
-    ("gradients",),
-    ("collector", "plots", "heatmap"),
+    ("gradients", "scoring"),
+    ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap"),
     ("interference",),
     ("checks",),
     ("cli", "__main__"),
@@ -105,7 +105,7 @@ def test_modules_of_qkov_import_only_lower_modules(path):
         ("formula", "from .collector import FisherCollector", "qkov"),
         ("formula", "def late():\n    import qkov.heatmap", "qkov"),
         ("checks", "from .. import cli", "qkov.checks"),
-        ("geometry", "from . import formula", "qkov"),
+        ("geometry", "from . import layout", "qkov"),
         ("interference", "from qkov import check_model", "qkov"),
     ],
 )
