@@ -109,7 +109,8 @@ def build(sources, destination):
     if built.exists():
         shutil.move(built, html)
     problems = [] if done.returncode == 0 else [explain(done)]
-    pages = [path for path in html.rglob("*.html") if path.relative_to(html).as_posix() not in MADE_BY_SPHINX]
+    names = [path.relative_to(html).as_posix() for path in html.rglob("*.html")]
+    pages = [name for name in names if name not in MADE_BY_SPHINX and not name.startswith("_static/")]
     if not pages:
         problems.append("the book has no page")
     problems += remote_resources(html)

@@ -43,6 +43,7 @@ def test_everything_from_evidence_to_pages(tmp_path, capsys, monkeypatch):
     # 1 check, 1 fault, the verdicts, 1 notebook, 2 planted ones, the book; 2 things named as not run
     assert said.endswith("7 passed, 0 failed, 2 skipped\n")
     assert "not run: GPU: no CUDA device" in said
+    assert "book: 2 pages" in said
     html = tmp_path / "out" / "pages" / "html"
     laws = (html / "laws.html").read_text()
     assert "1 wrong implementations" in laws
