@@ -19,9 +19,11 @@ _HOME = {
     "QKOVInterferenceMetric": "interference",
     "Heatmap": "heatmap",
     "load_heatmap": "heatmap",
+    # the laws, on your own model
+    "check_model": "checks",
 }
 _MODULES = (
-    "errors", "fisher", "formula", "geometry", "gradients", "layout", "locate", "losses", "reference", "reproducibility",
+    "checks", "errors", "fisher", "formula", "geometry", "gradients", "layout", "locate", "losses", "reference", "reproducibility",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME]

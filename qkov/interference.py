@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import errors, fisher, formula, heatmap, meaning, reproducibility, scoring
 from .geometry import BLOCKS, checked_index
@@ -137,7 +137,9 @@ class QKOVInterferenceMetric:
         layouts, heads = self._selection(layers, heads)
         members_a = self.collector.samples(task_a)
         if not members_a:
-            raise errors.EmptyTaskError(f"task A, {task_a!r}, has no samples; its Fisher is not defined. Collect it first.")
+            raise errors.EmptyTaskError(
+                f"task A, {task_a!r}, has no samples; its Fisher is not defined. Collect it first."
+            )
         members_b = self.collector.samples(task_b) if task_b in self.collector.tasks else ()
         rows_a, rows_b = (range(_limit(len(members), max_samples_per_task)) for members in (members_a, members_b))
         frame = _Frame(layouts, heads, len(rows_a), len(rows_b))
@@ -200,10 +202,15 @@ class QKOVInterferenceMetric:
         layouts = [self.config.layer(layer) for layer in layers]
         most = max(layout.num_heads for layout in layouts) if layouts else 0
         heads = range(most) if heads is None else _as_list(heads)
+        for name, chosen in (("layers", layers), ("heads", heads)):
+            if len(set(chosen)) != len(chosen):
+                raise errors.OptionError(f"{name} is {chosen}; expected each number once.")
         return layouts, [checked_index(head, most, "head") for head in heads]
 
     def _fill(self, frame, side_a, side_b, progress):
-        with tqdm(total=frame.num_slices, desc="score", unit=" slices", disable=not progress, delay=2) as bar:
+        # Where disable is not given, TQDM_DISABLE in the environment still acts.
+        hidden = {} if progress else {"disable": True}
+        with tqdm(total=frame.num_slices, desc="score", unit=" slices", delay=2, **hidden) as bar:
             for place, layout in enumerate(frame.layouts):
                 for projection in layout.projections:
                     for column, unit in frame.units(layout, projection.block):
@@ -316,8 +323,10 @@ def _device(name):
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise errors.OptionError(f"computation_device={name!r} is not known; expected 'cpu', 'cuda', 'auto'.") from error
+    except (RuntimeError, TypeError) as error:
+        raise errors.OptionError(
+            f"computation_device={name!r} is not known; expected 'cpu', 'cuda', 'auto'."
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise errors.OptionError("computation_device='cuda', but torch finds no CUDA device. Use 'cpu' or 'auto'.")
     return str(device)

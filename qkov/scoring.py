@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from . import fisher, formula, gradients
-from .errors import OptionError
+from .errors import NonFiniteError, OptionError
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,23 @@ def score_slice(side_a, side_b, layout, projection, unit, options):
         chosen, damped_a, damped_b = _denominators(fishers, means, options)
         left = formula.left_factor(options.variant, grad_a[side_a.rows], h_a[side_a.rows], damped_a)
         right = formula.right_factor(
-            options.variant, grad_b[side_b.rows], h_b[side_b.rows], damped_b, side_b.tokens[side_b.rows], options.normalize_gj
+            options.variant,
+            grad_b[side_b.rows],
+            h_b[side_b.rows],
+            damped_b,
+            side_b.tokens[side_b.rows],
+            options.normalize_gj,
         )
         total += formula.pair_scores(left, right).double().cpu()
         spectrum.append(chosen.expand(grad_a.shape[1]).cpu())
         denominators.append(damped_a.expand(grad_a.shape[1]).cpu())
     if _is_dead(means, options):
         total.zero_()  # 0 / 0 by definition 0: without any gradient of the Fisher's owner there is nothing to weigh
+    if not torch.isfinite(total).all():
+        raise NonFiniteError(
+            f"scores of layer {layout.layer}, block {projection.block}, slice {unit} are NaN or infinite: gradients or their "
+            f"squares leave the range of {grad_a.dtype}. Scale the loss down, or collect in float64."
+        )
     size = num_parameters(projection, options)
     epsilon = formula.SEED_EPSILON if options.epsilon is None else options.epsilon
     health = fisher.slice_health(torch.cat(spectrum), torch.cat(denominators), epsilon)
@@ -162,7 +172,11 @@ def _pair_tiles(side_a, side_b, projection, unit, options):
 def _denominators(fishers, means, options):
     def damp(values, mean):
         return formula.damp(
-            values, mean, ridge_lambda_rel=options.ridge_lambda_rel, epsilon=options.epsilon, ridge_lambda=options.ridge_lambda
+            values,
+            mean,
+            ridge_lambda_rel=options.ridge_lambda_rel,
+            epsilon=options.epsilon,
+            ridge_lambda=options.ridge_lambda,
         )
 
     fisher_a, fisher_b = fishers

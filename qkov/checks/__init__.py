@@ -1,0 +1,76 @@
+"""The laws of the metric as functions that measure: on our models, in our tests, in the notebooks, and on yours.
+
+Every ``check_<law>(case)`` returns a ``Measurement(error, bound, compared)``, or ``NotRun`` with the reason. One registry
+feeds ``check_model``, the pytest decorator and the validation suite, so that they cannot differ.
+"""
+
+from . import collection_laws, fisher_laws, layout_laws, result_laws, score_laws
+from .case import Case
+from .measurement import BOUNDS, Measurement, NotRun
+from .registry import CHECKS, CheckResult, run_check
+
+__all__ = [
+    "BOUNDS", "CHECKS", "Case", "CheckResult", "Measurement", "NotRun", "check_model", "parametrize_with_checks", "run_check",
+]  # fmt: skip
+
+for _module in (collection_laws, fisher_laws, score_laws, layout_laws, result_laws):
+    globals().update({f"check_{name}": law for name, law in CHECKS.items() if law.__module__ == _module.__name__})
+
+
+def check_model(model, batch_a, batch_b, *, loss_fn=None, twin=None, checks=None, name="model", progress=True):
+    """Measure the laws on your own model.
+
+    Every law collects and scores anew, some of them dozens of times, and the reference runs one sample at a time in
+    float64: give a handful of short samples. The model is left as it was.
+
+    Args:
+        model: A model whose layout is known. batch_a, batch_b: Small batches, as for ``collect_fisher``.
+        loss_fn: As for ``collect_fisher``. twin: Optional ``twin(model)`` with one K and V per query head.
+        checks: Names from ``CHECKS``; default all. name: For the report. progress: Show a bar on long work.
+
+    Returns:
+        A list of ``CheckResult``; ``status`` is "passed", "failed" or "not run" with a reason.
+
+    Raises:
+        OptionError: If a name is not a check.
+
+    Example:
+        >>> import torch, transformers, qkov
+        >>> config = transformers.LlamaConfig(
+        ...     vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4,
+        ...     num_key_value_heads=2)
+        >>> model = transformers.LlamaForCausalLM(config).double()
+        >>> batch = {"input_ids": torch.arange(40).reshape(5, 8)}
+        >>> [result.status for result in qkov.check_model(model, batch, batch, checks=["ids", "head_additivity"])]
+        ['passed', 'passed']
+    """
+    from tqdm.auto import tqdm
+
+    from ..errors import OptionError
+
+    names = list(CHECKS) if checks is None else list(checks)
+    unknown = [one for one in names if one not in CHECKS]
+    if unknown:
+        raise OptionError(f"checks {unknown} are not known; expected names from {sorted(CHECKS)}.")
+    case = Case(name, model, batch_a, batch_b, loss_fn, twin)
+    return [run_check(one, case) for one in tqdm(names, desc="check", disable=not progress, delay=2)]
+
+
+def parametrize_with_checks(cases, checks=None):
+    """Parametrise a pytest test over cases and checks, as ``(case, check)``.
+
+    A case is a ``Case`` or a function that builds one, called when its tests run::
+
+        @parametrize_with_checks([Case("mine", model, batch_a, batch_b)])
+        def test_laws(case, check):
+            assert run_check(check, case).status != "failed"
+    """
+    import pytest
+
+    names = list(CHECKS) if checks is None else list(checks)
+    pairs = [
+        pytest.param(case, name, id=f"{getattr(case, 'name', getattr(case, '__name__', 'case'))}-{name}")
+        for case in cases
+        for name in names
+    ]
+    return pytest.mark.parametrize(("case", "check"), pairs)

@@ -1,0 +1,122 @@
+"""What a check is run on: a model, two batches, its loss, and the few operations that every check needs."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from .. import collector, gradients, interference, layout, losses, reference, reproducibility
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A model with two small batches.
+
+    Attributes:
+        name: For reports.
+        model: The model under test; every check leaves it as it was.
+        batch_a, batch_b: Mappings of tensors with leading axis N.
+        loss_fn: As for ``FisherCollector.collect_fisher``; None is causal language modelling.
+        twin: ``twin(model)`` builds the same function with one K and V per query head, where somebody wrote it.
+    """
+
+    name: str
+    model: torch.nn.Module
+    batch_a: Mapping
+    batch_b: Mapping
+    loss_fn: Callable | None = None
+    twin: Callable | None = None
+    _references: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def config(self):
+        """The model's layout, read anew."""
+        return layout.QKOVConfig.from_model(self.model)
+
+    @functools.cached_property
+    def precision(self):
+        """In which precision the model computes: "exact", "mixed" or "single"; see ``measurement.BOUNDS``."""
+        if next(self.model.parameters()).dtype != torch.float64:
+            return "single"
+        attention = getattr(getattr(self.model, "config", None), "_attn_implementation", None)
+        return "mixed" if attention == "eager" else "exact"
+
+    def collect(self, *, model=None, batch_a=None, batch_b=None, loss_a=None, loss_b=None, **options):
+        """Collect both tasks, "a" and "b", into a fresh collector."""
+        model = self.model if model is None else model
+        held = collector.FisherCollector()
+        for task, batch, loss in (
+            ("a", self.batch_a if batch_a is None else batch_a, loss_a or self.loss_fn),
+            ("b", self.batch_b if batch_b is None else batch_b, loss_b or self.loss_fn),
+        ):
+            held.collect_fisher(model, batch, task, loss_fn=loss, progress=False, **options)
+        return held
+
+    def metric(self, held, **options):
+        """A metric on a collector, summing over slices unless told otherwise."""
+        options = {"aggregate": "sum", "min_samples_for_fisher": 1, **options}
+        return interference.QKOVInterferenceMetric(held.config, held, **options)
+
+    def heatmap(self, held, *, layers=None, **options):
+        """All scores on a collector."""
+        return self.metric(held, **options).compute_heatmap("a", "b", layers=layers, progress=False)
+
+    def reference(self, task):
+        """Per-sample gradients by the slow reference, ``(grads, tokens)``; computed once per state of the weights."""
+        key = (task, reproducibility.model_fingerprint(self.model))
+        if key not in self._references:
+            batch = self.batch_a if task == "a" else self.batch_b
+            self._references[key] = reference.sample_gradients(self.model, batch, self.loss_fn)
+        return self._references[key]
+
+    def layouts(self):
+        """The layers on which per-head experiments are made: the first and the last."""
+        every = self.config.layers
+        return every if len(every) < 3 else (every[0], every[-1])
+
+    def behaviour(self, batch):
+        """What the model computes: losses and the output of every output projection, for comparing functions."""
+        outputs = []
+        modules = dict(self.model.named_modules())
+        handles = [
+            modules[one.projection("O").module_name].register_forward_hook(lambda _m, _a, out: outputs.append(out))
+            for one in self.config.layers
+        ]
+        try:
+            with torch.no_grad(), gradients.evaluation(self.model):
+                result = (self.loss_fn or losses.causal_lm_loss)(self.model, batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [result[0] if isinstance(result, tuple) else result, *outputs]
+
+
+def some(units, most=4):
+    """Choose at most ``most`` of ``range(units)``: the first, the last and those next to them."""
+    chosen = [0, units - 1, 1, units - 2]
+    return sorted({one for one in chosen[:most] if 0 <= one < units})
+
+
+def take(batch, rows):
+    """Return some samples of a batch."""
+    return {
+        name: value[rows] if isinstance(value, torch.Tensor) and value.ndim else value for name, value in batch.items()
+    }
+
+
+def num_samples(batch):
+    """Return the number of samples of a batch."""
+    return next(len(value) for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim)
+
+
+def scaled_loss(loss_fn, factor):
+    """Return the loss function times a constant."""
+
+    def scaled(model, batch):
+        result = (loss_fn or losses.causal_lm_loss)(model, batch)
+        if isinstance(result, tuple):
+            return result[0] * factor, result[1]
+        return result * factor
+
+    return scaled

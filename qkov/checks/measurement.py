@@ -1,0 +1,111 @@
+"""What a check returns, how far apart two arrays are, and the table of bounds with their reasons.
+
+A check measures an error against a bound and counts the numbers it compared. It passes when the error is at most the
+bound and something was compared; a NaN is an infinite error.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The error that a check found, the bound that it must keep, and how many numbers were compared."""
+
+    error: float
+    bound: float
+    compared: int
+
+    @property
+    def passed(self):
+        """Whether the law held and was really tried."""
+        return self.compared > 0 and not math.isnan(self.error) and self.error <= self.bound
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """A check that cannot be tried on a case, and why; it counts as not run, never as passed."""
+
+    reason: str
+
+
+# Bounds by the precision in which the model computes:
+#   exact   float64 throughout
+#   mixed   float64 weights, but the library's eager attention takes its softmax in float32 (relative rounding 6e-8)
+#   single  float32; sums over tokens and layers amplify its rounding of 6e-8
+BOUNDS = {
+    # name: (exact, mixed, single), reason
+    "gradient": ((1e-11, 1e-6, 1e-5), "rounding of one backward pass, relative to the largest entry of the parameter"),
+    "token sum": ((1e-6, 1e-6, 1e-5), "norms and rotary angles of the library are float32 even in a float64 model"),
+    "contribution": ((2e-11, 2e-6, 2e-5), "squares double the relative error of gradients"),
+    "score": (
+        (1e-10, 1e-5, 1e-4),
+        "ratios of squares of gradients, summed over a slice; relative to the block's largest",
+    ),
+    "foreign fisher": (
+        (1e-10, 1e-5, 2e-3),
+        "as score, but B's own Fisher is known to few digits where A's gradient is large",
+    ),
+    "fisher": ((1e-10, 1e-5, 1e-4), "means of squares of gradients"),
+    "function": ((1e-11, 1e-5, 1e-4), "the same function of the input, summed in another order"),
+    "ablated": ((1e-12, 1e-6, 1e-6), "exactly zero, or rounding noise far below the intact gradient"),
+    "scaled": ((1e-12, 1e-5, 1e-5), "a factor of 2 is exact in floating point; only smallest normal numbers differ"),
+    "identity": ((1e-12, 1e-12, 1e-6), "an identity in exact arithmetic, evaluated in the precision of the gradients"),
+    "same": ((0.0, 0.0, 0.0), "the same bits"),
+}
+
+
+def bound(name, precision):
+    """Return the bound of a kind of comparison for a case's precision, "exact", "mixed" or "single"."""
+    return BOUNDS[name][0][("exact", "mixed", "single").index(precision)]
+
+
+class Comparison:
+    """Collect the largest error of many comparisons and the number of values compared."""
+
+    def __init__(self):
+        self.error, self.compared = 0.0, 0
+
+    def near(self, found, expected, scale=None):
+        """Compare arrays: the largest deviation, relative to ``scale`` (default: the largest expected magnitude)."""
+        found, expected = as_array(found), as_array(expected)
+        if found.shape != expected.shape:
+            return self._take(math.inf, max(found.size, 1))
+        if not expected.size:
+            return None
+        scale = float(np.max(np.abs(expected))) if scale is None else float(scale)
+        deviation = float(np.max(np.abs(found - expected)))
+        return self._take(deviation / scale if scale > 0 else (math.inf if deviation > 0 else 0.0), expected.size)
+
+    def zero(self, found, scale):
+        """Compare an array with zero, relative to what it was before something was removed."""
+        found = as_array(found)
+        return self.near(found, np.zeros_like(found), scale)
+
+    def true(self, condition, count=1):
+        """Require a fact; a false one is an infinite error."""
+        return self._take(0.0 if condition else math.inf, count)
+
+    def within(self, found, low, high, slack):
+        """Require ``low <= found <= high``; the error is how far outside, relative to ``slack`` as the scale."""
+        found = as_array(found)
+        outside = np.maximum(np.maximum(low - found, found - high), 0)
+        return self.near(outside, np.zeros_like(outside), slack)
+
+    def measurement(self, limit):
+        """Close the comparison."""
+        return Measurement(self.error, limit, self.compared)
+
+    def _take(self, error, count):
+        self.error = math.inf if math.isnan(error) else max(self.error, error)
+        self.compared += count
+
+
+def as_array(values):
+    """Return a float64 array of a tensor, array or number."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().double().numpy()
+    return np.asarray(values, dtype=np.float64)

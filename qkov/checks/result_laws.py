@@ -1,0 +1,110 @@
+"""Laws of the result: true ids, averages that count a kv head once, empty tasks, files, the same bits twice."""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from .. import collector, errors, heatmap
+from .case import num_samples, some, take
+from .measurement import Comparison, bound
+from .registry import check
+
+
+@check
+def check_ids(case):
+    """Ids, not positions: shuffled string ids name the same samples in pairs, coordinates and top lists."""
+    comparison = Comparison()
+    rows = list(range(num_samples(case.batch_a)))[::-1]
+    ids_a, ids_b = [f"doc:{row}" for row in rows], [100 + 7 * row for row in range(num_samples(case.batch_b))]
+    plain = case.heatmap(case.collect())
+    held = collector.FisherCollector()
+    held.collect_fisher(
+        case.model, take(case.batch_a, rows), "a", sample_ids=ids_a, loss_fn=case.loss_fn, progress=False
+    )
+    held.collect_fisher(case.model, case.batch_b, "b", sample_ids=ids_b, loss_fn=case.loss_fn, progress=False)
+    found, metric = case.heatmap(held), case.metric(held)
+    comparison.true(found.sample_a == tuple(ids_a) and found.sample_b == tuple(ids_b))
+    layer = case.layouts()[-1]
+    place = found.layers.index(layer.layer)
+    for head in some(layer.num_heads, 2):
+        i, j = ids_a[0], ids_b[-1]
+        pair = metric.compute_sample_pair("a", i, "b", j, layer.layer, head)
+        for block in pair:
+            scale = np.abs(found.arrays[block][:, :, place]).max()
+            comparison.near(pair[block], plain[block]["scores"][rows[0], len(ids_b) - 1, place, head], scale)
+            labelled = found.data["scores"].sel(block=block, layer=layer.layer, head=head, sample_a=i, sample_b=j)
+            comparison.near(float(labelled), pair[block], scale)
+    for block in found:
+        top = found[block]["top_conflicts"][0]
+        comparison.near(top["score"], np.nanmax(plain.arrays[block]))
+        entry = metric.compute_sample_pair("a", top["sample_i"], "b", top["sample_j"], top["layer"], top["head"])[block]
+        comparison.near(entry, top["score"])
+    return comparison.measurement(bound("score", case.precision))
+
+
+@check
+def check_averages(case):
+    """Averages and tables are those of the pairs, K and V on the kv axis, and the query-head view repeats them."""
+    comparison = Comparison()
+    found = case.heatmap(case.collect(), aggregate="mean")
+    for block in found:
+        scores = found[block]["scores"]
+        comparison.near(found[block]["layer_head_avg"], scores.mean((0, 1)))
+        table = found.to_dataframe(level="slice")
+        average = table[table["block"] == block]["mean"].to_numpy()
+        comparison.near(np.sort(average), np.sort(found.arrays[block].mean((0, 1)).ravel()))
+        for place, layer in enumerate(found.layers):
+            one = case.config.layer(layer)
+            size = one.num_heads // one.num_kv_heads if block in "KV" else 1
+            comparison.near(scores[:, :, place], np.repeat(found.arrays[block][:, :, place], size, axis=-1))
+    return comparison.measurement(bound("identity", case.precision))
+
+
+@check
+def check_empty_task(case):
+    """An empty task B gives scores of shape (n_a, 0, layers, heads), zero averages, a warning, and valid=False."""
+    comparison = Comparison()
+    held = case.collect()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = case.metric(held).compute_heatmap("a", "never collected", progress=False)
+    comparison.true(any(issubclass(one.category, errors.EmptyTaskWarning) for one in caught))
+    comparison.true(found.attributes["valid"] is False)
+    shape = (num_samples(case.batch_a), 0, len(found.layers), len(found.heads))
+    for block in found:
+        comparison.true(found[block]["scores"].shape == shape)
+        comparison.true(found[block]["top_conflicts"] == [])
+        comparison.near(np.nan_to_num(found[block]["layer_head_avg"], nan=1.0), np.zeros(shape[2:]), 1.0)
+    comparison.true(case.heatmap(held).attributes["valid"] is True)
+    return comparison.measurement(bound("same", case.precision))
+
+
+@check
+def check_determinism(case):
+    """Collected and scored twice from scratch, every bit of the result is the same."""
+    comparison = Comparison()
+    first, second = (case.heatmap(case.collect(), variant="signed") for _ in range(2))
+    comparison.true(first.identical(second))
+    for block in first.arrays:
+        comparison.near(second.arrays[block], first.arrays[block])
+    return comparison.measurement(bound("same", case.precision))
+
+
+@check
+def check_file(case):
+    """A result loads as it was saved, and equal results are equal files."""
+    comparison = Comparison()
+    found = case.heatmap(case.collect())
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / name for name in ("one.safetensors", "two.safetensors")]
+        for path in paths:
+            found.save(path)
+        comparison.true(paths[0].read_bytes() == paths[1].read_bytes())
+        loaded = heatmap.load_heatmap(paths[0])
+    comparison.true(loaded.identical(found))
+    comparison.true(loaded.attributes == found.attributes and loaded.sample_a == found.sample_a)
+    for block in found.arrays:
+        comparison.near(loaded.arrays[block], found.arrays[block])
+    return comparison.measurement(bound("same", case.precision))
