@@ -65,7 +65,7 @@ def laws_table(evidence):
                 f"{sum(result['compared'] for result in ran):,}",
             ]
         )
-    header = ["check", "passed", "failed", "not run", "worst error", "bound", "on model", "numbers compared"]
+    header = ["check", "passed", "failed", "not run", "worst error", "bound", "on model", "compared"]
     return table(header, rows, align="lrrrrrlr")
 
 
@@ -94,13 +94,20 @@ def results_by_check(evidence):
 
 
 def faults_table(evidence):
-    """One line for each wrong implementation: what it does and which check is meant to catch it."""
-    rows = [
-        [fault[name] for name in ("fault", "area", "description", "expected", "ratio", "status")]
-        for fault in evidence["faults"]
-    ]
-    header = ["wrong implementation", "area", "what it does", "check meant to catch it", "error / bound", "outcome"]
-    return table(header, rows, align="llllrl")
+    """The wrong implementations, area by area: what each does, and by how much the check meant for it catches it."""
+    header = ["wrong implementation", "what it does", "caught by", "error / bound"]
+    parts = []
+    for area in unique(fault["area"] for fault in evidence["faults"]):
+        faults = [fault for fault in evidence["faults"] if fault["area"] == area]
+        rows = [[fault["fault"], fault["description"], fault["expected"], outcome(fault)] for fault in faults]
+        parts.append(f"**{cell(area)}**\n\n{table(header, rows, align='lllr')}")
+    return "\n".join(parts)
+
+
+def outcome(fault):
+    """The error over the bound, and a plain word where the fault was missed."""
+    ratio = cell(fault["ratio"])
+    return ratio if fault["status"] == "caught" else f"{fault['status'].upper()} ({ratio})"
 
 
 def fault_matrix(evidence):
@@ -115,7 +122,7 @@ def fault_matrix(evidence):
         for fault in faults
     ]
     body = table(["wrong implementation", *range(1, len(used) + 1)], rows, align="l" + "r" * len(used))
-    return f"{legend}\n\n{body.replace('–', ' ')}"
+    return f":::{{container}} fault-matrix\n{legend}\n\n{body.replace('–', ' ')}:::\n"
 
 
 def mark(fault, check):
