@@ -3,10 +3,17 @@
 from collections.abc import Iterable, Mapping
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import fisher, formula, gradients, losses, reproducibility, samples
-from .errors import ModelChangedError, OptionError, SampleIdError, UnknownSampleError, UnknownTaskError
+from .errors import (
+    ModelChangedError,
+    OptionError,
+    SampleIdError,
+    UnknownParameterError,
+    UnknownSampleError,
+    UnknownTaskError,
+)  # fmt: skip
 from .layout import QKOVConfig
 
 # Tokens per forward pass. On a CPU larger passes gain a few per cent and cost several times the memory.
@@ -14,14 +21,19 @@ TOKENS_PER_PASS = {"cpu": 512, "cuda": 16384}
 
 
 class LazyMapping(Mapping):
-    """A mapping whose values are built each time they are asked for, so that nothing large is kept."""
+    """A mapping whose values are built each time they are asked for, so that nothing large is kept.
 
-    def __init__(self, keys, build):
-        self._keys, self._build = dict.fromkeys(keys), build
+    Args:
+        keys: Its keys, in order. build: Function of a key. error: What to raise for another key, a ``KeyError``.
+    """
+
+    def __init__(self, keys, build, error):
+        self._keys, self._build, self._error = dict.fromkeys(keys), build, error
 
     def __getitem__(self, key):
         if key not in self._keys:
-            raise KeyError(key)
+            shown = ", ".join(map(repr, list(self._keys)[:8])) + (", ..." if len(self._keys) > 8 else "")
+            raise self._error(f"no entry {key!r}; known: {shown or 'none'}.")
         return self._build(key)
 
     def __iter__(self):
@@ -111,7 +123,9 @@ class FisherCollector:
             samples.batch_size(batch)  # raises, naming the type
         ids, labels = _Supply(sample_ids), _Supply(clusters)
         device = next(model.parameters()).device
-        with tqdm(desc=f"collect {task}", unit=" samples", disable=not progress, delay=2, total=_total(batch)) as bar:
+        # Where disable is not given, TQDM_DISABLE in the environment still acts.
+        hidden = {} if progress else {"disable": True}
+        with tqdm(desc=f"collect {task}", unit=" samples", delay=2, total=_total(batch), **hidden) as bar:
             for one in batches:
                 self._collect_batch(model, one, task, ids, labels, loss_fn, micro_batch, device, bar)
         self._tasks.setdefault(task, {})  # a batch of no samples makes an empty task
@@ -152,7 +166,7 @@ class FisherCollector:
     @property
     def contribution_cache(self):
         """Contributions ``C_i`` by task, then ``f"{task}_{id}"``, then parameter name; full shape, built on demand."""
-        return LazyMapping(self._tasks, self._task_contributions)
+        return LazyMapping(self._tasks, self._task_contributions, UnknownTaskError)
 
     def get_sample_gradients(self, task, sample_id):
         """Return ``{param_name: g}`` of one sample: raw gradients of its summed loss, built on demand."""
@@ -205,7 +219,7 @@ class FisherCollector:
 
     def _task_contributions(self, task):
         keys = {f"{task}_{one.sample_id}": one for one in self.samples(task)}
-        return LazyMapping(keys, lambda key: self._contributions(keys[key]))
+        return LazyMapping(keys, lambda key: self._contributions(keys[key]), UnknownSampleError)
 
     def _contributions(self, sample):
         tokens = torch.tensor([sample.num_tokens])
@@ -216,7 +230,7 @@ class FisherCollector:
             h = formula.normalise(flat, tokens, self.contribution_normalisation)
             return formula.contribution(h).reshape(grads[name].shape)
 
-        return LazyMapping(grads, build)
+        return LazyMapping(grads, build, UnknownParameterError)
 
     def _gradients(self, sample):
         weights = {p.param_name: p for layout in self.config.layers for p in layout.projections}
@@ -227,7 +241,7 @@ class FisherCollector:
                 return gradients.parameter_gradient(sample.factors, weights[name])
             return gradients.widened(sample.factors[biases[name].module_name].deltas).sum(0)
 
-        return LazyMapping([*weights, *biases], build)
+        return LazyMapping([*weights, *biases], build, UnknownParameterError)
 
     def _check_call(self, task, micro_batch):
         if not isinstance(task, str) or not task:
@@ -237,7 +251,7 @@ class FisherCollector:
 
     def _bind(self, model):
         fingerprint = reproducibility.model_fingerprint(model)
-        if self.model_fingerprint is None:
+        if not any(self._tasks.values()):  # nothing is held yet, so a failed first call binds to no model
             self.config = QKOVConfig.from_model(model)
             self.model_fingerprint = fingerprint
         elif fingerprint != self.model_fingerprint:
@@ -249,7 +263,8 @@ class FisherCollector:
     def _collect_batch(self, model, batch, task, ids, labels, loss_fn, micro_batch, device, bar):
         num_samples = samples.batch_size(batch)
         names = samples.assign_ids(task, self._tasks.get(task, {}), num_samples, ids.take(num_samples))
-        clusters = labels.take(num_samples) or [None] * num_samples
+        clusters = labels.take(num_samples)
+        clusters = [None] * num_samples if clusters is None else clusters
         if len(clusters) != num_samples:
             raise SampleIdError(f"task {task!r}: {len(clusters)} clusters left for {num_samples} samples.")
         samples.check_tokens(model, batch)
@@ -301,7 +316,4 @@ def _total(batch):
 
 
 def _tokens_per_sample(batch):
-    return max(
-        (value.shape[1] for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim > 1), default=1
-    )
-
+    return max([1, *(value.shape[1] for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim > 1)])

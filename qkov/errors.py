@@ -49,6 +49,10 @@ class UnknownSampleError(QKOVError, KeyError):
     """A sample id that its task does not hold."""
 
 
+class UnknownParameterError(QKOVError, KeyError):
+    """A parameter name that is no attention projection of the collected model."""
+
+
 class SampleIdError(QKOVError, ValueError):
     """Sample ids that are duplicated, mixed in type, or reused for another input."""
 

@@ -149,7 +149,7 @@ def _captured(model, names):
             if not output.requires_grad:
                 # A fresh leaf; cloned, because in-place operations on a leaf are refused.
                 output = output.detach().requires_grad_().clone()
-            captured[name] = _Capture(args[0].detach(), args[0]._version, output)
+            captured[name] = _Capture(args[0].detach(), _version(args[0]), output)
             return output
 
         return hook
@@ -168,6 +168,8 @@ def _module_names(config):
 
 
 def _per_sample(result, num_samples):
+    if isinstance(result, tuple) and len(result) != 2:
+        raise BatchError(f"loss_fn returned {len(result)} values; expected losses [N], or (losses [N], tokens [N]).")
     losses, tokens = result if isinstance(result, tuple) else (result, None)
     if not isinstance(losses, torch.Tensor) or tuple(losses.shape) != (num_samples,):
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else f"a {type(losses).__name__}"
@@ -181,8 +183,14 @@ def _per_sample(result, num_samples):
             "output, without detach() or no_grad()."
         )
     if tokens is None:
-        tokens = torch.ones(num_samples, dtype=torch.long)
-    return losses, tokens
+        return losses, torch.ones(num_samples, dtype=torch.long)
+    counts = tokens if isinstance(tokens, torch.Tensor) else torch.tensor(tokens)
+    if tuple(counts.shape) != (num_samples,) or not torch.equal(counts, counts.long().to(counts)):
+        raise BatchError(
+            f"loss_fn returned token counts {tokens}; expected {num_samples} whole numbers, one per sample: how many "
+            "tokens enter each loss."
+        )
+    return losses, counts.long()
 
 
 def _check_losses(losses, tokens, sample_names):
@@ -207,7 +215,7 @@ def _check_ran_once(captured, names):
                 f"projection {name!r} ran {calls} times in one forward pass; expected once. Its gradient would mix or "
                 "miss layers: call the model once per loss, and list shared layers out of the analysis."
             )
-        if captured[name].inputs._version != captured[name].version:
+        if _version(captured[name].inputs) != captured[name].version:
             raise ModuleReuseError(
                 f"the input of projection {name!r} was changed in place after the projection used it, so its gradient "
                 "cannot be rebuilt. Make that operation out of place."
@@ -216,6 +224,11 @@ def _check_ran_once(captured, names):
             raise PrecisionError(
                 f"projection {name!r} runs in float16, where gradients underflow; load the model in float32 or bfloat16."
             )
+
+
+def _version(tensor):
+    # Tensors made under inference_mode count no versions; no gradient reaches them, which is reported as such.
+    return None if tensor.is_inference() else tensor._version
 
 
 def _zero_if_unused(delta, capture):

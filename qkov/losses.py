@@ -17,9 +17,18 @@ IGNORED = -100  # the label that enters no loss, as in transformers
 def real_tokens(batch):
     """Return which positions hold a token, bool ``[N, T]``: the attention mask, or everything."""
     mask = batch.get("attention_mask")
-    shape = batch["input_ids"].shape if "input_ids" in batch else batch["inputs_embeds"].shape[:2]
+    name, axes = ("input_ids", "[N, T]") if "input_ids" in batch else ("inputs_embeds", "[N, T, hidden]")
+    if name not in batch:
+        raise BatchError(
+            f"a batch with entries {sorted(batch)}; expected 'input_ids' or 'inputs_embeds', or a loss_fn."
+        )
+    source = batch[name]
+    if source.ndim != axes.count(",") + 1 or not source.shape[1]:
+        raise BatchError(
+            f"{name} has shape {tuple(source.shape)}; expected {axes}. One sample alone needs N = 1 too, and T is at least 1."
+        )
+    shape = source.shape[:2]
     if mask is None:
-        source = batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"]
         return torch.ones(shape, dtype=torch.bool, device=source.device)
     if tuple(mask.shape) != tuple(shape):
         raise BatchError(
@@ -55,8 +64,12 @@ def position_ids(batch):
 
 
 def accepts(model, name):
-    """Tell whether the model's forward takes an argument of this name."""
-    return name in inspect.signature(model.forward).parameters
+    """Tell whether the model's forward takes an argument of this name, itself or by passing ``**kwargs`` on."""
+    parameters = inspect.signature(model.forward).parameters
+    if name in parameters:
+        return True
+    passes_on = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    return passes_on and any(accepts(child, name) for child in model.children())
 
 
 def causal_lm_loss(model, batch):
@@ -85,7 +98,17 @@ def causal_lm_loss(model, batch):
         inputs.setdefault("use_cache", False)
     logits = model(**inputs).logits
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    _check_labels(labels, logits.shape[-1])
     per_token = torch.nn.functional.cross_entropy(
         logits[:, :-1].transpose(1, 2), labels.to(logits.device), ignore_index=IGNORED, reduction="none"
     )
     return per_token.sum(1), tokens
+
+
+def _check_labels(labels, vocabulary):
+    used = labels[labels != IGNORED]
+    if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < vocabulary:
+        raise BatchError(
+            f"labels range from {int(used.min())} to {int(used.max())}; the model predicts 0 to {vocabulary - 1}. "
+            f"Use {IGNORED} for labels that enter no loss."
+        )
