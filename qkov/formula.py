@@ -172,7 +172,13 @@ def lift(grad_a, grad_b, damped):
     Returns:
         ``[n_a]``; 0 for a sample whose gradient is 0.
     """
-    weight = torch.nn.functional.normalize(grad_a, dim=-1).square() / damped
-    profile = torch.nn.functional.normalize(grad_b, dim=-1).abs().mean(0)
+    weight = _direction(grad_a).square() / damped
+    profile = _direction(grad_b).abs().mean(0)
     even = weight.sum(-1) * profile.sum()
     return torch.where(even > 0, weight.shape[-1] * (weight @ profile) / even, torch.zeros_like(even))
+
+
+def _direction(grad):
+    """Scale each row to length 1, a row of zeros staying zero; by its peak first, so that no square leaves the range."""
+    peak = grad.abs().amax(-1, keepdim=True)
+    return torch.nn.functional.normalize(torch.where(peak > 0, grad / peak, torch.zeros_like(grad)), dim=-1)

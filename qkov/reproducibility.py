@@ -44,13 +44,14 @@ def model_fingerprint(model):
 def deterministic(threads=None):
     """Ask torch for deterministic algorithms, and for a number of threads, until the block ends."""
     was, threads_were = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
     if threads is not None:
         torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(was)
+        torch.use_deterministic_algorithms(was, warn_only=only_warned)
         torch.set_num_threads(threads_were)
 
 
