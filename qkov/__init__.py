@@ -23,7 +23,8 @@ _HOME = {
     "check_model": "checks",
 }
 _MODULES = (
-    "checks", "errors", "fisher", "formula", "geometry", "gradients", "layout", "locate", "losses", "reference", "reproducibility",
+    "checks", "errors", "fisher", "formula", "geometry", "gradients", "layout", "locate", "losses",
+    "reference", "reproducibility",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME]

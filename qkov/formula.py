@@ -49,7 +49,7 @@ def normalise(grad, num_tokens, normalisation="tokens"):
     """
     if normalisation == "none":
         return grad
-    return grad / num_tokens.to(grad.dtype).sqrt()[:, None]
+    return grad / num_tokens.to(grad).sqrt()[:, None]
 
 
 def contribution(h):
@@ -104,7 +104,7 @@ def right_factor(variant, grad_b, h_b, damped_b, num_tokens_b, normalize_gj="non
     if variant == "natural":
         return h_b.abs() / damped_b.sqrt()
     if normalize_gj == "per_token":
-        return grad_b.abs() / num_tokens_b.to(grad_b.dtype)[:, None]
+        return grad_b.abs() / num_tokens_b.to(grad_b)[:, None]
     return grad_b.abs()
 
 

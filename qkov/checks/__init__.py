@@ -6,11 +6,12 @@ feeds ``check_model``, the pytest decorator and the validation suite, so that th
 
 from . import collection_laws, fisher_laws, layout_laws, result_laws, score_laws
 from .case import Case
-from .measurement import BOUNDS, Measurement, NotRun
+from .measurement import BOUNDS, Comparison, Measurement, NotRun
 from .registry import CHECKS, CheckResult, run_check
 
 __all__ = [
-    "BOUNDS", "CHECKS", "Case", "CheckResult", "Measurement", "NotRun", "check_model", "parametrize_with_checks", "run_check",
+    "BOUNDS", "CHECKS", "Case", "CheckResult", "Comparison", "Measurement", "NotRun", "check_model",
+    "parametrize_with_checks", "run_check",
 ]  # fmt: skip
 
 for _module in (collection_laws, fisher_laws, score_laws, layout_laws, result_laws):

@@ -1,0 +1,181 @@
+"""The checks: what counts as passed, what a crash is, and that they hold on models of every family."""
+
+import math
+
+import builders
+import numpy as np
+import pytest
+import torch
+
+import qkov
+from qkov import checks, errors
+from qkov.checks import Case, Comparison, Measurement, NotRun, edits, parametrize_with_checks, run_check
+from qkov.checks.measurement import BOUNDS, bound
+from qkov.checks.registry import CHECKS
+
+
+def build_case(family="llama", dtype=torch.float64, **options):
+    model = builders.build_model(family, dtype=dtype, **options)
+    batch_a, batch_b = builders.build_batch([9, 6, 8, 7], seed=1), builders.build_batch([7, 8, 5], seed=2)
+    return Case(family, model, batch_a, batch_b, builders.loss_of(family))
+
+
+CASES = [build_case("llama"), build_case("gpt2"), build_case("gpt_neox", torch.float32)]
+
+
+@parametrize_with_checks(CASES)
+def test_laws_hold(case, check):
+    result = run_check(check, case)
+    assert result.status == "passed" or (check, result.status) == ("gqa_twin", "not run"), str(result)
+
+
+@pytest.mark.parametrize("family", ["opt", "phi3", "qwen2", "qwen3", "bert"])
+@pytest.mark.parametrize(
+    "check", ["reference_gradients", "reference_scores", "head_additivity", "relabelling", "gauge", "zeroed_weights"]
+)
+def test_laws_of_scores_and_layout_hold_in_every_family(family, check):
+    assert run_check(check, build_case(family)).status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("measurement", "passed"),
+    [
+        (Measurement(0.0, 0.0, 1), True),
+        (Measurement(1e-9, 1e-8, 5), True),
+        (Measurement(1e-7, 1e-8, 5), False),
+        (Measurement(0.0, 1e-8, 0), False),
+        (Measurement(math.nan, 1e-8, 5), False),
+        (Measurement(math.inf, 1e-8, 5), False),
+    ],
+)
+def test_measurement_passes_only_within_its_bound_with_something_compared(measurement, passed):
+    assert measurement.passed is passed
+
+
+def test_comparison_is_relative_to_the_largest_expected_value():
+    comparison = Comparison()
+    comparison.near([1.0, 101.0], [1.0, 100.0])
+    assert comparison.measurement(0.1) == Measurement(0.01, 0.1, 2)
+
+
+@pytest.mark.parametrize("found", [[math.nan, 1.0], [math.inf, 1.0], [1.0], [[1.0, 1.0]]])
+def test_comparison_takes_nan_infinity_and_wrong_shapes_as_infinite_errors(found):
+    comparison = Comparison()
+    comparison.near(found, [1.0, 1.0])
+    assert comparison.error == math.inf
+
+
+def test_comparison_with_all_zero_expectation_accepts_only_zero():
+    comparison = Comparison()
+    comparison.near(np.zeros(3), np.zeros(3))
+    assert comparison.error == 0
+    comparison.near(np.full(3, 1e-30), np.zeros(3))
+    assert comparison.error == math.inf
+
+
+def test_comparison_of_nothing_counts_nothing():
+    comparison = Comparison()
+    comparison.near(np.zeros((0, 2)), np.zeros((0, 2)))
+    assert comparison.compared == 0
+    assert not comparison.measurement(1.0).passed
+
+
+def test_comparison_within_measures_how_far_outside():
+    comparison = Comparison()
+    comparison.within([0.5, -0.2, 1.1], 0.0, 1.0, 2.0)
+    assert comparison.error == pytest.approx(0.1)
+
+
+def test_a_crash_inside_a_check_is_a_failure_with_its_message(monkeypatch):
+    def broken(case):
+        raise RuntimeError("the hook fell off")
+
+    monkeypatch.setitem(CHECKS, "broken", broken)
+    result = run_check("broken", CASES[0])
+    assert (result.status, result.error, result.compared) == ("failed", None, 0)
+    assert "RuntimeError: the hook fell off" in str(result)
+
+
+def test_a_check_that_compares_nothing_is_a_failure(monkeypatch):
+    monkeypatch.setitem(CHECKS, "idle", lambda case: Measurement(0.0, 1.0, 0))
+    result = run_check("idle", CASES[0])
+    assert (result.status, result.reason) == ("failed", "nothing was compared")
+
+
+def test_a_check_that_cannot_be_tried_is_not_run_with_its_reason(monkeypatch):
+    monkeypatch.setitem(CHECKS, "absent", lambda case: NotRun("no such thing here"))
+    result = run_check("absent", CASES[0])
+    assert (result.status, result.reason) == ("not run", "no such thing here")
+
+
+@pytest.mark.parametrize(
+    ("check", "change", "reason"),
+    [
+        ("isolation", {"batch_a": builders.build_batch([6])}, "one sample"),
+        ("padding", {"batch_a": {**builders.build_batch([6, 5]), "position_ids": torch.arange(6).repeat(2, 1)}}, "position"),
+        ("token_sum", {"batch_a": builders.build_batch([2, 6])}, "too few labels"),
+    ],
+)
+def test_checks_say_why_they_cannot_be_tried_on_a_batch(check, change, reason):
+    case = CASES[0]
+    result = run_check(check, Case("bare", case.model, change["batch_a"], case.batch_b))
+    assert result.status == "not run"
+    assert reason in result.reason
+
+
+@pytest.mark.parametrize("check", ["padding", "token_sum"])
+def test_checks_of_tokens_do_not_run_with_a_loss_of_the_users_own(check):
+    assert run_check(check, build_case("bert")).status == "not run"
+
+
+@pytest.mark.parametrize("check", ["relabelling", "rotation"])
+def test_checks_of_heads_do_not_run_on_a_head_that_has_no_company_or_no_width(check):
+    sizes = {"relabelling": {"num_attention_heads": 1}, "rotation": {"num_attention_heads": 24}}[check]
+    assert run_check(check, build_case("gpt2", **sizes)).status == "not run"
+
+
+def test_bounds_exist_for_every_precision_and_say_why():
+    for name, (values, reason) in BOUNDS.items():
+        assert len(values) == 3
+        assert reason
+        assert bound(name, "exact") <= bound(name, "single")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "attention", "precision"),
+    [(torch.float64, "sdpa", "exact"), (torch.float64, "eager", "mixed"), (torch.float32, "eager", "single")],
+)
+def test_precision_of_a_case_follows_weights_and_attention(dtype, attention, precision):
+    assert build_case("llama", dtype, attention=attention).precision == precision
+
+
+def test_check_model_runs_all_checks_in_order_and_leaves_the_model_alone():
+    case = CASES[0]
+    before = {name: parameter.clone() for name, parameter in case.model.named_parameters()}
+    results = qkov.check_model(case.model, case.batch_a, case.batch_b, name="mine", progress=False)
+    assert [result.check for result in results] == list(checks.CHECKS)
+    assert {result.case for result in results} == {"mine"}
+    assert all(result.status in ("passed", "not run") for result in results), [str(r) for r in results]
+    assert all(torch.equal(parameter, before[name]) for name, parameter in case.model.named_parameters())
+
+
+def test_check_model_refuses_names_that_are_not_checks():
+    case = CASES[0]
+    with pytest.raises(errors.OptionError, match="no_such_law"):
+        qkov.check_model(case.model, case.batch_a, case.batch_b, checks=["no_such_law"])
+
+
+def test_edits_are_undone_bit_for_bit_also_after_an_error():
+    model = CASES[0].model
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    with pytest.raises(RuntimeError, match="in between"), edits.restored(model) as parameters:
+        for parameter in parameters.values():
+            parameter.mul_(3.0)
+        raise RuntimeError("in between")
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_every_check_is_exported_under_its_name():
+    for name, law in checks.CHECKS.items():
+        assert getattr(checks, f"check_{name}") is law
+        assert law.__doc__

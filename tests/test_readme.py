@@ -1,0 +1,40 @@
+"""README's example runs as printed, and what it names exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("rest", ["", *BLOCKS[1:]], ids=["example", "check_model", "pytest"])
+def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(BLOCKS[0], "README.md", "exec"), names)
+    assert (tmp_path / "heatmap.png").stat().st_size > 1000
+    assert "sample_i" in capsys.readouterr().out
+    names["batch_a"], names["batch_b"] = ({"input_ids": names[task]["input_ids"][:3, :7]} for task in ("math", "code"))
+    exec(compile(rest, "README.md", "exec"), names)
+    if "check_model" in rest:
+        assert capsys.readouterr().out.count("passed") > 20
+    if "parametrize" in rest:
+        assert names["test_laws"].pytestmark[0].name == "parametrize"
+
+
+def test_example_has_at_most_12_lines_of_code():
+    assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 12
+
+
+def test_the_two_commands_are_those_of_continuous_integration():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for command in re.search(r"```\n(python3 -m venv.*?)```", TEXT, flags=re.DOTALL).group(1).splitlines():
+        assert command in script
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^):]+)\)", TEXT))
+def test_linked_files_exist(link):
+    assert (ROOT / link).exists()

@@ -1,0 +1,133 @@
+"""The suite: rows of evidence, repetition in other processes, the manifest, and exit statuses."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from qkov import checks
+from validation import __main__ as program
+from validation import models, repetition, suite
+
+CASE = "split-linear-gqa"
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return suite.measure_case(CASE)
+
+
+def test_a_case_is_measured_by_every_check(measured):
+    row, results = measured
+    assert [result["check"] for result in results] == list(checks.CHECKS)
+    assert {result["model"] for result in results} == {CASE}
+    assert all(result["status"] == "passed" for result in results), [r for r in results if r["status"] != "passed"]
+    assert row["kind"] == "synthetic"
+    assert row["parameters"] > 0
+    assert len(row["fingerprint"]) == 64
+
+
+def test_rows_are_json_also_with_an_infinite_error():
+    result = checks.CheckResult("law", "model", "failed", math.inf, 1e-9, 3, 0.1, "the error exceeds the bound")
+    row = json.loads(json.dumps(suite.result_row(result), allow_nan=False))
+    assert row["error"] == suite.INFINITE > row["bound"]
+    assert suite.finite(None) is None
+
+
+def test_a_missing_model_is_not_run_with_its_reason(monkeypatch):
+    absent = models.ModelCase("absent", "pretrained", "", build=None, missing=lambda: "the package is not installed")
+    monkeypatch.setitem(models.CASES, "absent", absent)
+    results, rows, not_run = suite.run_suite(["absent"], progress=False)
+    assert (results, rows) == ([], [])
+    assert not_run == [{"what": "model absent", "reason": "the package is not installed"}]
+
+
+def test_the_suite_measures_in_processes_of_its_own():
+    results, rows, not_run = suite.run_suite([CASE], jobs=1, progress=False)
+    assert [row["name"] for row in rows] == [CASE]
+    assert {result["status"] for result in results} == {"passed"}
+    assert not_run == []
+
+
+@pytest.fixture(scope="module")
+def scores():
+    fingerprint, arrays = repetition.scored(CASE, 1, None, 2**22)
+    return fingerprint, {block: array.copy() for block, array in arrays.items()}
+
+
+def test_repetition_passes_on_equal_results(scores):
+    assert repetition.compare_bits("m", scores, scores, 0.0)["status"] == "passed"
+    assert repetition.compare_values("m", scores, scores, 0.0)["status"] == "passed"
+
+
+def test_one_changed_bit_fails_D1_but_not_D2(scores):
+    changed = {block: array.copy() for block, array in scores[1].items()}
+    changed["Q"].flat[0] = np.nextafter(changed["Q"].flat[0], np.inf)
+    assert repetition.compare_bits("m", scores, (scores[0], changed), 0.0)["status"] == "failed"
+    assert repetition.compare_values("m", scores, (scores[0], changed), 0.0)["status"] == "passed"
+
+
+def test_another_fingerprint_alone_fails_D1(scores):
+    assert repetition.compare_bits("m", scores, ("0" * 64, scores[1]), 0.0)["status"] == "failed"
+
+
+@pytest.mark.parametrize("change", ["size", "ranks", "top"])
+def test_D2_fails_on_other_values_ranks_and_top_pairs(scores, change):
+    changed = {block: array.copy() for block, array in scores[1].items()}
+    if change == "size":
+        changed["Q"] *= 1.001
+    elif change == "ranks":
+        changed["Q"] = changed["Q"][..., ::-1]
+    else:
+        changed["Q"].flat[np.argmax(changed["Q"])] = 0.0
+    assert repetition.compare_values("m", scores, (scores[0], changed), 0.0)["status"] == "failed"
+
+
+def test_omissions_are_named():
+    options = program.parse_arguments([])
+    left_out = {entry["what"] for entry in program.omissions(options)}
+    assert "a causal language model of your own" in left_out
+    assert {f"determinism tier {tier}" for tier in ("D0", "D3", "D4")} <= left_out
+    given = program.omissions(program.parse_arguments(["--model", "somewhere"]))
+    assert "a causal language model of your own" not in {entry["what"] for entry in given}
+
+
+def evidence(status="passed", fault="caught"):
+    results = [{"check": "law", "model": "m", "status": status, "error": 0.0, "bound": 1.0, "compared": 3,
+                "seconds": 0.1, "reason": ""}]  # fmt: skip
+    planted = [{"fault": "f", "area": "formula", "description": "", "expected": "law", "caught_by": ["law"],
+                "ratio": 100.0, "status": fault, "seconds": 0.1}]  # fmt: skip
+    found = {"format": program.FORMAT, "results": results, "faults": planted, "models": [], "not_run": []}
+    found["summary"] = program.summarise(found) | {"checks_without_a_fault": []}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [(evidence(), 0), (evidence(status="failed"), 1), (evidence(fault="missed"), 1), (evidence(status="not run"), 1)],
+)
+def test_exit_status_says_whether_everything_held(found, status, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(program, "gather", lambda options: (found, {"checks": 1.0}))
+    assert program.main(["--output", str(tmp_path)]) == status
+    assert json.loads((tmp_path / "evidence.json").read_text())["format"] == "qkov-evidence-1"
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert {"commit", "environment", "data_fingerprint", "tiers_run", "tiers_not_run"} <= set(manifest)
+    assert "numbers compared" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_be_loaded_ends_with_status_4(monkeypatch, tmp_path, capsys):
+    def refuse(options):
+        raise OSError("no such folder")
+
+    monkeypatch.setattr(program, "gather", refuse)
+    assert program.main(["--output", str(tmp_path)]) == 4
+    assert "no such folder" in capsys.readouterr().out
+    assert not (tmp_path / "evidence.json").exists()
+
+
+def test_a_check_without_a_fault_fails_the_run(monkeypatch, tmp_path):
+    found = evidence()
+    found["summary"]["checks_without_a_fault"] = ["law"]
+    monkeypatch.setattr(program, "gather", lambda options: (found, {}))
+    assert program.main(["--output", str(tmp_path)]) == 1
