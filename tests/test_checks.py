@@ -2,7 +2,6 @@
 
 import math
 
-import builders
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from qkov import checks, errors
 from qkov.checks import Case, Comparison, Measurement, NotRun, edits, parametrize_with_checks, run_check
 from qkov.checks.measurement import BOUNDS, bound
 from qkov.checks.registry import CHECKS
+from tests import builders
 
 
 def build_case(family="llama", dtype=torch.float64, **options):

@@ -1,0 +1,41 @@
+"""On a GPU: the same numbers as on the CPU within tier D3. Skipped, and counted as skipped, where there is none."""
+
+import numpy as np
+import pytest
+import torch
+
+import qkov
+from tests import builders
+
+pytestmark = pytest.mark.gpu
+BATCHES = {"a": builders.build_batch([9, 6, 8, 7], seed=1), "b": builders.build_batch([7, 8, 5], seed=2)}
+D3 = 1e-3
+
+
+def collect_on(device, family):
+    model = builders.build_model(family, dtype=torch.float32).to(device)
+    collector = qkov.FisherCollector()
+    for task, batch in BATCHES.items():
+        collector.collect_fisher(model, batch, task, loss_fn=builders.loss_of(family), progress=False)
+    return collector
+
+
+@pytest.mark.parametrize("family", builders.FAMILIES)
+def test_scores_agree_with_the_cpu_wherever_they_are_collected_and_computed(family):
+    found = {}
+    for collected, computed in (("cpu", "cpu"), ("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")):
+        collector = collect_on(collected, family)
+        metric = qkov.QKOVInterferenceMetric(
+            collector.config, collector, min_samples_for_fisher=1, computation_device=computed
+        )
+        found[collected, computed] = metric.compute_heatmap("a", "b", progress=False)
+    expected = found["cpu", "cpu"].arrays
+    for result in found.values():
+        for block, scores in expected.items():
+            np.testing.assert_allclose(result.arrays[block], scores, atol=D3 * scores.max())
+
+
+def test_laws_hold_on_the_gpu():
+    model = builders.build_model("llama", dtype=torch.float64).to("cuda")
+    results = qkov.check_model(model, BATCHES["a"], BATCHES["b"], progress=False)
+    assert [str(result) for result in results if result.status == "failed"] == []
