@@ -73,10 +73,6 @@ class ResultFileError(QKOVError, ValueError):
     """A file that is not a result of this package, or is damaged."""
 
 
-class ClosedCollectorError(QKOVError, RuntimeError):
-    """A collection that was sealed and cannot take more samples."""
-
-
 class QKOVWarning(UserWarning):
     """Base of every warning of this package: the result is defined but easy to misread."""
 
@@ -91,7 +87,3 @@ class FewSamplesWarning(QKOVWarning):
 
 class DampingWarning(QKOVWarning):
     """Damping dominates the Fisher diagonal, so that normalisation is switched off."""
-
-
-class AverageOverTaskAWarning(QKOVWarning):
-    """An average over task A of a score normalised by A's own Fisher: it carries no information on A."""

@@ -32,4 +32,4 @@ def test_warning_can_be_filtered_as_one_of_ours(warning):
 def test_tree_holds_nothing_else():
     assert set(CLASSES) == {errors.QKOVError, *RAISED, *WARNINGS}
     assert len(RAISED) > 10
-    assert len(WARNINGS) > 3
+    assert len(WARNINGS) >= 3
