@@ -5,6 +5,7 @@ parameters' names, shapes, dtypes, float64 sums and strided samples of values, w
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -69,6 +70,7 @@ def environment_record():
     }
 
 
+@functools.cache  # reading metadata takes longer than a small heatmap
 def _version(package):
     try:
         return metadata.version(package)
