@@ -93,6 +93,71 @@ def _forward(model, batch):
 
 
 @check
+def check_query_position(case):
+    """Changing a head's query at one position changes what it attends to there and nowhere else; a key or value does.
+
+    Zeros alone cannot tell Q from K: without the one, the other has no gradient either.
+    """
+    comparison = Comparison()
+    mask = case.batch_a.get("attention_mask")
+    for one in case.layouts():
+        intact = _head_outputs(case, one)
+        if intact.ndim != 3:
+            return NotRun("activations have no axis of positions")
+        row, places = 0, torch.arange(intact.shape[1])
+        if mask is not None and tuple(mask.shape) == tuple(intact.shape[:2]):
+            row = int((mask != 0).sum(1).argmax())
+            places = torch.where(mask[row] != 0)[0]
+        if len(places) < 3:
+            return NotRun("no sample has three tokens, so no position has one before and one after it")
+        middle = int(places[len(places) // 2])
+        elsewhere = [int(place) for place in places if place != middle]
+        for head in some(one.num_heads, 2):
+            columns = slice(head * one.v_head_dim, (head + 1) * one.v_head_dim)
+            for block in "QKV":
+                moved = _head_outputs(case, one, (one.projection(block), one.unit(block, head), middle))
+                change = (moved - intact)[row, :, columns]
+                if block == "Q":
+                    comparison.zero(change[elsewhere], float(intact.abs().max()))
+                    comparison.true(bool((change[middle] != 0).any()))
+                else:
+                    comparison.true(bool((change[elsewhere] != 0).any()))
+    return comparison.measurement(bound("ablated", case.precision))
+
+
+def _head_outputs(case, one, shifted=None):
+    """Return what the heads of a layer send into O, ``[N, T, H d_v]``.
+
+    Args:
+        shifted: ``(projection, unit, position)``: add something to that slice's output at that position.
+    """
+    modules = dict(case.model.named_modules())
+    seen = []
+
+    def shift(_module, _args, output):
+        projection, unit, position = shifted
+        output = output.clone()
+        amount = torch.linspace(1, 2, projection.width, dtype=output.dtype, device=output.device)
+        output[:, position, slice(*projection.interval(unit))] += amount
+        return output
+
+    handles = [
+        modules[one.projection("O").module_name].register_forward_pre_hook(
+            lambda _module, args: seen.append(args[0].detach().clone())
+        )
+    ]
+    if shifted is not None:
+        handles.append(modules[shifted[0].module_name].register_forward_hook(shift))
+    try:
+        with torch.no_grad(), gradients.evaluation(case.model):
+            (case.loss_fn or _forward)(case.model, case.batch_a)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen[0]
+
+
+@check
 def check_ablation(case):
     """Masking a head's way into O removes its Q and O, and K and V only with the whole kv group."""
     comparison = Comparison()
@@ -151,6 +216,9 @@ def check_gauge(case):
     before = case.collect()
     behaviour = case.behaviour(case.batch_a)
     pairs = [("V", "O")] if has_head_norms(case.model, one) else [("Q", "K"), ("V", "O")]
+    powers = {"unsigned": -1, "natural": 0, "signed": 0, "symmetric": 0, "dot": -2}
+    scores = [{"layers": [one.layer], "variant": variant, "ridge_lambda_rel": 0.0} for variant in powers]
+    intact = [case.heatmap(before, **options) for options in scores]
     for first, second in pairs:
         up, down = (2.0, 0.5)
         with restored(case.model) as parameters:
@@ -160,9 +228,8 @@ def check_gauge(case):
             for found, expected in zip(case.behaviour(case.batch_a), behaviour, strict=True):
                 comparison.near(found, expected)
             after = case.collect()
-        for variant, power in (("unsigned", -1), ("natural", 0), ("signed", 0), ("symmetric", 0), ("dot", -2)):
-            old = case.heatmap(before, layers=[one.layer], variant=variant, ridge_lambda_rel=0.0)
-            new = case.heatmap(after, layers=[one.layer], variant=variant, ridge_lambda_rel=0.0)
+        for options, old in zip(scores, intact, strict=True):
+            power, new = powers[options["variant"]], case.heatmap(after, **options)
             for block in "QKVO":
                 touched = {one.unit(block, head) for head in group_of(one, 0)} if block in (first, second) else set()
                 step = (up if block == first else down) ** power
@@ -213,7 +280,9 @@ def check_relabelling(case):
     before, behaviour = case.collect(), case.behaviour(case.batch_a)
     size = one.num_heads // one.num_kv_heads
     kv_order = list(range(1, one.num_kv_heads)) + [0]
-    order = [kv * size + inside for kv in kv_order for inside in reversed(range(size))]
+    # Heads of one group only change places among themselves: what is the same in every group would hide h % H_kv.
+    inner = {kv: list(range(size)) for kv in kv_order} | {kv_order[0]: list(range(size))[::-1]}
+    order = [kv * size + inside for kv in kv_order for inside in inner[kv]]
     with restored(case.model) as parameters:
         for projection in one.projections:
             permute(parameters, projection, kv_order if projection.block in "KV" else order)

@@ -26,6 +26,8 @@ def check_ids(case):
     held.collect_fisher(case.model, case.batch_b, "b", sample_ids=ids_b, loss_fn=case.loss_fn, progress=False)
     found, metric = case.heatmap(held), case.metric(held)
     comparison.true(found.sample_a == tuple(ids_a) and found.sample_b == tuple(ids_b))
+    if comparison.error:  # nothing can be looked up under ids that are not there
+        return comparison.measurement(bound("score", case.precision))
     layer = case.layouts()[-1]
     place = found.layers.index(layer.layer)
     for head in some(layer.num_heads, 2):
@@ -42,6 +44,46 @@ def check_ids(case):
         entry = metric.compute_sample_pair("a", top["sample_i"], "b", top["sample_j"], top["layer"], top["head"])[block]
         comparison.near(entry, top["score"])
     return comparison.measurement(bound("score", case.precision))
+
+
+@check
+def check_selection(case):
+    """A chosen layer, a few heads and the first samples are that part of the whole: F comes from all samples collected."""
+    comparison = Comparison()
+    held = case.collect()
+    one = case.layouts()[-1]
+    last = one.num_heads - 1
+    for variant, heads in (("unsigned", [last]), ("natural", [last, 0] if last else [0])):
+        metric = case.metric(held, variant=variant)
+        whole = metric.compute_heatmap("a", "b", layers=[one.layer], progress=False)
+        part = metric.compute_heatmap("a", "b", layers=one.layer, heads=heads, max_samples_per_task=1, progress=False)
+        comparison.true(part.layers == (one.layer,) and part.heads == tuple(heads))
+        comparison.true(part.sample_a == whole.sample_a[:1] and part.sample_b == whole.sample_b[:1])
+        for block in whole:
+            expected = whole[block]["scores"]
+            comparison.near(part[block]["scores"], expected[:1, :1][..., heads], np.abs(expected).max())
+    return comparison.measurement(bound("identity", case.precision))
+
+
+@check
+def check_top_conflicts(case):
+    """The list is the strongest scores in order, the most negative first where that is conflict, each kv head once."""
+    comparison = Comparison()
+    held = case.collect()
+    for variant, sign in (("unsigned", -1), ("signed", 1)):
+        found = case.heatmap(held, variant=variant)
+        for block in found:
+            top = found[block]["top_conflicts"]
+            truth = np.sort(sign * found.arrays[block][np.isfinite(found.arrays[block])])[: len(top)]
+            comparison.near([sign * row["score"] for row in top], truth)
+            unit = "kv_head" if block in "KV" else "head"
+            places = {(row["sample_i"], row["sample_j"], row["layer"], row[unit]) for row in top}
+            comparison.true(len(places) == len(top) == min(10, np.isfinite(found.arrays[block]).sum()))
+            for row in top:
+                place = (found.sample_a.index(row["sample_i"]), found.sample_b.index(row["sample_j"]))
+                place += (found.layers.index(row["layer"]), found.heads.index(row["head"]))
+                comparison.near(found[block]["scores"][place], row["score"])
+    return comparison.measurement(bound("identity", case.precision))
 
 
 @check
@@ -96,7 +138,11 @@ def check_determinism(case):
 def check_file(case):
     """A result loads as it was saved, and equal results are equal files."""
     comparison = Comparison()
-    found = case.heatmap(case.collect())
+    held = collector.FisherCollector()
+    for task, batch in (("a", case.batch_a), ("b", case.batch_b)):
+        ids = [f"{task}:{row}" for row in range(num_samples(batch))]
+        held.collect_fisher(case.model, batch, task, sample_ids=ids, loss_fn=case.loss_fn, progress=False)
+    found = case.heatmap(held)
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("one.safetensors", "two.safetensors")]
         for path in paths:
