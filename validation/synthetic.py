@@ -227,9 +227,7 @@ def gqa_twin(model):
 def _synthetic_layout(module, name, config):
     """Locate the heads of a :class:`SyntheticAttention`; registered for it."""
     if module.packing == "split":
-        return packings.split_layout(
-            module, name, config, query="query", key="key", value="value", output="output"
-        )
+        return packings.split_layout(module, name, config, query="query", key="key", value="value", output="output")
     if module.packing == "concatenated":
         return packings.concatenated_layout(module, name, config, fused="fused", output="output")
     if module.num_kv_heads == module.num_heads:

@@ -137,9 +137,7 @@ def as_batch(texts, *, length=None, padding="right", prompts=None):
         ``input_ids``, ``attention_mask``, ``labels``, each int64 ``[N, T]``.
     """
     texts = texts.texts if isinstance(texts, TaskText) else texts
-    return pad_rows(
-        [list(text) for text in texts], pad_id=PAD_ID, length=length, padding=padding, prompts=prompts
-    )
+    return pad_rows([list(text) for text in texts], pad_id=PAD_ID, length=length, padding=padding, prompts=prompts)
 
 
 def pad_rows(rows, *, pad_id, length=None, padding="right", prompts=None):
@@ -175,7 +173,9 @@ def read_corpus(task, split):
 def corpus_fingerprint():
     """SHA-256 over the sources that the text comes from and over the functions that turn them into text."""
     extraction = [repr(_SHARES), repr(_SMALLEST_TEXT), sys.version.split()[0]]
-    extraction += [inspect.getsource(f) for f in (_part_of, _code_text, _prose_text, _without_spans, _docstring_nodes)]
+    extraction += [
+        code_text(inspect.getsource(f)) for f in (_part_of, code_text, _prose_text, _without_spans, _docstring_nodes)
+    ]
     sources = (part for module, path in _module_paths().items() for part in (module, path.read_bytes()))
     return _sha256([*extraction, *sources])
 
@@ -218,18 +218,18 @@ def _module_text(task, module):
     # Decoded by Python's own rule (PEP 263), with line ends as "\n" on every platform.
     with tokenize.open(_module_paths()[module]) as file:
         source = file.read()
-    return (_code_text if task == "code" else _prose_text)(source).encode()
+    return (code_text if task == "code" else _prose_text)(source).encode()
 
 
 def _docstring_nodes(source):
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                yield node
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            yield node
 
 
-def _code_text(source):
-    """Drop docstrings, comments and blank lines."""
+def code_text(source):
+    """Drop docstrings, comments and blank lines from Python source."""
     lines = source.splitlines(keepends=True)
     spans = []
     for node in _docstring_nodes(source):
