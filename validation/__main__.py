@@ -1,0 +1,171 @@
+"""`python -m validation`: measure every law on every model, plant the faults, write the evidence.
+
+Writes ``evidence.json`` and ``manifest.json``; `python -m reports` turns them into the book and the verdict. Exit status
+0 if every check that ran passed and every fault was caught, 1 otherwise, 2 for a wrong command line, 4 for a model that
+cannot be loaded.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from qkov import reproducibility
+from qkov.errors import QKOVError
+
+from . import faults, models, repetition, suite, tasks, trained
+
+ROOT = Path(__file__).resolve().parent.parent
+FORMAT = "qkov-evidence-1"
+
+
+def parse_arguments(arguments):
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m validation", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", action="append", default=[], metavar="NAME_OR_PATH",
+                        help="also measure this causal language model: a hub name or a local folder")  # fmt: skip
+    parser.add_argument("--device", default="cpu", help="where --model runs, for example cuda (default: cpu)")
+    parser.add_argument("--output", type=Path, default=ROOT / "_build" / "validation", help="folder to write")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes of one thread each")
+    return parser.parse_args(arguments)
+
+
+def say(text):
+    """Print one line at once, so that a log shows what is running."""
+    print(text, flush=True)
+
+
+def gather(options):
+    """Train what is missing, measure the models, plant the faults; ``(evidence, seconds by stage)``."""
+    seconds = {}
+
+    def timed(stage, function, *arguments, **keywords):
+        say(f"{stage} ...")
+        started = time.perf_counter()
+        result = function(*arguments, **keywords)
+        seconds[stage] = round(time.perf_counter() - started, 1)
+        say(f"{stage}: {seconds[stage]} s")
+        return result
+
+    records = timed("training", train)
+    extra = [(name, options.device) for name in options.model]
+    results, rows, not_run = timed("checks", suite.run_suite, list(models.CASES), jobs=options.jobs, extra=extra)
+    results += timed("repetition", repetition.measure_repetition, jobs=options.jobs)
+    planted = timed("faults", faults.run_faults, processes=options.jobs)
+    for row in rows:
+        row["notes"] = "; ".join(filter(None, [row["notes"], records.get(row["name"], "")]))
+    evidence = {
+        "format": FORMAT,
+        "results": results,
+        "faults": planted,
+        "models": rows,
+        "not_run": [*not_run, *omissions(options)],
+    }
+    evidence["summary"] = summarise(evidence)
+    return evidence, seconds
+
+
+def train():
+    """Train what is not cached; ``{case name: held-out losses in words}``.
+
+    Raises:
+        RuntimeError: If a training ended without its model.
+    """
+    if status := trained.main([]):
+        raise RuntimeError(f"training ended with status {status}; its own message is above.")
+    records = {family: trained.load_record(family) for family in trained.FAMILIES}
+    return {
+        f"trained-{family}": "held out, nats per byte: "
+        + ", ".join(f"{task} {loss:.3f}" for task, loss in record["held_out"].items())
+        for family, record in records.items()
+    }
+
+
+def omissions(options):
+    """Name what this run leaves out, so that nothing is green by omission."""
+    left_out = [(f"determinism tier {tier}", reason) for tier, reason in repetition.TIERS.items()]
+    if not torch.cuda.is_available():
+        left_out.append(("models on a GPU", "torch finds no CUDA device"))
+    if not options.model:
+        left_out.append(("a causal language model of your own", "--model was not given"))
+    return [{"what": what, "reason": reason} for what, reason in left_out]
+
+
+def summarise(evidence):
+    """Count outcomes."""
+    statuses = [result["status"] for result in evidence["results"]]
+    return {
+        "passed": statuses.count("passed"),
+        "failed": statuses.count("failed"),
+        "not_run": statuses.count("not run") + len(evidence["not_run"]),
+        "compared": sum(result["compared"] for result in evidence["results"]),
+        "faults": len(evidence["faults"]),
+        "faults_caught": sum(fault["status"] == "caught" for fault in evidence["faults"]),
+        "checks_without_a_fault": faults.unexercised(evidence["faults"]),
+    }
+
+
+def manifest(evidence, seconds):
+    """Record everything that the numbers depend on."""
+    return {
+        "commit": commit(),
+        "constraints_sha256": hashlib.sha256((ROOT / "constraints.txt").read_bytes()).hexdigest(),
+        "environment": reproducibility.environment_record(),
+        "data_fingerprint": tasks.corpus_fingerprint(),
+        "models": {row["name"]: row["fingerprint"] for row in evidence["models"]},
+        "tiers_run": "D1 and D2, on " + repetition.MODEL,
+        "tiers_not_run": dict(repetition.TIERS),
+        "seconds": seconds,
+    }
+
+
+def commit():
+    """The commit that is checked out, marked when files differ from it; "unknown" outside a repository."""
+    def git(*arguments):
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    head = git("rev-parse", "HEAD")
+    return (head + (" with changes" if git("status", "--porcelain") else "")) if head else "unknown"
+
+
+def write(path, content):
+    """Write JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False, sort_keys=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def main(arguments=None):
+    """Run everything; return the exit status."""
+    options = parse_arguments(arguments)
+    torch.set_num_threads(1)
+    try:
+        evidence, seconds = gather(options)
+    except (QKOVError, OSError) as error:
+        say(f"validation: {type(error).__name__}: {error}")
+        return 4
+    write(options.output / "manifest.json", manifest(evidence, seconds))
+    write(options.output / "evidence.json", evidence)
+    for result in evidence["results"]:
+        if result["status"] == "failed":
+            say(f"FAILED {result['check']} on {result['model']}: {result['reason']}")
+    for fault in evidence["faults"]:
+        if fault["status"] != "caught":
+            say(f"MISSED fault {fault['fault']}: {fault['expected']} did not catch it")
+    found = evidence["summary"]
+    say(f"{found['passed']} checks passed, {found['failed']} failed, {found['not_run']} not run; "
+        f"{found['faults_caught']} of {found['faults']} faults caught; {found['compared']:,} numbers compared")  # fmt: skip
+    good = found["passed"] and not found["failed"] and found["faults_caught"] == found["faults"] > 0
+    return 0 if good and not found["checks_without_a_fault"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
