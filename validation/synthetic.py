@@ -84,7 +84,8 @@ class SyntheticAttention(nn.Module):
         scores = torch.einsum("nqhd,nkhd->nhqk", query, key) / self.head_dim**0.5
         weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
         heads = torch.einsum("nhqk,nkhd->nqhd", weights, value)
-        return self.output(heads.flatten(2))
+        # Conv1D views its input; heads of width 1 come out of einsum in another memory order.
+        return self.output(heads.flatten(2).contiguous())
 
     def _heads(self, hidden):
         num_samples, length, _ = hidden.shape
