@@ -58,9 +58,9 @@ class Case:
         options = {"aggregate": "sum", "min_samples_for_fisher": 1, **options}
         return interference.QKOVInterferenceMetric(held.config, held, **options)
 
-    def heatmap(self, held, *, layers=None, **options):
-        """All scores on a collector."""
-        return self.metric(held, **options).compute_heatmap("a", "b", layers=layers, progress=False)
+    def heatmap(self, held, *, layers=None, heads=None, **options):
+        """All scores on a collector, or those of some layers and heads."""
+        return self.metric(held, **options).compute_heatmap("a", "b", layers=layers, heads=heads, progress=False)
 
     def reference(self, task):
         """Per-sample gradients by the slow reference, ``(grads, tokens)``; computed once per state of the weights."""

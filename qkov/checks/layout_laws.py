@@ -279,7 +279,7 @@ def check_relabelling(case):
         return NotRun("a single head cannot be permuted")
     before, behaviour = case.collect(), case.behaviour(case.batch_a)
     size = one.num_heads // one.num_kv_heads
-    kv_order = list(range(1, one.num_kv_heads)) + [0]
+    kv_order = [*range(1, one.num_kv_heads), 0]
     # Heads of one group only change places among themselves: what is the same in every group would hide h % H_kv.
     inner = {kv: list(range(size)) for kv in kv_order} | {kv_order[0]: list(range(size))[::-1]}
     order = [kv * size + inside for kv in kv_order for inside in inner[kv]]

@@ -164,10 +164,11 @@ def check_loss_scale(case):
         case.collect(loss_a=loss_a, loss_b=loss_b)
         for loss_a, loss_b in ((None, None), (doubled, None), (None, doubled), (doubled, doubled))
     )
-    layers = [layout.layer for layout in case.layouts()][-1:]
+    one = case.layouts()[-1]
+    where = {"layers": [one.layer], "heads": some(one.num_heads, 2)}
     for pool, degrees in DEGREES.items():
         for variant, degree in degrees.items():
-            options = {"variant": variant, "fisher_pool": pool, "layers": layers}
+            options = {"variant": variant, "fisher_pool": pool, **where}
             base = case.heatmap(plain, **options)
             pairs = [(both, degree)] if pool == "pooled" else [(more_a, degree[0]), (more_b, degree[1])]
             said = base.attributes["loss_scale_degrees"]
@@ -226,11 +227,12 @@ def check_tiles(case):
     """How a slice is cut into tiles does not matter."""
     comparison = Comparison()
     held = case.collect()
-    layers = [layout.layer for layout in case.layouts()][-1:]
+    one = case.layouts()[-1]
+    where = {"layers": [one.layer], "heads": some(one.num_heads, 2)}
     for options in ({"variant": "unsigned"}, {"variant": "signed", "fisher_source": "head"}, {"include_bias": True}):
-        whole = case.heatmap(held, layers=layers, **options)
+        whole = case.heatmap(held, **where, **options)
         for tile in (1, 257):
-            tiled = case.heatmap(held, layers=layers, tile_elements=tile, **options)
+            tiled = case.heatmap(held, **where, tile_elements=tile, **options)
             for block in whole.arrays:
                 comparison.near(tiled.arrays[block], whole.arrays[block])
     return comparison.measurement(bound("identity", case.precision))

@@ -1,0 +1,33 @@
+"""Wrong implementations of distinct mechanism, each planted into the running package, each caught by a named check.
+
+A check that has never failed proves little. Every fault here yields results of the right shape and finite values, as the
+public bugs of this kind do (O sliced by rows, ``h % H_kv``, reduce-then-square); nothing gives it away but a law.
+
+Example:
+    >>> from validation import faults
+    >>> result = faults.run_fault("kv_head_by_remainder", ["relabelling"])
+    >>> result.status, result.caught_by
+    ('caught', ['relabelling'])
+"""
+
+from . import collecting, cutting, fishers, formulas, loss, results
+from .planting import FAULTS, Fault, planted
+from .run import MARGIN, FaultResult, run_fault, run_faults, run_unfaulted, unexercised
+
+__all__ = [
+    "FAULTS",
+    "MARGIN",
+    "Fault",
+    "FaultResult",
+    "collecting",
+    "cutting",
+    "fishers",
+    "formulas",
+    "loss",
+    "planted",
+    "results",
+    "run_fault",
+    "run_faults",
+    "run_unfaulted",
+    "unexercised",
+]
