@@ -408,6 +408,13 @@ def test_bar_of_an_iterable_counts_without_a_total(model, capfd, impatient):
     assert "collect math: 2 samples" in capfd.readouterr().err
 
 
+def test_bar_counts_skipped_samples_as_done(model, capfd, impatient):
+    found = collect(model, build_batch((4, 5)))
+    capfd.readouterr()
+    found.collect_fisher(model, build_batch((4, 5, 6)), "a", sample_ids=[0, 1, 2], loss_fn=slow_loss)
+    assert "3/3" in capfd.readouterr().err
+
+
 def test_bar_stays_away_on_short_work(model, capfd):
     qkov.FisherCollector().collect_fisher(model, build_batch((4, 4)), "math")
     assert capfd.readouterr().err == ""

@@ -145,7 +145,9 @@ def test_normalisation_defaults_to_that_of_the_collector():
 # Pairs and selections
 
 
-@pytest.mark.parametrize("options", [{}, {"variant": "natural"}, {"variant": "dot", "aggregate": "sum"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"variant": "natural"}, {"variant": "dot", "aggregate": "sum"}, {"normalize_gj": "per_token"}]
+)
 def test_pair_is_the_entry_of_the_heatmap_at_its_ids(options):
     collector, _ = two_tasks("llama")
     heatmap = score(collector, **options)

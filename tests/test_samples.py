@@ -46,9 +46,9 @@ def test_rows_are_selected_and_entries_without_samples_passed_along():
 
 def test_rows_of_an_inference_tensor_can_enter_a_graph():
     with torch.inference_mode():
-        batch = {"inputs_embeds": torch.ones(2, 3)}
+        batch = {"inputs_embeds": torch.ones(2, 3), "scale": torch.tensor(2.0)}
         part = samples.select_rows(batch, [0], "cpu")
-    assert not part["inputs_embeds"].is_inference()
+    assert [value.is_inference() for value in part.values()] == [False, False]
 
 
 # Digests

@@ -202,7 +202,8 @@ def test_dead_block_scores_exactly_zero(variant, pool, source):
     dead = [silenced(one) for one in collector.samples("a")]
     options = ScoreOptions(variant=variant, fisher_pool=pool, fisher_source=source)
     layout = collector.config.layers[0]
-    alive = Side(collector.samples("a"), range(3), options)
+    # Large enough that a number divided by the smallest normal one leaves the range of float32.
+    alive = Side([rescaled(one, 1e3) for one in collector.samples("a")], range(3), options)
     for sides in ((alive, Side(dead, range(3), options)), (Side(dead, range(3), options), alive)):
         result = scoring.score_slice(*sides, layout, layout.projection("V"), 0, options)
         assert not result.scores.any()
