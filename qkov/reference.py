@@ -53,7 +53,8 @@ def _own_loss(model, batch, row):
     logits = model(**inputs).logits[0]
     loss, count = 0.0, 0
     for t in range(1, len(real)):
-        if int(labels[t]) != -100:
+        # A token behind a gap in the mask is predicted by what is masked, which is no prediction.
+        if real[t] == real[t - 1] + 1 and int(labels[t]) != -100:
             row_logits = logits[t - 1]
             loss = loss + torch.logsumexp(row_logits, 0) - row_logits[int(labels[t])]
             count += 1

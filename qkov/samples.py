@@ -43,7 +43,7 @@ def select_rows(batch, rows, device):
         if not isinstance(value, torch.Tensor):
             return value
         # A tensor made under inference_mode cannot enter a graph; its clone made outside can.
-        value = value.clone() if value.is_inference() and not torch.is_inference_mode_enabled() else value
+        value = value.clone() if value.is_inference() else value
         return (value[rows] if value.ndim else value).to(device)
 
     with torch.inference_mode(False):

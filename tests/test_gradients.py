@@ -100,6 +100,17 @@ def test_label_masks_agree_with_the_reference(family, padding):
     assert [one.num_tokens for one in collector.samples("a")] == tokens
 
 
+@pytest.mark.parametrize("family", CAUSAL_FAMILIES)
+def test_gaps_in_the_mask_agree_with_the_reference(family):
+    model = build_model(family)
+    batch = build_batch((8, 6))
+    batch["attention_mask"][0, 3] = batch["attention_mask"][1, 2] = 0
+    expected, tokens = reference.sample_gradients(model, batch)
+    collector = collect(model, batch)
+    assert gradient_error(collector, "a", expected) < FLOAT64_BOUND
+    assert [one.num_tokens for one in collector.samples("a")] == tokens == [5, 3]
+
+
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_real_tokens_equal_to_the_padding_id_agree_with_the_reference(padding):
     model = build_model("gpt2")
