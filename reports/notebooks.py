@@ -36,6 +36,8 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
+    # tqdm, which transformers imports, warns in a kernel that there are no widgets for the bars that are switched off.
+    "PYTHONWARNINGS": "ignore:IProgress not found",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
