@@ -46,7 +46,7 @@ def build(num_samples=6, *, seed=0, max_tokens=48):
     """
     model = load_encoder()
     batches = [
-        paired_batch(model, tasks.load_task(task, num_samples, 320, seed=seed).decoded(), max_tokens=max_tokens)
+        paired_batch(model, _texts(task, num_samples, 200, seed).decoded(), max_tokens=max_tokens)
         for task in ("code", "prose")
     ]
     return model, *batches, paired_text_loss
@@ -112,6 +112,11 @@ def paired_batch(model, texts, *, max_tokens=48):
     return {**first, "target": target}
 
 
+def _texts(task, num_samples, length, seed):
+    # Lengths far enough apart that batches are padded, whatever the tokenizer.
+    return tasks.load_task(task, num_samples, length, seed=seed, shortest=length // 3)
+
+
 def _token_batch(rows, max_tokens):
     # The last token of a cut text stays [SEP].
     rows = [row if len(row) <= max_tokens else [*row[: max_tokens - 1], row[-1]] for row in rows]
@@ -171,7 +176,7 @@ def build_given(name_or_path, *, device="cpu", num_samples=6, max_tokens=48, see
     """
     model, tokenizer = load_causal_lm(name_or_path, device=device)
     batches = [
-        token_batch(tokenizer, tasks.load_task(task, num_samples, 240, seed=seed), max_tokens=max_tokens, device=device)
+        token_batch(tokenizer, _texts(task, num_samples, 150, seed), max_tokens=max_tokens, device=device)
         for task in ("code", "prose")
     ]
     return model, *batches
