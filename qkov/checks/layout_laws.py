@@ -323,4 +323,5 @@ def check_gqa_twin(case):
                     sums[place] = sums.get(place, 0) + part
                 for place, expected in sums.items():
                     comparison.near(grads[place.param_name][place.index], expected, grads[place.param_name].abs().max())
-    return comparison.measurement(bound("score", case.precision))
+    normed = any(has_head_norms(case.model, one) for one in case.layouts())
+    return comparison.measurement(bound("normed twin" if normed else "score", case.precision))

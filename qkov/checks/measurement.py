@@ -40,6 +40,10 @@ BOUNDS = {
     # name: (exact, mixed, single), reason
     "gradient": ((1e-11, 1e-6, 1e-5), "rounding of one backward pass, relative to the largest entry of the parameter"),
     "token sum": ((1e-6, 1e-6, 1e-5), "norms and rotary angles of the library are float32 even in a float64 model"),
+    "normed twin": (
+        (1e-6, 1e-6, 1e-4),
+        "as score, but a group is summed behind norms of keys that the library computes in float32, not before",
+    ),
     "contribution": ((2e-11, 2e-6, 2e-5), "squares double the relative error of gradients"),
     "score": (
         (1e-10, 1e-5, 1e-4),
