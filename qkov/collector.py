@@ -105,7 +105,7 @@ class FisherCollector:
                 ``loss_fn``, any mapping of tensors whose first axis is the sample.
             task: Name of the task; samples are appended.
             sample_ids: Ints or strings, one type per task; default: the next integers. An id that is known with the
-                same input is skipped.
+                same input and loss is skipped.
             clusters: One label per sample (document, template) for statistics; kept, not used here.
             loss_fn: ``loss_fn(model, batch) -> losses [N]`` or ``(losses [N], tokens [N])``; must not mix samples.
                 Default: causal language modelling, ``qkov.losses.causal_lm_loss``.
@@ -268,7 +268,8 @@ class FisherCollector:
         if len(clusters) != num_samples:
             raise SampleIdError(f"task {task!r}: {len(clusters)} clusters left for {num_samples} samples.")
         samples.check_tokens(model, batch)
-        digests = [samples.row_digest(batch, row) for row in range(num_samples)]
+        loss_fn = loss_fn or losses.causal_lm_loss
+        digests = [samples.row_digest(batch, row, _full_name(loss_fn)) for row in range(num_samples)]
         new = [row for row in range(num_samples) if not self._is_known(task, names[row], digests[row])]
         size = micro_batch or max(1, TOKENS_PER_PASS.get(device.type, 512) // _tokens_per_sample(batch))
         bar.update(num_samples - len(new))
@@ -276,7 +277,7 @@ class FisherCollector:
             rows = new[start : start + size]
             part = samples.select_rows(batch, rows, device)
             results = gradients.collect_factors(
-                model, part, self.config, loss_fn or losses.causal_lm_loss, [names[row] for row in rows]
+                model, part, self.config, loss_fn, [names[row] for row in rows]
             )
             known = self._tasks.setdefault(task, {})
             for row, (factors, tokens) in zip(rows, results, strict=True):
@@ -287,8 +288,8 @@ class FisherCollector:
         existing = self._tasks.get(task, {}).get(sample_id)
         if existing is not None and existing.digest != digest:
             raise SampleIdError(
-                f"task {task!r} already holds sample {sample_id!r} with another input. Give the new sample another id, "
-                "or collect into a new FisherCollector."
+                f"task {task!r} already holds sample {sample_id!r} with another input or loss. Give the new sample another "
+                "id, or collect into a new FisherCollector."
             )
         return existing is not None
 
@@ -317,3 +318,7 @@ def _total(batch):
 
 def _tokens_per_sample(batch):
     return max([1, *(value.shape[1] for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim > 1)])
+
+
+def _full_name(loss_fn):
+    return f"{loss_fn.__module__}.{getattr(loss_fn, '__qualname__', type(loss_fn).__qualname__)}"

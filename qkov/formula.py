@@ -82,6 +82,17 @@ def damp(fisher, block_mean, *, ridge_lambda_rel=RELATIVE_RIDGE, epsilon=None, r
     return fisher + (ridge_lambda_rel * float(block_mean) + torch.finfo(fisher.dtype).tiny)
 
 
+def is_noise(block_mean, largest_mean, dtype):
+    r"""Tell whether a whole block holds rounding noise only, which no damping relative to itself can see.
+
+    .. math:: \bar F \le (16\,\varepsilon)^2 \max_{\text{blocks of the layer}} \bar F
+
+    with the machine epsilon of the gradients' dtype. Q and K of a sample whose tokens are all equal are such a case:
+    their exact gradient is 0. A block that is noise scores 0, as a dead one does.
+    """
+    return block_mean <= (16 * torch.finfo(dtype).eps) ** 2 * largest_mean
+
+
 def left_factor(variant, grad_a, h_a, damped_a):
     r"""Task A's side of the product, ``[n_a, slice]``; ``damped_a`` is the D that the variant divides by."""
     if variant == "dot":

@@ -203,6 +203,8 @@ class QKOVInterferenceMetric:
         most = max(layout.num_heads for layout in layouts) if layouts else 0
         heads = range(most) if heads is None else _as_list(heads)
         for name, chosen in (("layers", layers), ("heads", heads)):
+            if not len(chosen):
+                raise errors.OptionError(f"{name} is empty, so there is nothing to score; leave it None for all.")
             if len(set(chosen)) != len(chosen):
                 raise errors.OptionError(f"{name} is {chosen}; expected each number once.")
         return layouts, [checked_index(head, most, "head") for head in heads]

@@ -29,7 +29,7 @@ def tensor_digest(*tensors):
 
 
 def model_fingerprint(model):
-    """Hash a model's class, configuration of attention code, and parameters (names, shapes, sums, strided values)."""
+    """Hash a model's class and its parameters: names, dtypes, shapes, sums and strided values."""
     digest = hashlib.sha256(type(model).__qualname__.encode())
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):

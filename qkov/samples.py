@@ -1,5 +1,6 @@
 """Batches taken apart into samples: sizes, rows, ids, and a digest that knows a sample again on any padding side."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -50,8 +51,8 @@ def select_rows(batch, rows, device):
         return {name: part(value) for name, value in batch.items()}
 
 
-def row_digest(batch, row):
-    """Hash one sample's tensors, real tokens only where there is a mask, so that padding does not change it."""
+def row_digest(batch, row, loss_name):
+    """Hash one sample's tensors and the loss's name; real tokens only where there is a mask, so that padding is free."""
     mask = batch.get("attention_mask")
     real = mask[row] != 0 if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
     tensors = []
@@ -61,7 +62,7 @@ def row_digest(batch, row):
             continue
         value = value[row]
         tensors.append(value[real] if real is not None and value.ndim and len(value) == len(real) else value)
-    return tensor_digest(*tensors)
+    return hashlib.sha256(f"{loss_name} {tensor_digest(*tensors)}".encode()).hexdigest()
 
 
 def check_tokens(model, batch):

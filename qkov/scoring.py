@@ -108,6 +108,7 @@ def score_slice(side_a, side_b, layout, projection, unit, options):
         options: Variant, Fisher, damping, aggregation.
     """
     means = [side.block_mean(layout, projection, options) for side in (side_a, side_b)]
+    largest = [max(side.block_mean(layout, one, options) for one in layout.projections) for side in (side_a, side_b)]
     head_fisher = _head_fisher(side_a, side_b, projection, unit, options)
     total = torch.zeros(len(side_a.rows), len(side_b.rows), dtype=torch.float64)
     spectrum, denominators = [], []
@@ -132,8 +133,8 @@ def score_slice(side_a, side_b, layout, projection, unit, options):
         total += formula.pair_scores(left, right).double().cpu()
         spectrum.append(chosen.expand(grad_a.shape[1]).cpu())
         denominators.append(damped_a.expand(grad_a.shape[1]).cpu())
-    if _is_dead(means, options):
-        total.zero_()  # 0 / 0 by definition 0: without any gradient of the Fisher's owner there is nothing to weigh
+    if _is_noise(means, largest, grad_a.dtype, options):
+        total.zero_()  # 0 / 0 by definition 0, and noise over noise: there is nothing to weigh
     if not torch.isfinite(total).all():
         raise NonFiniteError(
             f"scores of layer {layout.layer}, block {projection.block}, slice {unit} are NaN or infinite: gradients or their "
@@ -201,10 +202,13 @@ def _head_fisher(side_a, side_b, projection, unit, options):
     return list((sums / num_parameters(projection, options)).to(dtype=dtype, device=options.device)[:, None])
 
 
-def _is_dead(means, options):
+def _is_noise(means, largest, dtype, options):
     if options.variant == "dot" or options.absolute_damping:
         return False
-    return (means[0] if options.variant == "natural" else fisher.pool_fisher(*means, options.fisher_pool)) == 0
+    if options.variant == "natural":
+        return any(formula.is_noise(mean, most, dtype) for mean, most in zip(means, largest, strict=True))
+    mean, most = (fisher.pool_fisher(*pair, options.fisher_pool) for pair in (means, largest))
+    return formula.is_noise(mean, most, dtype)
 
 
 def _dtype(members, projection):

@@ -409,7 +409,7 @@ def test_bar_of_an_iterable_counts_without_a_total(model, capfd, impatient):
 
 
 def test_bar_counts_skipped_samples_as_done(model, capfd, impatient):
-    found = collect(model, build_batch((4, 5)))
+    found = collect(model, build_batch((4, 5)), loss_fn=slow_loss)
     capfd.readouterr()
     found.collect_fisher(model, build_batch((4, 5, 6)), "a", sample_ids=[0, 1, 2], loss_fn=slow_loss)
     assert "3/3" in capfd.readouterr().err
@@ -438,3 +438,13 @@ def test_environment_can_switch_the_bar_off(model, monkeypatch):
     monkeypatch.setattr(collector_module, "tqdm", recorded)
     qkov.FisherCollector().collect_fisher(model, build_batch((4,)), "math")
     assert ["disable" in options for options in given] == [False]
+
+
+def test_known_id_with_another_loss_is_refused():
+    model, batch = build_model("llama"), build_batch((5, 6))
+    collector = collect(model, batch)
+    with pytest.raises(SampleIdError, match="another input or loss"):
+        collector.collect_fisher(
+            model, batch, "a", sample_ids=[0, 1], loss_fn=lambda m, b: losses.causal_lm_loss(m, b), progress=False
+        )
+    assert collector.sample_ids("a") == (0, 1)

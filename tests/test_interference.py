@@ -207,6 +207,8 @@ def test_selection_is_a_part_of_the_whole(layers, heads, kv_heads):
         ({"layers": "0"}, SliceIndexError),
         ({"heads": [6]}, SliceIndexError),
         ({"heads": [0.5]}, SliceIndexError),
+        ({"layers": []}, OptionError),
+        ({"heads": []}, OptionError),
         ({"layers": [0, 0]}, OptionError),
         ({"heads": [1, 1]}, OptionError),
         ({"most": 0}, OptionError),
@@ -520,6 +522,24 @@ def test_unknown_task_a_is_refused():
 def test_damping_that_dominates_warns():
     with pytest.warns(DampingWarning, match="damping outweighs the median Fisher value in 100% of the slices"):
         score(two_tasks("llama")[0], ridge_lambda=1e6)
+
+
+@pytest.mark.parametrize("variant", [one for one in VARIANTS if one != "dot"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_block_of_rounding_noise_scores_zero(variant, dtype):
+    # Every token of a sample is the same and positions enter queries and keys only: the values are equal, so attention
+    # cannot change anything and the exact gradients of Q and K are 0.
+    model = build_model("llama", dtype=dtype, layers=1)
+    collector = qkov.FisherCollector()
+    for task, tokens in (("a", (3, 5, 7)), ("b", (4, 6))):
+        batch = {"input_ids": torch.tensor(tokens)[:, None].repeat(1, 6)}
+        collector.collect_fisher(model, batch, task, progress=False)
+    found = score(collector, variant=variant)
+    assert collector.sample("a", 0).squared_norms[0, "Q"] > 0  # noise, not zeros
+    assert not found.arrays["Q"].any()
+    assert not found.arrays["K"].any()
+    assert found.arrays["V"].any()
+    assert found.arrays["O"].any()
 
 
 def test_dot_has_no_fisher_to_be_damped():

@@ -57,24 +57,24 @@ def test_rows_of_an_inference_tensor_can_enter_a_graph():
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("width", [6, 9])
 def test_digest_ignores_padding(padding, width):
-    expected = [samples.row_digest(build_batch((5, 6)), row) for row in range(2)]
+    expected = [samples.row_digest(build_batch((5, 6)), row, "loss") for row in range(2)]
     batch = build_batch((5, 6), padding=padding, width=width)
-    assert [samples.row_digest(batch, row) for row in range(2)] == expected
+    assert [samples.row_digest(batch, row, "loss") for row in range(2)] == expected
     assert expected[0] != expected[1]
 
 
 def test_digest_of_a_full_mask_is_that_of_no_mask():
     batch = build_batch((5, 5))
     bare = {"input_ids": batch["input_ids"]}
-    assert samples.row_digest(batch, 1) == samples.row_digest(bare, 1)
+    assert samples.row_digest(batch, 1, "loss") == samples.row_digest(bare, 1, "loss")
 
 
 def test_digest_sees_each_entry():
     batch = build_batch((5, 5)) | {"labels": build_batch((5, 5))["input_ids"]}
     changed = {name: value.clone() for name, value in batch.items()}
     changed["labels"][0, 2] = -100
-    assert samples.row_digest(changed, 0) != samples.row_digest(batch, 0)
-    assert samples.row_digest(changed, 1) == samples.row_digest(batch, 1)
+    assert samples.row_digest(changed, 0, "loss") != samples.row_digest(batch, 0, "loss")
+    assert samples.row_digest(changed, 1, "loss") == samples.row_digest(batch, 1, "loss")
 
 
 def test_digest_takes_masks_of_other_shapes_and_one_label_per_sample():
@@ -83,9 +83,9 @@ def test_digest_takes_masks_of_other_shapes_and_one_label_per_sample():
         "attention_mask": torch.ones(2, 1, 3, 3),
         "labels": torch.tensor([0, 1]),
     }
-    assert samples.row_digest(batch, 0) != samples.row_digest(batch, 1)
+    assert samples.row_digest(batch, 0, "loss") != samples.row_digest(batch, 1, "loss")
     blind = {**batch, "attention_mask": torch.zeros(2, 1, 3, 3)}
-    assert samples.row_digest(blind, 0) != samples.row_digest(batch, 0)
+    assert samples.row_digest(blind, 0, "loss") != samples.row_digest(batch, 0, "loss")
 
 
 # Tokens
@@ -149,3 +149,8 @@ def test_any_unique_ids_of_one_type_are_accepted(ids):
 def test_ids_that_could_be_mixed_up_are_refused(known, ids, message):
     with pytest.raises(SampleIdError, match=message):
         samples.assign_ids("a", known, 2, ids)
+
+
+def test_digest_knows_the_loss():
+    batch = build_batch((5, 6))
+    assert samples.row_digest(batch, 0, "one_loss") != samples.row_digest(batch, 0, "another_loss")

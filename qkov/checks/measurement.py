@@ -57,7 +57,7 @@ BOUNDS = {
     "function": ((1e-11, 1e-5, 1e-4), "the same function of the input, summed in another order"),
     "ablated": ((1e-12, 1e-6, 1e-6), "exactly zero, or rounding noise far below the intact gradient"),
     "scaled": ((1e-12, 1e-5, 1e-5), "a factor of 2 is exact in floating point; only smallest normal numbers differ"),
-    "identity": ((1e-12, 1e-12, 1e-6), "an identity in exact arithmetic, evaluated in the precision of the gradients"),
+    "identity": ((1e-12, 1e-12, 1e-5), "an identity in exact arithmetic, evaluated in the precision of the gradients"),
     "same": ((0.0, 0.0, 0.0), "the same bits"),
 }
 
