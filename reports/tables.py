@@ -131,9 +131,15 @@ def mark(fault, check):
 
 
 def models_table(evidence):
-    """The models that were measured."""
+    """The models that were measured, with what is to be known of each: held-out losses, precision."""
     rows = [
-        [model["name"], model["kind"], f"{model['parameters']:,}", model["description"], str(model["fingerprint"])[:12]]
+        [
+            model["name"],
+            model["kind"],
+            f"{model['parameters']:,}",
+            "; ".join(filter(None, [model["description"], model["notes"]])),
+            str(model["fingerprint"])[:12],
+        ]
         for model in evidence["models"]
     ]
     return table(["model", "kind", "parameters", "what it is", "fingerprint"], rows, align="llrll")

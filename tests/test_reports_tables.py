@@ -60,6 +60,8 @@ def test_faults_and_models_are_listed():
     missed = tables.faults_table(changed("faults", status="missed", ratio=0.25))
     assert cells(missed.splitlines()[-1])[-1] == "MISSED (0.25)"
     assert rows(tables.models_table(GOOD)) == [["llama", "synthetic", "12,345", "two layers", "0123456789ab"]]
+    noted = {"models": [GOOD["models"][0] | {"notes": "held out 1.5"}]}
+    assert rows(tables.models_table(noted))[0][3] == "two layers; held out 1.5"
 
 
 def test_what_did_not_run_is_named_with_its_reason():
