@@ -5,8 +5,8 @@ import torch
 
 from .. import fisher, formula, reference
 from .case import some, take
-from .edits import restored, scale
-from .measurement import Comparison, bound
+from .edits import parts, restored, scale
+from .measurement import Comparison, NotRun, bound
 from .registry import check
 
 
@@ -111,6 +111,28 @@ def check_damping(case):
                 view.zero_()
         dead = case.heatmap(case.collect(), layers=[layout.layer])
     comparison.zero(dead.arrays["V"][:, :, 0, 0], abs(dead.arrays["O"]).max())
+    return comparison.measurement(bound("ablated", case.precision))
+
+
+@check
+def check_noise_floor(case):
+    """Where all values are equal, attention cannot act: Q and K hold rounding noise only, and it scores 0."""
+    layout = case.layouts()[-1]
+    values = layout.projection("V")
+    if values.bias_name is None:
+        return NotRun("values have no bias, which alone would make them equal and not zero")
+    if case.precision == "mixed":
+        return NotRun("the library takes the softmax in float32, so the noise is not that of the gradients' precision")
+    comparison = Comparison()
+    with restored(case.model) as parameters:
+        for unit in range(values.num_units):
+            parts(parameters, values, unit)[0].zero_()
+        held = case.collect()
+    for variant in ("natural", "signed", "symmetric"):
+        found = case.heatmap(held, layers=[layout.layer], variant=variant).arrays
+        for block in "QK":
+            comparison.zero(found[block], np.abs(found["V"]).max())
+        comparison.true(bool(found["V"].any() and found["O"].any()))
     return comparison.measurement(bound("ablated", case.precision))
 
 

@@ -175,6 +175,12 @@ def floor_added(original):
     return damp
 
 
+@damping("formula.is_noise", expected="noise_floor")
+def noise_normalised_up(_original):
+    """A block whose gradients are rounding noise is normalised by its own Fisher, to scores as large as any."""
+    return lambda block_mean, _largest_mean, _dtype: block_mean == 0
+
+
 @damping("scoring.Side.block_mean", expected="reference_scores", case="deep")
 def norms_of_another_layer(original):
     """The mean of F that damping is relative to is cached without the layer, and taken from the first one seen."""
