@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .. import collector, gradients, interference, layout, losses, reference, reproducibility
+from .. import collector, gradients, interference, layout, losses, reference, reproducibility, samples
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,10 @@ class Case:
         every = self.config.layers
         return every if len(every) < 3 else (every[0], every[-1])
 
+    def on_device(self, batch):
+        """Return a batch where the model is, for calling the model itself."""
+        return samples.select_rows(batch, slice(None), next(self.model.parameters()).device)
+
     def behaviour(self, batch):
         """What the model computes: losses and the output of every output projection, for comparing functions."""
         outputs = []
@@ -85,7 +89,7 @@ class Case:
         ]
         try:
             with torch.no_grad(), gradients.evaluation(self.model):
-                result = (self.loss_fn or losses.causal_lm_loss)(self.model, batch)
+                result = (self.loss_fn or losses.causal_lm_loss)(self.model, self.on_device(batch))
         finally:
             for handle in handles:
                 handle.remove()

@@ -98,7 +98,7 @@ def check_token_sum(case):
         return NotRun("the loss is the user's own; how its terms add up is not known")
     comparison = Comparison()
     labels = losses.target_labels(case.batch_a)
-    even = torch.arange(labels.shape[1]) % 2 == 0
+    even = torch.arange(labels.shape[1], device=labels.device) % 2 == 0
     whole = case.collect()
     scale = [held_grads(whole, one.sample_id) for one in whole.samples("a")]
     parts = []
@@ -161,13 +161,13 @@ def repadded(batch, side):
     count, length = ids.shape
     new = {
         "input_ids": ids[:, :1].repeat(1, length + 3),
-        "attention_mask": torch.zeros(count, length + 3, dtype=torch.long),
-        "labels": torch.full((count, length + 3), losses.IGNORED),
+        "attention_mask": torch.zeros(count, length + 3, dtype=torch.long, device=ids.device),
+        "labels": torch.full((count, length + 3), losses.IGNORED, device=ids.device),
     }
     for row in range(count):
         real = torch.where(mask[row])[0]
         new["input_ids"][row] = ids[row, real[0]]
-        places = torch.arange(len(real)) + (0 if side == "right" else length + 3 - len(real))
+        places = torch.arange(len(real), device=ids.device) + (0 if side == "right" else length + 3 - len(real))
         new["input_ids"][row, places] = ids[row, real]
         new["attention_mask"][row, places] = 1
         new["labels"][row, places] = labels[row, real]

@@ -80,7 +80,7 @@ def _attention_gradients(case, one):
         with torch.inference_mode(False), torch.enable_grad(), gradients.evaluation(case.model):
             for name in names:
                 parameters[name].requires_grad_(True)
-            (case.loss_fn or _forward)(case.model, case.batch_a)
+            (case.loss_fn or _forward)(case.model, case.on_device(case.batch_a))
             signs = torch.sin(torch.arange(outputs[0].numel(), dtype=outputs[0].dtype, device=outputs[0].device) * 0.7)
             found = torch.autograd.grad((outputs[0].reshape(-1) * signs).sum(), [parameters[name] for name in names])
     finally:
@@ -150,7 +150,7 @@ def _head_outputs(case, one, shifted=None):
         handles.append(modules[shifted[0].module_name].register_forward_hook(shift))
     try:
         with torch.no_grad(), gradients.evaluation(case.model):
-            (case.loss_fn or _forward)(case.model, case.batch_a)
+            (case.loss_fn or _forward)(case.model, case.on_device(case.batch_a))
     finally:
         for handle in handles:
             handle.remove()
