@@ -14,16 +14,18 @@ import torch
 from .errors import OptionError
 
 
-def sample_gradients(model, batch, loss_fn=None):
-    """Differentiate each sample's summed loss alone, in a float64 copy of the model.
+def sample_gradients(model, batch, loss_fn=None, *, dtype=torch.float64):
+    """Differentiate each sample's summed loss alone, in a copy of the model.
 
     Args:
         model: Left as it is. batch: As for ``FisherCollector.collect_fisher``. loss_fn: The same, or None for causal LM.
+        dtype: Of the copy; None leaves the model's own, to measure how far rounding alone takes plain autograd.
 
     Returns:
         ``(grads, tokens)``: a list of ``{param_name: float64 array}`` and a list of token counts.
     """
-    twin = copy.deepcopy(model).double().eval().requires_grad_(True)
+    twin = copy.deepcopy(model).eval().requires_grad_(True)
+    twin = twin if dtype is None else twin.to(dtype)
     rows = len(next(value for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim))
     grads, tokens = [], []
     with torch.inference_mode(False), torch.enable_grad():
@@ -32,7 +34,7 @@ def sample_gradients(model, batch, loss_fn=None):
             loss, count = _own_loss(twin, batch, row) if loss_fn is None else _user_loss(twin, batch, row, loss_fn)
             loss.backward()
             grads.append({
-                name: (torch.zeros_like(p) if p.grad is None else p.grad).detach().cpu().numpy().copy()
+                name: (torch.zeros_like(p) if p.grad is None else p.grad).detach().cpu().double().numpy().copy()
                 for name, p in twin.named_parameters()
             })  # fmt: skip
             tokens.append(count)
@@ -48,7 +50,7 @@ def _own_loss(model, batch, row):
     if "input_ids" in batch:
         inputs = {"input_ids": batch["input_ids"][row, real][None].to(device)}
     else:
-        inputs = {"inputs_embeds": batch["inputs_embeds"][row, real][None].double().to(device)}
+        inputs = {"inputs_embeds": batch["inputs_embeds"][row, real][None].to(device, next(model.parameters()).dtype)}
     labels = batch["labels"][row, real] if "labels" in batch else batch["input_ids"][row, real]
     logits = model(**inputs).logits[0]
     loss, count = 0.0, 0
@@ -65,8 +67,9 @@ def _user_loss(model, batch, row, loss_fn):
     alone = {}
     for name, value in batch.items():
         if isinstance(value, torch.Tensor) and value.ndim:
-            value = value[row : row + 1].to(next(model.parameters()).device)
-            value = value.double() if value.is_floating_point() else value
+            parameter = next(model.parameters())
+            value = value[row : row + 1].to(parameter.device)
+            value = value.to(parameter.dtype) if value.is_floating_point() else value
         alone[name] = value
     result = loss_fn(model, alone)
     losses, count = result if isinstance(result, tuple) else (result, [1])

@@ -149,6 +149,23 @@ def test_precision_of_a_case_follows_weights_and_attention(dtype, attention, pre
     assert build_case("llama", dtype, attention=attention).precision == precision
 
 
+def test_bounds_grow_with_the_rounding_of_the_model_itself_in_float32_only():
+    exact, single = build_case("llama"), build_case("llama", torch.float32)
+    assert exact.conditioning == 1.0
+    assert exact.bound("gradient") == 1e-11
+    assert 1.0 <= single.conditioning < 2.0
+    coarse = build_case("llama", torch.bfloat16)
+    assert coarse.conditioning > 100
+    assert coarse.bound("gradient") == pytest.approx(1e-5 * coarse.conditioning)
+    assert coarse.bound("same") == 0.0
+
+
+def test_laws_hold_in_bfloat16_as_far_as_its_rounding_goes():
+    case = build_case("llama", torch.bfloat16)
+    for check in ("reference_gradients", "reference_scores", "isolation", "head_additivity", "ids"):
+        assert run_check(check, case).status == "passed"
+
+
 def test_check_model_runs_all_checks_in_order_and_leaves_the_model_alone():
     case = CASES[0]
     before = {name: parameter.clone() for name, parameter in case.model.named_parameters()}
@@ -168,10 +185,15 @@ def test_check_model_refuses_names_that_are_not_checks():
 def test_edits_are_undone_bit_for_bit_also_after_an_error():
     model = CASES[0].model
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    with pytest.raises(RuntimeError, match="in between"), edits.restored(model) as parameters:
-        for parameter in parameters.values():
-            parameter.mul_(3.0)
-        raise RuntimeError("in between")
+
+    def fail_half_way():
+        with edits.restored(model) as parameters:
+            for parameter in parameters.values():
+                parameter.mul_(3.0)
+            raise RuntimeError("in between")
+
+    with pytest.raises(RuntimeError, match="in between"):
+        fail_half_way()
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 

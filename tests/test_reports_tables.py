@@ -94,6 +94,7 @@ def test_notebooks_and_controls_are_listed():
     assert [row[2] for row in rows(tables.notebooks_table([same, other]))] == ["identical", "different"]
     text = tables.controls_table([Control("random", True, "first difference\nmore"), Control("clean", False, "x")])
     assert [row[1] for row in rows(text)] == ["as it must be", "wrong"]
+    assert "0x7f" not in tables.controls_table([Control("address", True, "prints <object at 0x7f3a12bc90>")])
 
 
 def test_every_table_is_written(tmp_path):

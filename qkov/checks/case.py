@@ -4,9 +4,11 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from .. import collector, gradients, interference, layout, losses, reference, reproducibility, samples
+from .measurement import ROUNDED, bound
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,32 @@ class Case:
             return "single"
         attention = getattr(getattr(self.model, "config", None), "_attn_implementation", None)
         return "mixed" if attention == "eager" else "exact"
+
+    @functools.cached_property
+    def conditioning(self):
+        """By how much this model loosens float32 bounds: 1, or more where plain autograd in float32 is itself far off.
+
+        Twice the error of one-by-one autograd in the model's own dtype against float64, over the bound of gradients.
+        Deep and trained models amplify rounding; no way of collecting gradients can undo that.
+        """
+        if self.precision != "single":
+            return 1.0
+        worst = 0.0
+        for batch, task in ((self.batch_a, "a"), (self.batch_b, "b")):
+            exact, _ = self.reference(task)
+            rounded, _ = reference.sample_gradients(self.model, batch, self.loss_fn, dtype=None)
+            for name in self._projection_weights():
+                largest = max(np.abs(grad[name]).max() for grad in exact)
+                for one, other in zip(rounded, exact, strict=True):
+                    worst = max(worst, np.abs(one[name] - other[name]).max() / largest if largest else 0.0)
+        return max(1.0, 2 * worst / bound("gradient", "single"))
+
+    def bound(self, name):
+        """Return the bound of a kind of comparison on this case; see ``measurement.BOUNDS``."""
+        return bound(name, self.precision) * (self.conditioning if name in ROUNDED else 1.0)
+
+    def _projection_weights(self):
+        return {projection.param_name for one in self.config.layers for projection in one.projections}
 
     def collect(self, *, model=None, batch_a=None, batch_b=None, loss_a=None, loss_b=None, **options):
         """Collect both tasks, "a" and "b", into a fresh collector."""

@@ -4,7 +4,7 @@ import torch
 
 from .. import losses
 from .case import num_samples, take
-from .measurement import Comparison, NotRun, bound
+from .measurement import Comparison, NotRun
 from .registry import check
 
 
@@ -20,7 +20,7 @@ def check_reference_gradients(case):
             for name in found:
                 comparison.near(found[name], expected[name], magnitude(grads, name))
             comparison.true(one.num_tokens == count)
-    return comparison.measurement(bound("gradient", case.precision))
+    return comparison.measurement(case.bound("gradient"))
 
 
 @check
@@ -33,7 +33,7 @@ def check_contributions(case):
         found = held.contribution_cache["a"][f"a_{one.sample_id}"]
         for name in found:
             comparison.near(found[name], expected[name] ** 2 / count, magnitude(grads, name) ** 2 / count)
-    return comparison.measurement(bound("contribution", case.precision))
+    return comparison.measurement(case.bound("contribution"))
 
 
 @check
@@ -43,7 +43,7 @@ def check_batch_invariance(case):
     whole = case.collect(micro_batch=num_samples(case.batch_a))
     for size in (1, 2):
         _same_gradients(comparison, case.collect(micro_batch=size), whole, "a")
-    return comparison.measurement(bound("gradient", case.precision))
+    return comparison.measurement(case.bound("gradient"))
 
 
 @check
@@ -55,7 +55,7 @@ def check_order_invariance(case):
     backward = case.collect(batch_a=take(case.batch_a, order))
     for new, old in enumerate(order):
         _same_sample(comparison, backward, forward, "a", new, old)
-    return comparison.measurement(bound("gradient", case.precision))
+    return comparison.measurement(case.bound("gradient"))
 
 
 @check
@@ -72,7 +72,7 @@ def check_isolation(case):
     _same_sample(comparison, company, whole, "a", count - 1, count - 1)
     for copy in range(count - 1):
         _same_sample(comparison, company, whole, "a", copy, 0)
-    return comparison.measurement(bound("gradient", case.precision))
+    return comparison.measurement(case.bound("gradient"))
 
 
 @check
@@ -88,7 +88,7 @@ def check_padding(case):
     for side in sides:
         # In float64 with eager attention some families turn rows without a visible token into NaN; see check_reference.
         _same_gradients(comparison, case.collect(batch_a=repadded(case.batch_a, side)), plain, "a")
-    return comparison.measurement(bound("gradient", case.precision))
+    return comparison.measurement(case.bound("gradient"))
 
 
 @check
@@ -113,7 +113,7 @@ def check_token_sum(case):
             comparison.near(first[name] + second[name], scale[row][name], magnitude([scale[row]], name))
         tokens = [part.samples("a")[row].num_tokens for part in parts]
         comparison.true(sum(tokens) == one.num_tokens)
-    return comparison.measurement(bound("token sum", case.precision))
+    return comparison.measurement(case.bound("token sum"))
 
 
 @check
@@ -145,7 +145,7 @@ def check_state_restored(case):
         for module, flag in before:
             module.training = flag
     _same_gradients(comparison, found, expected, "a")
-    return comparison.measurement(bound("gradient", case.precision))
+    return comparison.measurement(case.bound("gradient"))
 
 
 def held_grads(held, sample_id, task="a"):

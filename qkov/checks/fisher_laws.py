@@ -6,7 +6,7 @@ import torch
 from .. import fisher, formula, reference
 from .case import some, take
 from .edits import parts, restored, scale
-from .measurement import Comparison, NotRun, bound
+from .measurement import Comparison, NotRun
 from .registry import check
 
 
@@ -35,7 +35,7 @@ def check_square_then_reduce(case):
             )
             second = second.reshape(len(h), -1).double().mean(0).numpy()
             comparison.near(second - h.mean(0) ** 2, h.var(0), (h**2).max())
-    return comparison.measurement(bound("fisher", case.precision))
+    return comparison.measurement(case.bound("fisher"))
 
 
 @check
@@ -62,7 +62,7 @@ def check_welford(case):
                     size = values.max() ** 2
                     comparison.near(state.variance, values.var(0, ddof=1), size)
                     comparison.near(state.standard_error, values.std(0, ddof=1) / np.sqrt(len(values)), values.max())
-    return comparison.measurement(bound("fisher", case.precision))
+    return comparison.measurement(case.bound("fisher"))
 
 
 @check
@@ -87,7 +87,7 @@ def check_ema(case):
                     for unit in range(projection.num_units)
                 ]
                 comparison.near(found[layout.layer, projection.block], expected)
-    return comparison.measurement(bound("fisher", case.precision))
+    return comparison.measurement(case.bound("fisher"))
 
 
 @check
@@ -111,7 +111,7 @@ def check_damping(case):
                 view.zero_()
         dead = case.heatmap(case.collect(), layers=[layout.layer])
     comparison.zero(dead.arrays["V"][:, :, 0, 0], abs(dead.arrays["O"]).max())
-    return comparison.measurement(bound("ablated", case.precision))
+    return comparison.measurement(case.bound("ablated"))
 
 
 @check
@@ -133,7 +133,7 @@ def check_noise_floor(case):
         for block in "QK":
             comparison.zero(found[block], np.abs(found["V"]).max())
         comparison.true(bool(found["V"].any() and found["O"].any()))
-    return comparison.measurement(bound("ablated", case.precision))
+    return comparison.measurement(case.bound("ablated"))
 
 
 @check
@@ -153,7 +153,7 @@ def check_damping_scale(case):
     factor = {"V": 1024.0**-2, "O": 1024.0**2}
     for block in "VO":
         comparison.near(small.health[block]["damping"], plain.health[block]["damping"] * factor[block])
-    return comparison.measurement(bound("score", case.precision))
+    return comparison.measurement(case.bound("score"))
 
 
 @check
@@ -188,4 +188,4 @@ def check_health(case):
                 comparison.near(health["damping"], damping, max(damping, size))
                 ratio = np.sort(f / (f + damping))[(len(f) - 1) // 2]
                 comparison.near(health["fisher_over_damped"], ratio, 1.0)
-    return comparison.measurement(bound("fisher", case.precision))
+    return comparison.measurement(case.bound("fisher"))

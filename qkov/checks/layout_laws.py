@@ -11,7 +11,7 @@ import torch
 from .. import gradients, layout
 from .case import some
 from .edits import group_of, has_head_norms, masked_heads, permute, restored, rotate, scale
-from .measurement import Comparison, NotRun, bound
+from .measurement import Comparison, NotRun
 from .registry import check
 
 
@@ -32,7 +32,7 @@ def check_slices_tile(case):
                     claims.setdefault(where.bias_name, np.zeros(shapes[where.bias_name].shape))[where.bias_index] += 1
         for claim in claims.values():
             comparison.near(claim, np.ones_like(claim))
-    return comparison.measurement(bound("same", case.precision))
+    return comparison.measurement(case.bound("same"))
 
 
 @check
@@ -66,7 +66,7 @@ def _head_alone(case, blocks):
                     rest[index] = 0
                 comparison.zero(rest, grads[name].abs().max())
     # Rounding noise can stand where exact zeros do not (norms of queries and keys over one head have none).
-    return comparison.measurement(bound("ablated", case.precision))
+    return comparison.measurement(case.bound("ablated"))
 
 
 def _attention_gradients(case, one):
@@ -122,7 +122,7 @@ def check_query_position(case):
                     comparison.true(bool((change[middle] != 0).any()))
                 else:
                     comparison.true(bool((change[elsewhere] != 0).any()))
-    return comparison.measurement(bound("ablated", case.precision))
+    return comparison.measurement(case.bound("ablated"))
 
 
 def _head_outputs(case, one, shifted=None):
@@ -181,7 +181,7 @@ def check_ablation(case):
                 comparison.zero(value, float(intact[one.layer, block].max()))
             else:
                 comparison.true(value > 0)
-    return comparison.measurement(bound("ablated", case.precision))
+    return comparison.measurement(case.bound("ablated"))
 
 
 @check
@@ -205,7 +205,7 @@ def check_zeroed_weights(case):
                 comparison.zero(values, float(intact[one.layer, other].max()))
             else:
                 comparison.true(bool((values > 0).all()), len(units))
-    return comparison.measurement(bound("ablated", case.precision))
+    return comparison.measurement(case.bound("ablated"))
 
 
 @check
@@ -236,7 +236,7 @@ def check_gauge(case):
                 for unit in range(one.num_units(block)):
                     expected = old.arrays[block][:, :, 0, unit] * (step if unit in touched else 1.0)
                     comparison.near(new.arrays[block][:, :, 0, unit], expected)
-    return comparison.measurement(bound("score", case.precision))
+    return comparison.measurement(case.bound("score"))
 
 
 @check
@@ -265,9 +265,7 @@ def check_rotation(case):
     scores = [case.heatmap(held, layers=[one.layer]).arrays["V"][:, :, 0, 0] for held in (before, after)]
     moved = np.abs(scores[1] - scores[0]).max() > 1e-3 * scores[0].max()
     comparison.true(moved or not scores[0].any())
-    return comparison.measurement(
-        bound("score", case.precision) if case.precision == "exact" else bound("function", "single")
-    )
+    return comparison.measurement(case.bound("function"))
 
 
 @check
@@ -297,7 +295,7 @@ def check_relabelling(case):
             comparison.near(new.arrays[block], moved)
             view = old[block]["scores"][..., order]
             comparison.near(new[block]["scores"], view)
-    return comparison.measurement(bound("score", case.precision))
+    return comparison.measurement(case.bound("score"))
 
 
 @check
@@ -324,4 +322,4 @@ def check_gqa_twin(case):
                 for place, expected in sums.items():
                     comparison.near(grads[place.param_name][place.index], expected, grads[place.param_name].abs().max())
     normed = any(has_head_norms(case.model, one) for one in case.layouts())
-    return comparison.measurement(bound("normed twin" if normed else "score", case.precision))
+    return comparison.measurement(case.bound("normed twin" if normed else "score"))

@@ -54,12 +54,15 @@ BOUNDS = {
         "as score, but B's own Fisher is known to few digits where A's gradient is large",
     ),
     "fisher": ((1e-10, 1e-5, 1e-4), "means of squares of gradients"),
-    "function": ((1e-11, 1e-5, 1e-4), "the same function of the input, summed in another order"),
+    "function": ((1e-10, 1e-4, 1e-4), "the same function of the input, summed in another order"),
     "ablated": ((1e-12, 1e-6, 1e-6), "exactly zero, or rounding noise far below the intact gradient"),
     "scaled": ((1e-12, 1e-5, 1e-5), "a factor of 2 is exact in floating point; only smallest normal numbers differ"),
     "identity": ((1e-12, 1e-12, 1e-5), "an identity in exact arithmetic, evaluated in the precision of the gradients"),
     "same": ((0.0, 0.0, 0.0), "the same bits"),
 }
+
+# Kinds whose float32 bound grows with the rounding of the model itself; see ``Case.conditioning``.
+ROUNDED = ("gradient", "token sum", "normed twin", "contribution", "score", "foreign fisher", "fisher", "function")
 
 
 def bound(name, precision):

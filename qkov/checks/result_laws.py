@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import collector, errors, heatmap
 from .case import num_samples, some, take
-from .measurement import Comparison, bound
+from .measurement import Comparison
 from .registry import check
 
 
@@ -27,7 +27,7 @@ def check_ids(case):
     found, metric = case.heatmap(held), case.metric(held)
     comparison.true(found.sample_a == tuple(ids_a) and found.sample_b == tuple(ids_b))
     if comparison.error:  # nothing can be looked up under ids that are not there
-        return comparison.measurement(bound("score", case.precision))
+        return comparison.measurement(case.bound("score"))
     layer = case.layouts()[-1]
     place = found.layers.index(layer.layer)
     for head in some(layer.num_heads, 2):
@@ -43,7 +43,7 @@ def check_ids(case):
         comparison.near(top["score"], np.nanmax(plain.arrays[block]))
         entry = metric.compute_sample_pair("a", top["sample_i"], "b", top["sample_j"], top["layer"], top["head"])[block]
         comparison.near(entry, top["score"])
-    return comparison.measurement(bound("score", case.precision))
+    return comparison.measurement(case.bound("score"))
 
 
 @check
@@ -62,7 +62,7 @@ def check_selection(case):
         for block in whole:
             expected = whole[block]["scores"]
             comparison.near(part[block]["scores"], expected[:1, :1][..., heads], np.abs(expected).max())
-    return comparison.measurement(bound("identity", case.precision))
+    return comparison.measurement(case.bound("identity"))
 
 
 @check
@@ -83,7 +83,7 @@ def check_top_conflicts(case):
                 place = (found.sample_a.index(row["sample_i"]), found.sample_b.index(row["sample_j"]))
                 place += (found.layers.index(row["layer"]), found.heads.index(row["head"]))
                 comparison.near(found[block]["scores"][place], row["score"])
-    return comparison.measurement(bound("identity", case.precision))
+    return comparison.measurement(case.bound("identity"))
 
 
 @check
@@ -101,7 +101,7 @@ def check_averages(case):
             one = case.config.layer(layer)
             size = one.num_heads // one.num_kv_heads if block in "KV" else 1
             comparison.near(scores[:, :, place], np.repeat(found.arrays[block][:, :, place], size, axis=-1))
-    return comparison.measurement(bound("identity", case.precision))
+    return comparison.measurement(case.bound("identity"))
 
 
 @check
@@ -120,7 +120,7 @@ def check_empty_task(case):
         comparison.true(found[block]["top_conflicts"] == [])
         comparison.near(np.nan_to_num(found[block]["layer_head_avg"], nan=1.0), np.zeros(shape[2:]), 1.0)
     comparison.true(case.heatmap(held).attributes["valid"] is True)
-    return comparison.measurement(bound("same", case.precision))
+    return comparison.measurement(case.bound("same"))
 
 
 @check
@@ -131,7 +131,7 @@ def check_determinism(case):
     comparison.true(first.identical(second))
     for block in first.arrays:
         comparison.near(second.arrays[block], first.arrays[block])
-    return comparison.measurement(bound("same", case.precision))
+    return comparison.measurement(case.bound("same"))
 
 
 @check
@@ -153,4 +153,4 @@ def check_file(case):
     comparison.true(loaded.attributes == found.attributes and loaded.sample_a == found.sample_a)
     for block in found.arrays:
         comparison.near(loaded.arrays[block], found.arrays[block])
-    return comparison.measurement(bound("same", case.precision))
+    return comparison.measurement(case.bound("same"))

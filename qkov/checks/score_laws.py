@@ -73,7 +73,7 @@ def _as_written_out(case, option_sets, kind):
                         **{"aggregate": "sum", **options},
                     )
                     comparison.near(scores[..., unit], expected, max(np.abs(expected).max(), np.abs(scores).max()))
-    return comparison.measurement(bound(kind, case.precision))
+    return comparison.measurement(case.bound(kind))
 
 
 @check
@@ -94,7 +94,7 @@ def check_marginal_identity(case):
                 comparison.near(average, [np.abs(g[reached]).sum() for g in slices])
                 row = [one.layer for one in case.config.layers].index(layout.layer)
                 comparison.near(norms[projection.block][:, row, unit], [np.abs(g).sum() for g in slices])
-    return comparison.measurement(bound("score", case.precision))
+    return comparison.measurement(case.bound("score"))
 
 
 @check
@@ -114,7 +114,7 @@ def check_bounds(case):
     for block, scores in found.arrays.items():
         limit = largest * norms[block][None]
         comparison.within(scores, 0.0, limit, max(limit.max(), np.finfo(float).tiny))
-    return comparison.measurement(bound("identity", case.precision))
+    return comparison.measurement(case.bound("identity"))
 
 
 @check
@@ -137,7 +137,7 @@ def check_head_additivity(case):
                 expected = _uncut(variant, name, grads_a, tokens_a, grads_b, tokens_b)
                 comparison.near(found_sum, expected, _uncut("symmetric", name, grads_a, tokens_a, grads_b, tokens_b).max()
                                 if variant == "signed" else None)  # fmt: skip
-    return comparison.measurement(bound("score", case.precision))
+    return comparison.measurement(case.bound("score"))
 
 
 def _uncut(variant, name, grads_a, tokens_a, grads_b, tokens_b):
@@ -177,7 +177,7 @@ def check_loss_scale(case):
                 scaled = case.heatmap(held, **options)
                 for block in base.arrays:
                     comparison.near(scaled.arrays[block], base.arrays[block] * 2.0**power)
-    return comparison.measurement(bound("scaled", case.precision))
+    return comparison.measurement(case.bound("scaled"))
 
 
 @check
@@ -196,7 +196,7 @@ def check_symmetry(case):
         unsigned = there["unsigned"].arrays[block]
         differs = np.abs(back["unsigned"].arrays[block].swapaxes(0, 1) - unsigned).max() > 1e-3 * unsigned.max()
         comparison.true(differs or not unsigned.any())
-    return comparison.measurement(bound("identity", case.precision))
+    return comparison.measurement(case.bound("identity"))
 
 
 @check
@@ -235,4 +235,4 @@ def check_tiles(case):
             tiled = case.heatmap(held, **where, tile_elements=tile, **options)
             for block in whole.arrays:
                 comparison.near(tiled.arrays[block], whole.arrays[block])
-    return comparison.measurement(bound("identity", case.precision))
+    return comparison.measurement(case.bound("identity"))
