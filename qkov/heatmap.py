@@ -292,7 +292,8 @@ class Heatmap(Mapping):
             yield block, f"{self.block_average(block):.3g}", where
 
     def _headline(self):
-        kind = f"{self.attributes.get('variant', 'scores')}, Fisher of {self.attributes.get('fisher_pool', '?')}"
+        pool = self.attributes.get("fisher_pool", "?")
+        kind = f"{self.attributes.get('variant', 'scores')}, Fisher {pool if pool == 'pooled' else f'of {pool}'}"
         sizes = (
             f"samples {len(self.sample_a)} x {len(self.sample_b)}, layers {len(self.layers)}, heads {len(self.heads)}"
         )

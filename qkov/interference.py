@@ -230,7 +230,8 @@ class QKOVInterferenceMetric:
             fisher_source=self.options.fisher_source,
         )
         damping = "max(F, epsilon) + ridge_lambda" if self.options.absolute_damping else (
-            "F + ridge_lambda_rel * mean of F over all heads of the layer and block + smallest normal number"
+            "F + ridge_lambda_rel * mean of F over all heads of the layer and block + smallest normal number; a block whose "
+            "mean F is at most (16 eps)^2 times that of its layer's largest block is noise and scores 0"
         )  # fmt: skip
         return {
             **options,

@@ -18,6 +18,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from . import errors
 
@@ -327,6 +328,8 @@ def plot_identity(measured, expected, *, title="", measured_label="", expected_l
     panel.plot(ends, ends, color="0.3", linewidth=1, zorder=0, label="equal")
     if ends[0] > 0:
         panel.set(xscale="log", yscale="log")
+        for axis in (panel.xaxis, panel.yaxis):
+            _decade_ticks(axis)
     panel.set_xlabel(expected_label, parse_math=False)
     panel.set_ylabel(measured_label, parse_math=False)
     panel.legend(frameon=False, fontsize=8)
@@ -335,6 +338,13 @@ def plot_identity(measured, expected, *, title="", measured_label="", expected_l
     summary = f"{found.size} values; largest difference {error:.1e} of the largest value."
     _surround(figure, title, [summary, *([note] if note else [])], framed=note)
     return figure
+
+
+def _decade_ticks(axis):
+    """Label 1, 2 and 5 of each decade: few enough not to overlap, and two at least within one decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _paired_groups(measured, expected):

@@ -1,10 +1,12 @@
 """What a number depends on: fingerprints of inputs and models, and the record of the environment.
 
 A fingerprint answers "is this the same?", not "is this authentic?": tensors are hashed by value, models by their
-parameters' names, shapes, dtypes, float64 sums and strided samples of values, which is quick for billions of weights.
+configuration and their parameters' names, shapes, dtypes, float64 sums and strided samples of values, which is quick
+for billions of weights.
 """
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -15,6 +17,11 @@ from importlib import metadata
 import torch
 
 PROBES_PER_TENSOR = 1024
+# Entries of a configuration that do not change what the model computes: names, versions, what a call returns.
+NOT_COMPUTED = frozenset([
+    "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "output_attentions",
+    "output_hidden_states", "return_dict", "gradient_checkpointing", "_attn_implementation",
+])  # fmt: skip
 RECORDED_PACKAGES = ("qkov", "torch", "transformers", "numpy", "scipy", "statsmodels", "xarray", "safetensors")
 
 
@@ -29,8 +36,8 @@ def tensor_digest(*tensors):
 
 
 def model_fingerprint(model):
-    """Hash a model's class and its parameters: names, dtypes, shapes, sums and strided values."""
-    digest = hashlib.sha256(type(model).__qualname__.encode())
+    """Hash a model's class, its configuration, and its parameters: names, dtypes, shapes, sums and strided values."""
+    digest = hashlib.sha256(f"{type(model).__qualname__} {_configuration(model)}".encode())
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             flat = parameter.detach().reshape(-1)
@@ -39,6 +46,15 @@ def model_fingerprint(model):
             digest.update(flat[::step].double().cpu().numpy().tobytes())
             digest.update(flat.sum(dtype=torch.float64).cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _configuration(model):
+    config = getattr(model, "config", None)
+    if hasattr(config, "to_dict"):
+        values = config.to_dict()
+    else:
+        values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}
+    return repr(sorted((name, value) for name, value in values.items() if name not in NOT_COMPUTED))
 
 
 @contextlib.contextmanager

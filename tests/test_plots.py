@@ -226,3 +226,13 @@ def test_unknown_picture_format_is_refused(tmp_path):
 def test_names_are_never_read_as_mathematics():
     text = texts(make_heatmap(task_a="cost in $ and $\\frac$").plot())
     assert "cost in $ and $\\frac$ (A)" in text
+
+
+def test_logarithmic_ticks_are_few_and_plain():
+    values = np.geomspace(0.07, 0.8, 20)
+    panel = plots.plot_identity(values, values).axes[0]
+    panel.figure.canvas.draw()
+    low, high = panel.get_xlim()
+    labels = [label.get_text() for label in panel.get_xticklabels() if low <= label.get_position()[0] <= high]
+    assert labels == ["0.1", "0.2", "0.5"]
+    assert not any(label.get_text() for label in panel.get_xticklabels(minor=True))

@@ -1,5 +1,6 @@
 """Fingerprints change when and only when what they stand for changes, and determinism is given back as it was found."""
 
+import dataclasses
 import json
 
 import pytest
@@ -82,6 +83,36 @@ def test_fingerprint_sees_weights_between_its_probes(monkeypatch):
     with torch.no_grad():
         model.transformer.h[0].attn.c_attn.weight[0, 1] += 1.0
     assert model_fingerprint(model) != before
+
+
+@pytest.mark.parametrize(("name", "value"), [("rms_norm_eps", 0.1), ("num_attention_heads", 3)])
+def test_fingerprint_sees_what_the_configuration_computes(name, value):
+    model = build_model("llama")
+    before = model_fingerprint(model)
+    setattr(model.config, name, value)
+    assert model_fingerprint(model) != before
+
+
+def test_fingerprint_ignores_what_a_configuration_does_not_compute():
+    model = build_model("llama")
+    before = model_fingerprint(model)
+    model.config.use_cache, model.config.name_or_path = False, "elsewhere"
+    assert model_fingerprint(model) == before
+
+
+def test_fingerprint_reads_plain_and_dataclass_configurations():
+    @dataclasses.dataclass
+    class Sizes:
+        packing: str
+
+    class Plain(torch.nn.Linear):
+        config = None
+
+    first, second = Plain(2, 2, bias=False), Plain(2, 2, bias=False)
+    second.load_state_dict(first.state_dict())
+    assert model_fingerprint(first) == model_fingerprint(second)
+    first.config, second.config = Sizes("interleaved"), Sizes("concatenated")
+    assert model_fingerprint(first) != model_fingerprint(second)
 
 
 def test_fingerprint_sees_the_dtype():
