@@ -21,6 +21,7 @@ _HOME = {
     "load_heatmap": "heatmap",
     # the laws, on your own model
     "check_model": "checks",
+    "prove_layout": "checks",
 }
 _MODULES = (
     "checks", "errors", "fisher", "formula", "geometry", "gradients", "layout", "locate", "losses",

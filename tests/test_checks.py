@@ -1,5 +1,6 @@
 """The checks: what counts as passed, what a crash is, and that they hold on models of every family."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 import qkov
-from qkov import checks, errors
+from qkov import checks, errors, locate
 from qkov.checks import Case, Comparison, Measurement, NotRun, edits, parametrize_with_checks, run_check
 from qkov.checks.measurement import BOUNDS, bound
 from qkov.checks.registry import CHECKS
@@ -201,3 +202,60 @@ def test_every_check_is_exported_under_its_name():
     for name, law in checks.CHECKS.items():
         assert getattr(checks, f"check_{name}") is law
         assert law.__doc__
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "phi3", "qwen3"])
+def test_layout_is_proved_on_the_model_itself(family):
+    case = build_case(family)
+    results = qkov.prove_layout(case.model, case.batch_a, progress=False)
+    assert [result.check for result in results] == list(checks.LAYOUT_PROOF)
+    assert {result.status for result in results} == {"passed"}
+
+
+def exchanged(layout, first, second):
+    """A layout with the slices of two blocks exchanged."""
+    one, two = layout.projection(first), layout.projection(second)
+    swapped = {
+        first: dataclasses.replace(two, block=first),
+        second: dataclasses.replace(one, block=second),
+    }
+    return dataclasses.replace(layout, projections=tuple(swapped.get(p.block, p) for p in layout.projections))
+
+
+def reversed_heads(layout, block):
+    """A layout with the heads of one block in the wrong order."""
+    parts = [
+        dataclasses.replace(p, starts=p.starts[::-1]) if p.block == block else p for p in layout.projections
+    ]  # fmt: skip
+    return dataclasses.replace(layout, projections=tuple(parts))
+
+
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    [
+        ("llama", "llama.modeling_llama.LlamaAttention"),
+        ("gpt2", "gpt2.modeling_gpt2.GPT2Attention"),
+        ("gpt_neox", "gpt_neox.modeling_gpt_neox.GPTNeoXAttention"),
+        ("phi3", "phi3.modeling_phi3.Phi3Attention"),
+    ],
+    ids=["split", "concatenated Conv1D", "interleaved", "concatenated with groups"],
+)
+@pytest.mark.parametrize("wrong", ["Q for K", "K for V", "Q reversed", "K reversed", "V reversed", "O reversed"])
+def test_proof_refuses_a_wrong_layout_in_every_packing(family, attention, wrong, monkeypatch):
+    if wrong == "Q for K" and family in ("llama", "phi3"):
+        sizes = {"num_key_value_heads": 6}  # exchanged blocks have as many slices, or the exchange is seen at once
+    else:
+        sizes = {}
+    case = build_case(family, **sizes)
+    name = f"transformers.models.{attention}"
+    finder = locate._FINDERS[name]
+
+    def plant(module, path, config):
+        found = finder(module, path, config)
+        if wrong.endswith("reversed"):
+            return reversed_heads(found, wrong[0])
+        return exchanged(found, wrong[0], wrong[-1])
+
+    monkeypatch.setitem(locate._FINDERS, name, plant)
+    with pytest.raises(errors.LayoutError, match="not what the model computes"):
+        qkov.prove_layout(case.model, case.batch_a, progress=False)

@@ -10,9 +10,14 @@ from .measurement import BOUNDS, Comparison, Measurement, NotRun
 from .registry import CHECKS, CheckResult, run_check
 
 __all__ = [
-    "BOUNDS", "CHECKS", "Case", "CheckResult", "Comparison", "Measurement", "NotRun", "check_model",
-    "parametrize_with_checks", "run_check",
+    "BOUNDS", "CHECKS", "LAYOUT_PROOF", "Case", "CheckResult", "Comparison", "Measurement", "NotRun", "check_model",
+    "parametrize_with_checks", "prove_layout", "run_check",
 ]  # fmt: skip
+
+# The experiments that place every slice and tell the four blocks apart.
+LAYOUT_PROOF = (
+    "slices_tile", "output_columns", "head_rows", "query_position", "row_perturbation", "zeroed_weights",
+)  # fmt: skip
 
 for _module in (collection_laws, fisher_laws, score_laws, layout_laws, result_laws):
     globals().update({f"check_{name}": law for name, law in CHECKS.items() if law.__module__ == _module.__name__})
@@ -55,6 +60,37 @@ def check_model(model, batch_a, batch_b, *, loss_fn=None, twin=None, checks=None
         raise OptionError(f"checks {unknown} are not known; expected names from {sorted(CHECKS)}.")
     case = Case(name, model, batch_a, batch_b, loss_fn, twin)
     return [run_check(one, case) for one in tqdm(names, desc="check", disable=not progress, delay=2)]
+
+
+def prove_layout(model, batch, *, loss_fn=None, name="model", progress=True):
+    """Show by experiment where the heads of a model are, without trusting the rules that found them.
+
+    One head's way into O is left open and the others closed: which weights still have a gradient? One slice's weights,
+    or its output at one position, are changed: which heads move? One block of a kv group is zeroed: which blocks fall
+    silent? And the slices must cover every weight exactly once. On the first and the last layer, up to four heads each.
+
+    Args:
+        model: A model whose layout is found. batch: A few short samples. loss_fn: As for ``collect_fisher``.
+        name: For the report. progress: Show a bar on long work.
+
+    Returns:
+        The ``CheckResult`` of each experiment in ``LAYOUT_PROOF``.
+
+    Raises:
+        LayoutError: If the layout is not found, or an experiment contradicts it; names the experiments.
+    """
+    from ..errors import LayoutError
+    from ..layout import QKOVConfig
+
+    QKOVConfig.from_model(model)
+    results = check_model(model, batch, batch, loss_fn=loss_fn, checks=LAYOUT_PROOF, name=name, progress=progress)
+    failed = [str(result) for result in results if result.status == "failed"]
+    if failed:
+        raise LayoutError(
+            f"the layout that was found for {type(model).__name__} is not what the model computes: {'; '.join(failed)}. "
+            "Register the right one with qkov.register_layout."
+        )
+    return results
 
 
 def parametrize_with_checks(cases, checks=None):

@@ -10,7 +10,7 @@ import torch
 
 from .. import gradients, layout
 from .case import some
-from .edits import group_of, has_head_norms, masked_heads, permute, restored, rotate, scale
+from .edits import group_of, has_head_norms, masked_heads, parts, permute, restored, rotate, scale
 from .measurement import Comparison, NotRun
 from .registry import check
 
@@ -122,6 +122,29 @@ def check_query_position(case):
                     comparison.true(bool((change[middle] != 0).any()))
                 else:
                     comparison.true(bool((change[elsewhere] != 0).any()))
+    return comparison.measurement(case.bound("ablated"))
+
+
+@check
+def check_row_perturbation(case):
+    """Changing the weights of one Q, K or V slice moves what its own heads send into O, and no other head's."""
+    comparison = Comparison()
+    for one in case.layouts():
+        intact = _head_outputs(case, one)
+        for block in "QKV":
+            projection = one.projection(block)
+            for unit in some(projection.num_units, 2):
+                with restored(case.model) as parameters:
+                    weight = parts(parameters, projection, unit, bias=False)[0]
+                    steps = torch.linspace(1, 2, weight.numel(), dtype=weight.dtype, device=weight.device)
+                    weight += weight.abs().mean() * steps.reshape(weight.shape)
+                    change = _head_outputs(case, one) - intact
+                for head in range(one.num_heads):
+                    moved = change[..., head * one.v_head_dim : (head + 1) * one.v_head_dim]
+                    if one.unit(block, head) == unit:
+                        comparison.true(bool((moved != 0).any()))
+                    else:
+                        comparison.zero(moved, float(intact.abs().max()))
     return comparison.measurement(case.bound("ablated"))
 
 

@@ -33,6 +33,12 @@ def starts_one_early(original):
     return slice_of
 
 
+@slicing("geometry.Projection.interval", expected="row_perturbation")
+def values_of_the_next_head(original):
+    """The V slice of a kv head is that of the kv head after it."""
+    return lambda self, unit: original(self, (unit + 1) % self.num_units if self.block == "V" else unit)
+
+
 @slicing("packings._Stated.agreed", expected="head_rows")
 def values_as_wide_as_keys(original):
     """V and O slices have the width of a key head, not of a value head."""
