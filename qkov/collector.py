@@ -14,7 +14,7 @@ from .errors import (
     UnknownSampleError,
     UnknownTaskError,
 )  # fmt: skip
-from .layout import QKOVConfig
+from .layout import QKOVConfig, uncompiled
 
 # Tokens per forward pass. On a CPU larger passes gain a few per cent and cost several times the memory.
 TOKENS_PER_PASS = {"cpu": 512, "cuda": 16384}
@@ -117,6 +117,7 @@ class FisherCollector:
                 happens is kept; earlier passes are.
         """
         self._check_call(task, micro_batch)
+        model = uncompiled(model)
         self._bind(model)
         batches = [batch] if isinstance(batch, Mapping) else batch
         if not isinstance(batches, Iterable):

@@ -48,7 +48,14 @@ def collect_factors(model, batch, config, loss_fn, sample_names):
         ModuleReuseError: If a projection runs twice, or never.
     """
     names = _module_names(config)
-    with torch.inference_mode(False), torch.enable_grad(), evaluation(model), _captured(model, names) as captured:
+    # Compiled parts run as they are: hooks inside a compiled graph would have it compiled anew for every pass.
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.compiler.set_stance("force_eager"),
+        evaluation(model),
+        _captured(model, names) as captured,
+    ):
         losses, tokens = _per_sample(loss_fn(model, batch), len(sample_names))
         _check_losses(losses, tokens, sample_names)
         _check_ran_once(captured, names)

@@ -21,6 +21,11 @@ __all__ = ["BLOCKS", "AttentionLayout", "BlockHeadSlice", "QKOVConfig", "QKOVInd
 PerLayer = int | tuple[int, ...]
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return what ``torch.compile(model)`` wraps, so that parameters have the names of the checkpoint; else the model."""
+    return getattr(model, "_orig_mod", model)
+
+
 @dataclass(frozen=True)
 class QKOVConfig:
     """Hold the layouts of all attention layers of a model, sorted by layer.
@@ -48,7 +53,7 @@ class QKOVConfig:
     @classmethod
     def from_model(cls, model: nn.Module) -> QKOVConfig:
         """Locate every head of a model; see :func:`qkov.locate.find_attention` for what is refused."""
-        return cls(locate.find_attention(model))
+        return cls(locate.find_attention(uncompiled(model)))
 
     @property
     def num_layers(self) -> int:

@@ -111,7 +111,7 @@ def score_slice(side_a, side_b, layout, projection, unit, options):
     largest = [max(side.block_mean(layout, one, options) for one in layout.projections) for side in (side_a, side_b)]
     head_fisher = _head_fisher(side_a, side_b, projection, unit, options)
     total = torch.zeros(len(side_a.rows), len(side_b.rows), dtype=torch.float64)
-    spectrum, denominators = [], []
+    spectrum = []
     for grad_a, grad_b in _pair_tiles(side_a, side_b, projection, unit, options):
         h_a, h_b = (
             formula.normalise(grad, side.tokens, options.contribution_normalisation)
@@ -131,8 +131,7 @@ def score_slice(side_a, side_b, layout, projection, unit, options):
             options.normalize_gj,
         )
         total += formula.pair_scores(left, right).double().cpu()
-        spectrum.append(chosen.expand(grad_a.shape[1]).cpu())
-        denominators.append(damped_a.expand(grad_a.shape[1]).cpu())
+        spectrum.append(chosen.expand(grad_a.shape[1]).double().cpu())
     if _is_noise(means, largest, grad_a.dtype, options):
         total.zero_()  # 0 / 0 by definition 0, and noise over noise: there is nothing to weigh
     if not torch.isfinite(total).all():
@@ -142,7 +141,9 @@ def score_slice(side_a, side_b, layout, projection, unit, options):
         )
     size = num_parameters(projection, options)
     epsilon = formula.SEED_EPSILON if options.epsilon is None else options.epsilon
-    health = fisher.slice_health(torch.cat(spectrum), torch.cat(denominators), epsilon)
+    values = torch.cat(spectrum)
+    # In float64: a float32 D keeps nothing of a damping 1e-8 times as large as F.
+    health = fisher.slice_health(values, _damp(values, _owner_mean(means, options), options), epsilon)
     return SliceScores(formula.aggregate_scores(total, size, options.aggregate), size, health)
 
 
@@ -171,21 +172,26 @@ def _pair_tiles(side_a, side_b, projection, unit, options):
 
 
 def _denominators(fishers, means, options):
-    def damp(values, mean):
-        return formula.damp(
-            values,
-            mean,
-            ridge_lambda_rel=options.ridge_lambda_rel,
-            epsilon=options.epsilon,
-            ridge_lambda=options.ridge_lambda,
-        )
-
     fisher_a, fisher_b = fishers
     if options.variant == "natural":  # each task by its own Fisher, whatever the pool
-        return fisher_a, damp(fisher_a, means[0]), damp(fisher_b, means[1])
+        return fisher_a, _damp(fisher_a, means[0], options), _damp(fisher_b, means[1], options)
     chosen = fisher.pool_fisher(fisher_a, fisher_b, options.fisher_pool)
-    damped = damp(chosen, fisher.pool_fisher(*means, options.fisher_pool))
+    damped = _damp(chosen, _owner_mean(means, options), options)
     return chosen, damped, damped
+
+
+def _damp(values, mean, options):
+    return formula.damp(
+        values,
+        mean,
+        ridge_lambda_rel=options.ridge_lambda_rel,
+        epsilon=options.epsilon,
+        ridge_lambda=options.ridge_lambda,
+    )
+
+
+def _owner_mean(means, options):
+    return means[0] if options.variant == "natural" else fisher.pool_fisher(*means, options.fisher_pool)
 
 
 def _head_fisher(side_a, side_b, projection, unit, options):

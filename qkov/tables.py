@@ -53,6 +53,8 @@ def _coordinates(heatmap):
 
 
 def _id_array(ids):
+    if ids and all(isinstance(one, int) and -(2**63) <= one < 2**63 for one in ids):
+        return np.array(ids, np.int64)
     # Objects: numpy's own strings drop trailing NULs and its integers end at 64 bits; ids must survive exactly.
     array = np.empty(len(ids), object)
     array[:] = ids

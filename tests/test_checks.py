@@ -107,6 +107,8 @@ def test_a_check_that_cannot_be_tried_is_not_run_with_its_reason(monkeypatch):
     monkeypatch.setitem(CHECKS, "absent", lambda case: NotRun("no such thing here"))
     result = run_check("absent", CASES[0])
     assert (result.status, result.reason) == ("not run", "no such thing here")
+    assert not result.passed
+    assert run_check("slices_tile", CASES[0]).passed
 
 
 @pytest.mark.parametrize(

@@ -476,3 +476,46 @@ def test_parameters_without_influence_have_zero_gradients():
 
 def test_vocabulary_is_wide_enough_for_the_batches_here():
     assert int(build_batch(LENGTHS)["input_ids"].max()) < VOCABULARY
+
+
+def compiled_whole(model):
+    return torch.compile(model, backend="eager")
+
+
+def compiled_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+def compiled_by_layer(model):
+    for layer in model.model.layers:
+        layer.compile(backend="eager")
+    return model
+
+
+def checkpointed(model):
+    model.activation_checkpointing_enable()
+    return model.train()
+
+
+@pytest.mark.parametrize("change", [compiled_whole, compiled_in_place, compiled_by_layer, checkpointed])
+def test_compiled_and_checkpointed_models_give_the_same_gradients(change, recwarn):
+    batch = build_batch((5, 6, 4))
+    expected = collect(build_model("llama"), batch)
+    model = change(build_model("llama"))
+    with torch.no_grad():
+        model(**batch)  # compiled before anything is hooked
+    found = collect(model, batch)
+    assert found.config == expected.config == qkov.QKOVConfig.from_model(model)
+    for sample_id in expected.sample_ids("a"):
+        grads, wanted = found.get_sample_gradients("a", sample_id), expected.get_sample_gradients("a", sample_id)
+        assert list(grads) == list(wanted)
+        for name in wanted:
+            torch.testing.assert_close(grads[name], wanted[name], rtol=1e-12, atol=1e-14)
+
+
+def test_laws_hold_on_a_compiled_model():
+    model = compiled_whole(build_model("llama"))
+    batch = build_batch((5, 6, 4))
+    results = qkov.check_model(model, batch, batch, checks=["reference_gradients", "gauge", "head_rows"], progress=False)
+    assert [result.status for result in results] == ["passed"] * 3

@@ -31,6 +31,9 @@ class Case:
     twin: Callable | None = None
     _references: dict = field(default_factory=dict, repr=False)
 
+    def __post_init__(self):
+        object.__setattr__(self, "model", layout.uncompiled(self.model))
+
     @property
     def config(self):
         """The model's layout, read anew."""

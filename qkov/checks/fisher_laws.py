@@ -184,8 +184,8 @@ def check_health(case):
                 comparison.near(
                     health["share_below_epsilon"], (f < 1e-10).mean(), 1e3 if case.precision == "single" else 1
                 )
-                # D - F loses the digits of F: what is left of the damping is good to the rounding of F.
-                comparison.near(health["damping"], damping, max(damping, size))
+                # D - F is good to the rounding of F in float64: eight digits of a damping 1e-8 times as large.
+                comparison.near(health["damping"], damping, max(damping, 1e-5 * size))
                 ratio = np.sort(f / (f + damping))[(len(f) - 1) // 2]
                 comparison.near(health["fisher_over_damped"], ratio, 1.0)
     return comparison.measurement(case.bound("fisher"))

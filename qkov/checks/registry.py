@@ -38,6 +38,11 @@ class CheckResult:
     seconds: float
     reason: str
 
+    @property
+    def passed(self):
+        """Whether the law was tried and held."""
+        return self.status == "passed"
+
     def __str__(self):
         numbers = (
             "" if self.error is None else f" error {self.error:.1e} bound {self.bound:.0e} ({self.compared} compared)"
