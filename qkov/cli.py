@@ -1,0 +1,229 @@
+"""The command line: ``qkov``, or ``python -m qkov``.
+
+PyTorch and everything that needs it is imported inside the commands, so that ``--help`` answers at once. What is printed
+is plain text: no markup is read in names, and characters that a terminal would obey are written as escapes.
+
+Exit status: 0 done, 2 usage, 3 data, 4 a model that cannot be loaded, located or proven, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import LayoutError, OptionError, QKOVError, SliceIndexError
+
+USAGE, DATA, MODEL, INTERRUPTED = 2, 3, 4, 130
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+class Form(StrEnum):
+    """How a result is printed."""
+
+    table = "table"
+    json = "json"
+
+
+@app.callback()
+def program() -> None:
+    """Measure where in a transformer's attention heads two tasks meet."""
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Name on the hub, or a folder that transformers can load.")
+    ],
+    prove: Annotated[bool, typer.Option("--prove", help="Prove the layout by experiment on the model.")] = False,
+    layer: Annotated[list[int] | None, typer.Option(help="Only this layer; may be given several times.")] = None,
+    every_head: Annotated[bool, typer.Option("--every-head", help="One line per head in place of a pattern.")] = False,
+    config_only: Annotated[
+        bool,
+        typer.Option("--config-only", help="Read no weights: build the model from its configuration, random weights."),
+    ] = False,
+    form: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.table,
+    device: Annotated[str, typer.Option(help="Where the model runs, for example cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the token ids of --prove and the weights of --config-only.")] = 0,
+    with_traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
+) -> None:
+    """Show where every attention head of a model lies in its weights, and what belongs to no head.
+
+    A causal language model is loaded as one, if its configuration says so; any other model is loaded without a head.
+    No code that comes with a model is run.
+    """
+    with _told_errors(with_traceback):
+        from . import inspection
+
+        network = load_model(model, device=device, config_only=config_only, seed=seed)
+        found = inspection.describe_model(network, layers=layer)
+        origin = "random weights, built from the configuration" if config_only else "weights loaded"
+        if form is Form.table:
+            _echo(f"{found['class']}: {origin}\n")
+            heads = inspection.chosen_layers(network, layer).describe() if every_head else None
+            _echo(heads or inspection.layout_table(found["layers"]))
+            _echo("\n" + inspection.not_covered_table(found["not_covered"]))
+            _echo("\n" + inspection.summary_line(found["summary"]))
+        results = _prove(network, seed) if prove else None
+        if form is Form.json:
+            proof = None if results is None else [_finite(asdict(result)) for result in results]
+            _echo(json.dumps({"model": model, "weights": origin, **found, "proof": proof}, indent=1, allow_nan=False))
+        elif results is not None:
+            _echo("\n" + "\n".join(str(result) for result in results))
+            _echo(proof_line(results))
+        if results and not any(result.status == "passed" for result in results):
+            raise LayoutError("The layout is not proven: no experiment could be run on this model.")
+
+
+def main(prog_name: str = "qkov") -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal's encoding lacks must not end the command
+            stream.reconfigure(errors="backslashreplace")
+    app(prog_name=prog_name)
+
+
+def load_model(name_or_path: str, *, device: str = "cpu", config_only: bool = False, seed: int = 0) -> Any:
+    """Load a model of transformers: as a causal language model if its configuration says so, else without a head.
+
+    The configuration says so by the first of its ``architectures``; if it names none, by its type.
+
+    Args:
+        name_or_path: A local folder, or a name on the hub.
+        device: For example ``"cuda"``.
+        config_only: Build the model with random weights instead of reading them.
+        seed: Of these weights.
+
+    Returns:
+        The model, float32, in eval mode.
+
+    Raises:
+        LayoutError: If it cannot be loaded, with the reason that transformers gives.
+        OptionError: If there is no such device.
+    """
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+
+    folder = Path(name_or_path).expanduser()
+    looks_like_path = name_or_path.startswith((".", "~")) or folder.is_absolute() or name_or_path.count("/") > 1
+    if looks_like_path and not folder.is_dir():
+        raise LayoutError(f"There is no folder {name_or_path!r}; expected a folder with config.json, or a hub name.")
+    source = str(folder) if folder.is_dir() else name_or_path
+    options = {"trust_remote_code": False, "local_files_only": folder.is_dir()}
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        raise OptionError(f"Device {device!r} cannot be used: {_first_line(error)}") from error
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, **options)
+        auto = _auto_class(config)
+        if config_only:
+            torch.manual_seed(seed)
+            built = auto.from_config(config, dtype=torch.float32)
+        else:
+            built = auto.from_pretrained(source, config=config, dtype=torch.float32, **options)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise LayoutError(f"{name_or_path!r} cannot be loaded by transformers: {error}") from error
+    return built.to(place).eval()
+
+
+def proof_line(results: list[Any]) -> str:
+    """Write the verdict of experiments of which none failed."""
+    count = Counter(result.status for result in results)
+    open_part = f", {count['not run']} not run" if count["not run"] else ""
+    verdict = "proven" if count["passed"] else "not proven"
+    return f"layout {verdict}: {count['passed']} experiments passed{open_part}"
+
+
+def _prove(model: Any, seed: int) -> list[Any]:
+    from . import checks
+
+    loss_fn = None if model.get_output_embeddings() is not None else _state_loss
+    return checks.prove_layout(model, _random_batch(model, seed), loss_fn=loss_fn, progress=sys.stderr.isatty())
+
+
+def _state_loss(model: Any, batch: dict[str, Any]) -> Any:
+    """Score a model without logits by where its states point, ``[N]``; any smooth function of them shows the heads."""
+    import torch
+
+    states = model(**batch).last_hidden_state
+    # Uneven weights: the plain sum and the norm of a normalised state are constant.
+    direction = torch.linspace(-1, 2, states.shape[-1], dtype=states.dtype, device=states.device)
+    return (states * direction).mean((1, 2))
+
+
+def _random_batch(model: Any, seed: int) -> dict[str, Any]:
+    """Draw token ids ``[2, 8]`` from the model's vocabulary, without padding."""
+    import torch
+
+    if getattr(model, "main_input_name", "input_ids") != "input_ids":
+        raise LayoutError(
+            f"{type(model).__name__} reads {model.main_input_name!r}, and --prove draws token ids. Call "
+            "qkov.prove_layout(model, batch) with a batch of your own."
+        )
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(vocabulary, (2, 8), generator=torch.Generator().manual_seed(seed)).to(model.device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _auto_class(config: Any) -> Any:
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    # An encoder such as BERT has a causal class too; what the checkpoint was saved as decides.
+    named = getattr(config, "architectures", None) or [CAUSAL.get(config.model_type)]
+    return transformers.AutoModelForCausalLM if named[0] in CAUSAL.values() else transformers.AutoModel
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity; write it as a word."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }
+
+
+def _echo(text: str, *, err: bool = False) -> None:
+    # A name may hold escape sequences, and a terminal would obey them.
+    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    typer.echo(shown, err=err)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+@contextmanager
+def _told_errors(with_traceback: bool) -> Iterator[None]:
+    """Print an expected error as one message and end with its exit status."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _echo("interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except (QKOVError, OSError) as error:
+        if with_traceback:
+            _echo(traceback.format_exc(), err=True)
+        _echo(f"error: {error}", err=True)
+        raise typer.Exit(_status_of(error)) from error
+
+
+def _status_of(error: Exception) -> int:
+    if isinstance(error, OptionError | SliceIndexError):
+        return USAGE
+    return MODEL if isinstance(error, LayoutError) else DATA
