@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from collections.abc import Iterator
 
 from torch import nn
 
+from . import known_attention
 from .errors import LayoutError
 from .geometry import AttentionLayout
-from .packings import Linear, concatenated_layout, described, interleaved_layout, qualified_name, split_layout
+from .known_attention import NO_CROSS, Finder
+from .linear import Linear, described, qualified_name
+from .packings import concatenated_layout, interleaved_layout, split_layout
 
-Finder = Callable[[nn.Module, str, Any], AttentionLayout]
+__all__ = ["concatenated_layout", "find_attention", "interleaved_layout", "register_layout", "split_layout"]
 
 
 def find_attention(model: nn.Module) -> tuple[AttentionLayout, ...]:
@@ -80,54 +81,13 @@ def register_layout(attention_class: type | str, finder: Finder) -> None:
     _FINDERS[name] = finder
 
 
-def _encoder_layout(module: nn.Module, name: str, config: Any, *, self_attention: str) -> AttentionLayout:
-    inner = module.get_submodule("self")
-    if qualified_name(type(inner)) != self_attention:
-        raise LayoutError(f"{described(f'{name}.self', inner)}: expected {self_attention}. {_NO_CROSS}")
-    # The output projection lies beside the module that states the head count.
-    return split_layout(
-        module,
-        name,
-        config,
-        query="self.query",
-        key="self.key",
-        value="self.value",
-        output="output.dense",
-        stated_by="self",
-    )
-
-
-_NO_CROSS = "Cross-attention reads two inputs and is not supported: pass a model, or a part of it, without it."
-_MODELS = "transformers.models"
-
-_BERT = f"{_MODELS}.bert.modeling_bert.Bert"
-_ROBERTA = f"{_MODELS}.roberta.modeling_roberta.Roberta"
-
-# Each entry is proved by the experiment of tests/layout_proof.py on a model of that family.
-_FINDERS: dict[str, Finder] = {
-    f"{_BERT}Attention": partial(_encoder_layout, self_attention=f"{_BERT}SelfAttention"),
-    f"{_ROBERTA}Attention": partial(_encoder_layout, self_attention=f"{_ROBERTA}SelfAttention"),
-    f"{_MODELS}.gpt2.modeling_gpt2.GPT2Attention": partial(concatenated_layout, fused="c_attn", output="c_proj"),
-    f"{_MODELS}.gpt_neox.modeling_gpt_neox.GPTNeoXAttention": interleaved_layout,
-    f"{_MODELS}.opt.modeling_opt.OPTAttention": partial(split_layout, output="out_proj"),
-    f"{_MODELS}.phi3.modeling_phi3.Phi3Attention": concatenated_layout,
-    f"{_MODELS}.gemma.modeling_gemma.GemmaAttention": split_layout,
-    f"{_MODELS}.gemma2.modeling_gemma2.Gemma2Attention": split_layout,
-    f"{_MODELS}.granite.modeling_granite.GraniteAttention": split_layout,
-    f"{_MODELS}.llama.modeling_llama.LlamaAttention": split_layout,
-    f"{_MODELS}.mistral.modeling_mistral.MistralAttention": split_layout,
-    f"{_MODELS}.mixtral.modeling_mixtral.MixtralAttention": split_layout,
-    f"{_MODELS}.qwen2.modeling_qwen2.Qwen2Attention": split_layout,
-    f"{_MODELS}.qwen3.modeling_qwen3.Qwen3Attention": split_layout,
-    f"{_MODELS}.qwen3_moe.modeling_qwen3_moe.Qwen3MoeAttention": split_layout,
-    f"{_MODELS}.starcoder2.modeling_starcoder2.Starcoder2Attention": split_layout,
-}
+_FINDERS: dict[str, Finder] = dict(known_attention.FINDERS)
 
 
 def _layout_of(name: str, modules: dict[str, nn.Module]) -> AttentionLayout:
     module = modules[name]
     if getattr(module, "is_cross_attention", False):
-        raise LayoutError(f"{described(name, module)} is cross-attention. {_NO_CROSS}")
+        raise LayoutError(f"{described(name, module)} is cross-attention. {NO_CROSS}")
     config = next(
         (part.config for _, part in _upwards(name, modules) if getattr(part, "config", None) is not None), None
     )
@@ -173,13 +133,21 @@ def _upwards(name: str, modules: dict[str, nn.Module]) -> Iterator[tuple[str, nn
 def _check_coverage(modules: dict[str, nn.Module], found: dict[str, nn.Module]) -> None:
     around = {above for name in found for above, _ in _upwards(name, modules) if above != name}
     for name, module in modules.items():
+        reason = known_attention.REASONS.get(qualified_name(type(module)))
+        if reason is not None and name not in found:
+            raise LayoutError(
+                f"{described(name, module)} has no heads that could be cut out of its weights: {reason}. Pass a model, "
+                "or a part of it, without this module."
+            )
+    for name, module in modules.items():
         inside = any(above in found for above, _ in _upwards(name, modules) if above != name)
         if name in found and inside:
             raise LayoutError(f"{described(name, module)} lies inside another attention module that is registered too.")
-        if "Attention" in type(module).__name__ and not (name in found or name in around or inside):
+        known = name in found or name in around or inside
+        if "Attention" in type(module).__name__ and not known and not _has_no_heads(module):
             raise LayoutError(
                 f"{described(name, module)} looks like attention, but where its heads lie is not known; expected one "
-                f"of {', '.join(sorted(key.rpartition('.')[2] for key in _FINDERS))}. Declare its layout with "
+                f"of {_known()}. Declare its layout with "
                 f"qkov.locate.register_layout({type(module).__name__}, finder)."
             )
     if not found:
@@ -191,8 +159,15 @@ def _check_coverage(modules: dict[str, nn.Module], found: dict[str, nn.Module]) 
         )
 
 
+def _has_no_heads(module: nn.Module) -> bool:
+    return qualified_name(type(module)) in known_attention.WITHOUT_HEADS
+
+
 def _known() -> str:
-    return ", ".join(sorted(key.rpartition(".")[2] for key in _FINDERS))
+    """Name a few of the registered classes; all of them would fill a page."""
+    names = sorted({key.rpartition(".")[2] for key in _FINDERS})
+    shown = [name for name in names if name in ("BertAttention", "GPT2Attention", "LlamaAttention", "OPTAttention")]
+    return f"the {len(_FINDERS)} classes that qkov.known_attention and register_layout list, like {', '.join(shown)}"
 
 
 def _check_used_once(found: dict[str, nn.Module]) -> None:

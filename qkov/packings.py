@@ -15,7 +15,8 @@ from typing import Any
 from torch import nn
 
 from .errors import LayoutError
-from .geometry import BLOCKS, AttentionLayout, Projection
+from .geometry import BLOCKS, AttentionLayout
+from .linear import Linear, described
 
 # Names under which modules and configurations state each size.
 _STATED = {
@@ -37,6 +38,7 @@ def split_layout(
     value: str = "v_proj",
     output: str = "o_proj",
     stated_by: str = "",
+    gate_rows: bool = False,
     num_heads: int | None = None,
     num_kv_heads: int | None = None,
 ) -> AttentionLayout:
@@ -50,6 +52,8 @@ def split_layout(
         config: Configuration that applies to it, or None.
         query, key, value, output: Paths of the four projections below the module.
         stated_by: Path of the submodule whose attributes state the head counts, if not the module itself.
+        gate_rows: Whether the query projection gives each head :math:`d_k` rows of query, then as many of a gate on its
+            output (Qwen3-Next): :math:`out_Q = 2 H d_k`. Rows of a gate belong to no block.
         num_heads, num_kv_heads: Head counts; by default those that the module and its configuration state.
 
     Raises:
@@ -63,15 +67,18 @@ def split_layout(
         )
     stated = _Stated(module.get_submodule(stated_by), name, config, num_heads=num_heads, num_kv_heads=num_kv_heads)
     heads, head_dim = stated.get("num_heads"), stated.get("head_dim")
+    rows = 2 if gate_rows else 1
     if head_dim is None:
         if heads is None:
             raise stated.missing("neither the number of heads nor head_dim")
-        head_dim = stated.divide(q.outputs, heads, q, "num_heads")
-    heads = stated.divide(q.outputs, head_dim, q, "head_dim")
+        head_dim = stated.divide(q.outputs, rows * heads, q, "2 * num_heads" if gate_rows else "num_heads")
+    heads = stated.divide(q.outputs, rows * head_dim, q, "2 * head_dim" if gate_rows else "head_dim")
     kv_heads = stated.divide(k.outputs, head_dim, k, "head_dim")
     v_head_dim = stated.divide(v.outputs, kv_heads, v, "num_kv_heads")
     sizes = stated.agreed(heads, kv_heads, head_dim, v_head_dim, o)
-    return sizes.assemble(name, "split", parts, [_run(0, *unit) for unit in sizes.units])
+    starts = [_run(0, *unit) for unit in sizes.units]
+    starts[0] = _run(0, heads, rows * head_dim)
+    return sizes.assemble(name, "split", parts, starts)
 
 
 def concatenated_layout(
@@ -127,106 +134,85 @@ def interleaved_layout(
 
     Arguments and errors as for :func:`split_layout`; ``fused`` is the path of the joint projection.
     """
+    stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_heads)
+    heads = stated.get("num_heads")
+    return _kv_head_by_kv_head(module, name, stated, fused, output, heads, heads)
+
+
+def grouped_layout(
+    module: nn.Module,
+    name: str,
+    config: Any,
+    *,
+    fused: str = "query_key_value",
+    output: str = "dense",
+    num_heads: int | None = None,
+    num_kv_heads: int | None = None,
+) -> AttentionLayout:
+    r"""Locate the heads where one projection holds the queries that share kv head 0, its key, its value, then kv head 1.
+
+    .. math:: out = H_{kv} (H / H_{kv} \cdot d_k + d_k + d_v), \quad in_O = H d_v
+
+    Falcon's new decoder architecture. With as many kv heads as heads it is :func:`interleaved_layout`, whose name the
+    layout bears as its packing. Arguments and errors as there.
+    """
+    stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_kv_heads)
+    return _kv_head_by_kv_head(module, name, stated, fused, output, stated.get("num_heads"), stated.get("num_kv_heads"))
+
+
+def blocked_layout(
+    module: nn.Module,
+    name: str,
+    config: Any,
+    *,
+    blocks: int,
+    fused: str = "qkv_proj",
+    output: str = "out_proj",
+    num_heads: int | None = None,
+) -> AttentionLayout:
+    r"""Locate the heads where one projection is cut into equal blocks of queries, then VALUES, then keys.
+
+    .. math:: out = 3 H d, \quad in_O = H d, \quad H_{kv} = H, \quad d_k = d_v = d
+
+    Block ``b`` holds ``H / blocks`` heads, from head ``b * H / blocks`` on: CodeGen, which was trained on four devices.
+    The layout bears "concatenated" as its packing. Arguments and errors as for :func:`split_layout`.
+    """
     qkv, o = Linear.at(module, name, fused), Linear.at(module, name, output)
     stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_heads)
     heads = stated.get("num_heads")
     if heads is None:
         raise stated.missing("no number of heads")
+    per_block = stated.divide(heads, blocks, qkv, "blocks of heads")
+    width = stated.divide(qkv.outputs, 3 * heads, qkv, "3 * num_heads")
+    sizes = stated.agreed(heads, heads, width, width, o)
+    part = per_block * width
+    starts = [
+        [3 * part * (head // per_block) + place * part + width * (head % per_block) for head in range(heads)]
+        for place in (0, 2, 1)
+    ]
+    return sizes.assemble(name, "concatenated", [qkv, qkv, qkv, o], [*starts, _run(0, heads, width)])
+
+
+def _kv_head_by_kv_head(
+    module: nn.Module, name: str, stated: _Stated, fused: str, output: str, heads: int | None, kv_heads: int | None
+) -> AttentionLayout:
+    qkv, o = Linear.at(module, name, fused), Linear.at(module, name, output)
+    if heads is None or kv_heads is None:
+        raise stated.missing("no number of heads" if heads is None else "no number of kv heads")
+    group = stated.divide(heads, kv_heads, qkv, "num_kv_heads")
     v_head_dim = stated.divide(o.inputs, heads, o, "num_heads")
-    head_dim = stated.divide(qkv.outputs - heads * v_head_dim, 2 * heads, qkv, "2 * num_heads, the values set aside")
-    sizes = stated.agreed(heads, heads, head_dim, v_head_dim, o)
-    period = 2 * head_dim + v_head_dim
-    starts = [_run(first, heads, period) for first in (0, head_dim, 2 * head_dim)]
-    return sizes.assemble(name, "interleaved", [qkv, qkv, qkv, o], [*starts, _run(0, heads, v_head_dim)])
-
-
-def described(name: str, module: nn.Module) -> str:
-    """Name a module and its class for a message."""
-    return f"{name!r} ({qualified_name(type(module))})"
-
-
-def qualified_name(cls: type) -> str:
-    """Return ``package.module.Class``, the key under which layouts are registered."""
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A plain linear layer as stored: ``nn.Linear`` keeps ``[out, in]``, GPT-2's ``Conv1D`` keeps ``[in, out]``."""
-
-    name: str
-    weight_shape: tuple[int, int]
-    output_axis: int
-    has_bias: bool
-
-    @property
-    def outputs(self) -> int:
-        """Number of output features."""
-        return self.weight_shape[self.output_axis]
-
-    @property
-    def inputs(self) -> int:
-        """Number of input features."""
-        return self.weight_shape[1 - self.output_axis]
-
-    def projection(self, block: str, starts: Sequence[int], width: int) -> Projection:
-        """Place a block on this layer: O on its input features, the others on its output features."""
-        reads_heads = block == "O"
-        return Projection(
-            block=block,
-            module_name=self.name,
-            param_name=f"{self.name}.weight",
-            bias_name=f"{self.name}.bias" if self.has_bias and not reads_heads else None,
-            weight_shape=self.weight_shape,
-            head_axis=1 - self.output_axis if reads_heads else self.output_axis,
-            side="input" if reads_heads else "output",
-            starts=tuple(starts),
-            width=width,
-        )
-
-    @classmethod
-    def at(cls, module: nn.Module, name: str, path: str) -> Linear:
-        """Read the projection at a path below an attention module.
-
-        Raises:
-            LayoutError: If nothing is there, or something that computes more than weight times input plus bias.
-        """
-        full_name = f"{name}.{path}" if name else path
-        try:
-            found = module.get_submodule(path)
-        except AttributeError as error:
-            children = ", ".join(child for child, _ in module.named_children()) or "none"
-            raise LayoutError(
-                f"{described(name, module)} has no projection {path!r}; its children are: {children}. Register a "
-                "layout that names its projections with qkov.locate.register_layout."
-            ) from error
-        axis = {"torch.nn.modules.linear.Linear": 0, "transformers.pytorch_utils.Conv1D": 1}.get(
-            qualified_name(type(found))
-        )
-        if axis is None:
-            raise LayoutError(
-                f"{described(full_name, found)} is a projection; expected exactly torch.nn.Linear or transformers' "
-                "Conv1D. Merge adapters (peft: model.merge_and_unload()), dequantise or remove parametrizations first."
-            )
-        weight, bias = found.weight, found.bias
-        for parameter in (weight, bias):
-            if parameter is not None and (type(parameter) is not nn.Parameter or not parameter.is_floating_point()):
-                raise LayoutError(
-                    f"{described(full_name, found)} holds a {type(parameter).__name__} of "
-                    f"{getattr(parameter, 'dtype', 'no dtype')}; expected plain floating point parameters. Quantised, "
-                    "sharded or reparametrised weights are not supported."
-                )
-        if weight.is_meta:
-            raise LayoutError(
-                f"{described(full_name, found)} has its weights on the meta device. Load the weights first."
-            )
-        shape = (weight.shape[0], weight.shape[1])
-        if bias is not None and tuple(bias.shape) != (shape[axis],):
-            raise LayoutError(
-                f"{described(full_name, found)} has a weight of {shape} and a bias of {tuple(bias.shape)}; expected "
-                f"({shape[axis]},). Was it pruned or replaced by hand?"
-            )
-        return cls(full_name, shape, axis, bias is not None)
+    what = "2 * num_heads, the values set aside" if heads == kv_heads else "num_heads + num_kv_heads, the values aside"
+    head_dim = stated.divide(qkv.outputs - kv_heads * v_head_dim, heads + kv_heads, qkv, what)
+    sizes = stated.agreed(heads, kv_heads, head_dim, v_head_dim, o)
+    keys = group * head_dim
+    period = keys + head_dim + v_head_dim
+    starts = (
+        [period * (head // group) + head_dim * (head % group) for head in range(heads)],
+        _run(keys, kv_heads, period),
+        _run(keys + head_dim, kv_heads, period),
+        _run(0, heads, v_head_dim),
+    )
+    return sizes.assemble(name, "interleaved", [qkv, qkv, qkv, o], starts)
 
 
 @dataclass(frozen=True)

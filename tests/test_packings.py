@@ -1,4 +1,4 @@
-"""The three packings with every size different, on attention written here, and the sizes they refuse."""
+"""Every packing with every size different, on attention written here, and the sizes they refuse."""
 
 import dataclasses
 from functools import partial
@@ -12,14 +12,18 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from qkov.errors import LayoutError
-from qkov.packings import Linear, concatenated_layout, interleaved_layout, split_layout
+from qkov.linear import Linear
+from qkov.packings import blocked_layout, concatenated_layout, grouped_layout, interleaved_layout, split_layout
 from tests.layout_proof import prove_layout
 
 FINDERS = {
     "split": split_layout,
     "concatenated": concatenated_layout,
     "interleaved": partial(interleaved_layout, fused="qkv_proj", output="o_proj"),
+    "grouped": partial(grouped_layout, fused="qkv_proj", output="o_proj"),
 }
+# The packing that a layout bears, where it is not the name here.
+BORNE = {"grouped": "interleaved"}
 
 
 class Attention(nn.Module):
@@ -43,6 +47,11 @@ class Attention(nn.Module):
         if self.packing == "interleaved":
             joint = self.qkv_proj(x).unflatten(-1, (self.num_heads, 2 * d_k + d_v)).transpose(0, 1)
             return joint[..., :d_k], joint[..., d_k : 2 * d_k], joint[..., 2 * d_k :]
+        if self.packing == "grouped":
+            group = self.num_heads // self.num_kv_heads
+            joint = self.qkv_proj(x).unflatten(-1, (self.num_kv_heads, -1)).transpose(0, 1)
+            queries, keys, values = joint.split([group * d_k, d_k, d_v], -1)
+            return queries.unflatten(-1, (group, d_k)).transpose(1, 2).flatten(0, 1), keys, values
         if self.packing == "split":
             flat = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         else:
@@ -87,7 +96,7 @@ def test_layout_is_what_the_module_computes_with_d_v_apart(packing, linear):
     model = nn.ModuleDict({"attn": module})
     model.forward = module.forward
     layout = FINDERS[packing](module, "attn", None)
-    assert (layout.packing, layout.head_dim, layout.v_head_dim) == (packing, 3, 5)
+    assert (layout.packing, layout.head_dim, layout.v_head_dim) == (BORNE.get(packing, packing), 3, 5)
     prove_layout(model, layout, {"x": torch.randn(4, 10, dtype=torch.float64)}, num_heads=6, v_head_dim=5)
 
 
@@ -130,6 +139,49 @@ def test_without_a_head_count_nothing_is_guessed(packing):
     module = attention(packing)
     del module.num_heads, module.head_dim
     assert "is stated by the module or its configuration" in refusal(FINDERS[packing], module)
+
+
+def test_grouped_needs_the_number_of_kv_heads():
+    module = attention("grouped")
+    del module.num_kv_heads
+    assert "no number of kv heads is stated" in refusal(FINDERS["grouped"], module)
+
+
+def test_grouped_with_a_kv_head_per_head_is_interleaved():
+    module = attention("interleaved")
+    expected = FINDERS["interleaved"](module, "attn", None)
+    assert FINDERS["grouped"](module, "attn", None) == expected
+
+
+def test_blocks_hold_queries_then_values_then_keys_of_their_heads():
+    module = nn.Module()
+    module.num_heads, module.qkv_proj, module.out_proj = 4, nn.Linear(5, 36), nn.Linear(12, 5)
+    layout = blocked_layout(module, "attn", None, blocks=2)
+    assert layout.packing == "concatenated"
+    assert {one.block: one.starts for one in layout.projections} == {
+        "Q": (0, 3, 18, 21),
+        "V": (6, 9, 24, 27),
+        "K": (12, 15, 30, 33),
+        "O": (0, 3, 6, 9),
+    }
+
+
+def test_heads_that_do_not_fill_the_blocks_are_refused():
+    module = nn.Module()
+    module.num_heads, module.qkv_proj, module.out_proj = 4, nn.Linear(5, 36), nn.Linear(12, 5)
+    assert "multiple of 3 (blocks of heads)" in refusal(partial(blocked_layout, blocks=3), module)
+    del module.num_heads
+    assert "no number of heads is stated" in refusal(partial(blocked_layout, blocks=2), module)
+
+
+def test_gate_rows_follow_the_query_rows_of_their_head():
+    module = attention("split")
+    plain = split_layout(module, "attn", None)
+    module.q_proj = nn.Linear(10, 36)
+    gated = split_layout(module, "attn", None, gate_rows=True)
+    assert gated.projection("Q").starts == tuple(range(0, 36, 6))
+    assert gated.projections[1:] == plain.projections[1:]
+    assert "num_heads = 12; expected 6" in refusal(split_layout, module)
 
 
 def test_concatenated_needs_head_dim_or_kv_heads():

@@ -1,0 +1,214 @@
+"""The attention classes of transformers whose heads can be placed, and those whose heads cannot, with the reason.
+
+Data, by exact class: a subclass may store its weights differently. Every entry of :data:`FINDERS` is proved on a model
+of its family by the experiment of ``tests/layout_proof.py``, see ``validation/architectures.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from .errors import LayoutError
+from .geometry import AttentionLayout
+from .linear import described, qualified_name
+from .packings import blocked_layout, concatenated_layout, grouped_layout, interleaved_layout, split_layout
+
+Finder = Callable[[nn.Module, str, Any], AttentionLayout]
+
+NO_CROSS = "Cross-attention reads two inputs and is not supported: pass a model, or a part of it, without it."
+
+
+def _encoder_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """BERT and its relatives: the output projection lies beside the module that states the head count."""
+    inner, expected = module.get_submodule("self"), qualified_name(type(module)).removesuffix("Attention")
+    if qualified_name(type(inner)) != f"{expected}SelfAttention":
+        raise LayoutError(
+            f"{described(f'{name}.self', inner)}: expected {expected}SelfAttention. Sparse attention is computed in "
+            f"another way. {NO_CROSS}"
+        )
+    return split_layout(
+        module,
+        name,
+        config,
+        query="self.query",
+        key="self.key",
+        value="self.value",
+        output="output.dense",
+        stated_by="self",
+    )
+
+
+def _falcon_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """Three packings under one class; the configuration states a number of kv heads that two of them ignore."""
+    heads = module.num_heads
+    if module.new_decoder_architecture:
+        return grouped_layout(module, name, config, num_heads=heads, num_kv_heads=module.num_kv_heads)
+    if module.multi_query:
+        names = {"fused": "query_key_value", "output": "dense"}
+        return concatenated_layout(module, name, config, **names, num_heads=heads, num_kv_heads=1)
+    return interleaved_layout(module, name, config, num_heads=heads)
+
+
+def _gpt_bigcode_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """Concatenated around a single kv head, or else interleaved by head."""
+    names = {"fused": "c_attn", "output": "c_proj", "num_heads": module.num_heads}
+    if module.multi_query:
+        return concatenated_layout(module, name, config, **names, num_kv_heads=1)
+    return interleaved_layout(module, name, config, **names)
+
+
+def _openai_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """As many kv heads as heads, which nobody states."""
+    return concatenated_layout(module, name, config, fused="c_attn", output="c_proj", num_kv_heads=module.n_head)
+
+
+def _mimo_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """Sliding layers have twice the kv heads that the configuration states; values are narrower than keys."""
+    heads = config.num_attention_heads
+    return split_layout(module, name, config, num_heads=heads, num_kv_heads=heads // module.num_key_value_groups)
+
+
+def _by_class(finder: Finder, names: str) -> dict[str, Finder]:
+    return {_qualified(name): finder for name in names.split()}
+
+
+def _qualified(short: str) -> str:
+    """Spell out ``package.Class`` or ``package.module.Class``."""
+    package, *module, name = short.split(".")
+    return f"transformers.models.{package}.{module[0] if module else f'modeling_{package}'}.{name}"
+
+
+_LM_SPLIT = """
+    afmoe.AfmoeAttention apertus.ApertusAttention arcee.ArceeAttention aria.AriaTextAttention bamba.BambaAttention
+    bitnet.BitNetAttention cohere.CohereAttention cohere2.Cohere2Attention cohere2_moe.Cohere2MoeAttention
+    cwm.CwmAttention dots1.Dots1Attention ernie4_5.Ernie4_5Attention ernie4_5_moe.Ernie4_5_MoeAttention
+    exaone4.Exaone4Attention exaone_moe.ExaoneMoeAttention falcon_h1.FalconH1Attention flex_olmo.FlexOlmoAttention
+    flint.FlintAttention gemma.GemmaAttention gemma2.Gemma2Attention gemma3.Gemma3Attention glm.GlmAttention
+    glm4.Glm4Attention glm4_moe.Glm4MoeAttention gpt_oss.GptOssAttention granite.GraniteAttention
+    granite_swa.GraniteSWAAttention granitemoe.GraniteMoeAttention granitemoe_swa.GraniteMoeSWAAttention
+    granitemoehybrid.GraniteMoeHybridAttention granitemoeshared.GraniteMoeSharedAttention helium.HeliumAttention
+    hunyuan_v1_dense.HunYuanDenseV1Attention hunyuan_v1_moe.HunYuanMoEV1Attention hy_v3.HYV3Attention
+    hyperclovax.HyperCLOVAXAttention jais2.Jais2Attention jamba.JambaAttention kolibri1.Kolibri1Attention
+    laguna.LagunaAttention llama.LlamaAttention llama4.Llama4TextAttention mellum.MellumAttention
+    minimax.MiniMaxAttention minimax_m2.MiniMaxM2Attention
+    ministral.MinistralAttention ministral3.Ministral3Attention mistral.MistralAttention mixtral.MixtralAttention
+    nanochat.NanoChatAttention nemotron.NemotronAttention nemotron_h.NemotronHAttention olmo.OlmoAttention
+    olmo2.Olmo2Attention olmo3.Olmo3Attention olmo_hybrid.OlmoHybridAttention olmoe.OlmoeAttention
+    phimoe.PhimoeAttention qwen2.Qwen2Attention qwen2_moe.Qwen2MoeAttention qwen3.Qwen3Attention
+    qwen3_moe.Qwen3MoeAttention recurrent_gemma.RecurrentGemmaAttention seed_oss.SeedOssAttention
+    smollm3.SmolLM3Attention solar_open.SolarOpenAttention stablelm.StableLmAttention starcoder2.Starcoder2Attention
+    vaultgemma.VaultGemmaAttention
+"""
+_ENCODER_SPLIT = """
+    eurobert.EuroBertAttention gte.GteAttention nomic_bert.NomicBertAttention
+    jina_embeddings_v3.JinaEmbeddingsV3Attention beit.BeitAttention deit.DeiTAttention dinov2.Dinov2Attention
+    dinov2_with_registers.Dinov2WithRegistersAttention dinov3_vit.DINOv3ViTAttention ijepa.IJepaAttention
+    vit.ViTAttention vit_mae.ViTMAEAttention vit_msn.ViTMSNAttention
+"""
+_OUT_PROJ = """
+    aimv2.Aimv2Attention bart.BartAttention biogpt.BioGptAttention clip.CLIPAttention gptj.GPTJAttention
+    gpt_neo.GPTNeoSelfAttention hubert.HubertAttention lfm2.Lfm2Attention lfm2_moe.Lfm2MoeAttention
+    mbart.MBartAttention mlcd.MLCDAttention opt.OPTAttention plbart.PLBartAttention siglip.SiglipAttention
+    unispeech.UniSpeechAttention wav2vec2.Wav2Vec2Attention whisper.WhisperAttention
+"""
+_BERT_LIKE = """
+    bert.BertAttention bert_generation.BertGenerationAttention big_bird.BigBirdAttention camembert.CamembertAttention
+    data2vec.modeling_data2vec_text.Data2VecTextAttention electra.ElectraAttention ernie.ErnieAttention esm.EsmAttention
+    layoutlm.LayoutLMAttention megatron_bert.MegatronBertAttention rembert.RemBertAttention roberta.RobertaAttention
+    roberta_prelayernorm.RobertaPreLayerNormAttention roc_bert.RoCBertAttention roformer.RoFormerAttention
+    splinter.SplinterAttention tapas.TapasAttention xlm_roberta.XLMRobertaAttention
+    xlm_roberta_xl.XLMRobertaXLAttention xmod.XmodAttention
+"""
+_LIN = {"query": "q_lin", "key": "k_lin", "value": "v_lin", "output": "out_lin"}
+
+FINDERS: dict[str, Finder] = {
+    **_by_class(split_layout, _LM_SPLIT + _ENCODER_SPLIT),
+    **_by_class(_mimo_layout, "mimo_v2_flash.MiMoV2FlashAttention"),
+    **_by_class(partial(split_layout, output="out_proj"), _OUT_PROJ),
+    **_by_class(_encoder_layout, _BERT_LIKE),
+    **_by_class(partial(split_layout, output="dense"), "phi.PhiAttention"),
+    **_by_class(partial(split_layout, output="Wo"), "modernbert_decoder.ModernBertDecoderAttention"),
+    **_by_class(partial(split_layout, query="Wq", key="Wk", value="Wv", output="dense"), "ctrl.MultiHeadAttention"),
+    **_by_class(
+        partial(split_layout, **_LIN),
+        "distilbert.DistilBertSelfAttention flaubert.MultiHeadAttention xlm.MultiHeadAttention",
+    ),
+    **_by_class(
+        partial(split_layout, query="attn.q", key="attn.k", value="attn.v", output="attn.o", stated_by="attn"),
+        "mpnet.MPNetAttention",
+    ),
+    **_by_class(
+        partial(
+            split_layout,
+            query="attention.query",
+            key="attention.key",
+            value="attention.value",
+            output="output.dense",
+            stated_by="attention",
+        ),
+        "data2vec.modeling_data2vec_vision.Data2VecVisionAttention",
+    ),
+    **_by_class(
+        partial(split_layout, gate_rows=True),
+        "qwen3_next.Qwen3NextAttention qwen3_5.Qwen3_5Attention qwen3_5_moe.Qwen3_5MoeAttention",
+    ),
+    **_by_class(concatenated_layout, "phi3.Phi3Attention"),
+    **_by_class(
+        partial(concatenated_layout, fused="c_attn", output="c_proj"), "gpt2.GPT2Attention imagegpt.ImageGPTAttention"
+    ),
+    **_by_class(_openai_layout, "openai.Attention"),
+    **_by_class(partial(concatenated_layout, fused="Wqkv", output="out_proj"), "mpt.MptAttention dbrx.DbrxAttention"),
+    **_by_class(partial(concatenated_layout, fused="Wqkv", output="Wo"), "modernbert.ModernBertAttention"),
+    **_by_class(
+        interleaved_layout,
+        "bloom.BloomAttention gpt_neox.GPTNeoXAttention gpt_neox_japanese.GPTNeoXJapaneseAttention "
+        "persimmon.PersimmonAttention",
+    ),
+    **_by_class(_gpt_bigcode_layout, "gpt_bigcode.GPTBigCodeAttention"),
+    **_by_class(_falcon_layout, "falcon.FalconAttention"),
+    # Four blocks, as the model was trained; the number is written into its forward.
+    **_by_class(partial(blocked_layout, blocks=4), "codegen.CodeGenAttention"),
+}
+"""How to place the heads of each class."""
+
+_LATENT = "its keys and values are made from a latent that all heads share (multi-latent attention)"
+_REUSED = "layers may take the keys and values of an earlier layer, and then have none of their own"
+_SEVERAL_RUNS = "the same weights serve several layers or run several times, so a gradient belongs to no single layer"
+
+REASONS: dict[str, str] = {
+    _qualified(name): reason
+    for reason, names in (
+        (
+            _LATENT,
+            "deepseek_v2.DeepseekV2Attention deepseek_v3.DeepseekV3Attention glm4_moe_lite.Glm4MoeLiteAttention "
+            "longcat_flash.LongcatFlashMLA minicpm3.MiniCPM3Attention youtu.YoutuAttention",
+        ),
+        (_REUSED, "gemma3n.Gemma3nTextAttention gemma4.Gemma4TextAttention"),
+        (_SEVERAL_RUNS, "albert.AlbertAttention hrm_text.HrmTextAttention zamba.ZambaAttention zamba2.Zamba2Attention"),
+        ("two query heads are subtracted from each other and share a value", "diffllama.DiffLlamaAttention"),
+        ("its values also decide which positions all heads attend to", "doge.DogeAttention"),
+        ("a convolution is mixed into its heads", "convbert.ConvBertAttention zaya.ZayaAttention"),
+        ("every expert has query and output projections of its own", "jetmoe.JetMoeAttention"),
+        ("it computes a recurrence and no attention probabilities", "rwkv.RwkvSelfAttention"),
+        ("its projections are three-dimensional parameters without a layer", "xlnet.XLNetRelativeAttention"),
+        ("global tokens have a second set of query, key and value projections", "longformer.LongformerAttention"),
+        ("its integer arithmetic has no gradient", "ibert.IBertAttention"),
+        (
+            "the biases of its fused projection are parameters of the attention, and its queries and keys also meet "
+            "positions",
+            "deberta.DebertaAttention",
+        ),
+        ("queries and keys read a narrower input than values", "mobilebert.MobileBertAttention"),
+    )
+    for name in names.split()
+}
+"""Why the heads of a class cannot be placed."""
+
+WITHOUT_HEADS = frozenset(
+    {_qualified("minimax.MiniMaxLightningAttention"), _qualified("olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer")}
+)
+"""Linear attention by name: passed over, as state space layers are, where other layers have attention."""

@@ -1,0 +1,110 @@
+"""Heads of the families of transformers are where the layout says, and what cannot be placed is refused with a reason."""
+
+import collections
+
+import pytest
+import torch
+
+from qkov import known_attention, locate, reference
+from qkov.errors import LayoutError
+from qkov.layout import QKOVConfig
+from qkov.linear import qualified_name
+from tests.builders import collect, gradient_error
+from tests.layout_proof import prove_layout
+from validation.architectures import ARCHITECTURES, REFUSED, TOKENS, build, decouple
+
+CAUSAL = [name for name, one in ARCHITECTURES.items() if one.is_causal_lm]
+
+# Two samples of different length take other paths through float64 than one; these families multiply in float32 there.
+FLOAT64_BOUND, LIBRARY_FLOAT32_BOUND = 1e-11, 1e-6
+LIBRARY_FLOAT32 = {"falcon_h1", "granite_swa", "laguna", "mpt", "nemotron_h"}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_layout_states_the_heads_of_the_configuration(name):
+    architecture = ARCHITECTURES[name]
+    model, _ = build(architecture)
+    config = QKOVConfig.from_model(model)
+    assert config.layer_indices == architecture.layers
+    assert {layout.packing for layout in config.layers} == {architecture.packing}
+    found = (config.num_heads, config.num_kv_heads, config.head_dim, config.v_head_dim, config.hidden_size)
+    assert found == architecture.heads
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_layout_is_what_the_model_computes(name):
+    architecture = ARCHITECTURES[name]
+    model, inputs = build(architecture)
+    layouts = locate.find_attention(model)
+    decouple(model, architecture)
+    num_heads, _, _, v_head_dim, _ = architecture.heads
+    for layout in layouts:
+        prove_layout(model, layout, inputs, num_heads=num_heads, v_head_dim=v_head_dim)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_gradients_of_the_slices_agree_with_the_reference(name):
+    model, _ = build(ARCHITECTURES[name])
+    batch = {
+        "input_ids": torch.tensor([TOKENS, (8, 3, 11, 6, 0, 0)]),
+        "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2]),
+    }
+    expected, _ = reference.sample_gradients(model, batch)
+    bound = LIBRARY_FLOAT32_BOUND if name in LIBRARY_FLOAT32 else FLOAT64_BOUND
+    assert gradient_error(collect(model, batch), "a", expected) < bound
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_heads_of_its_own_is_refused_with_the_reason(name):
+    architecture, reason = REFUSED[name]
+    model, _ = build(architecture)
+    with pytest.raises(LayoutError) as caught:
+        locate.find_attention(model)
+    assert reason in str(caught.value)
+    classes = {type(module).__name__ for module in model.modules()}
+    assert any(f"{kind})" in str(caught.value) or str(caught.value).startswith(kind) for kind in classes)
+
+
+def test_every_registered_class_is_proved_on_a_family():
+    used = set()
+    for architecture in ARCHITECTURES.values():
+        model, _ = build(architecture)
+        for layout in locate.find_attention(model):
+            used.add(qualified_name(type(model.get_submodule(layout.module_name))))
+    assert used == set(known_attention.FINDERS)
+
+
+def test_every_reason_is_shown_on_a_family():
+    used = set()
+    for architecture, _ in REFUSED.values():
+        used |= {qualified_name(type(module)) for module in build(architecture)[0].modules()}
+    reasons = collections.Counter(known_attention.REASONS[kind] for kind in used & set(known_attention.REASONS))
+    assert set(reasons) == set(known_attention.REASONS.values())
+
+
+def test_a_class_is_registered_or_refused_and_not_both():
+    assert not set(known_attention.FINDERS) & (set(known_attention.REASONS) | known_attention.WITHOUT_HEADS)
+
+
+def test_number_of_families_is_as_announced():
+    # A second name of a family ends in "-" and what differs.
+    families = {name.partition("-")[0] for name in ARCHITECTURES}
+    assert len(families) == 146
+    by_packing = collections.Counter(one.packing for one in ARCHITECTURES.values())
+    assert by_packing == {"split": 133, "concatenated": 10, "interleaved": 7}
+    assert len(REFUSED) == 25
+
+
+def test_a_gate_in_the_query_projection_belongs_to_no_block():
+    (layout,) = locate.find_attention(build(ARCHITECTURES["qwen3_next"])[0])
+    query = layout.projection("Q")
+    assert query.weight_shape[0] == 2 * layout.num_heads * layout.head_dim
+    assert query.starts == tuple(range(0, query.weight_shape[0], 2 * layout.head_dim))
+
+
+def test_the_experiment_needs_the_gate_held():
+    architecture = ARCHITECTURES["qwen3_next"]
+    model, inputs = build(architecture)
+    (layout,) = locate.find_attention(model)
+    with pytest.raises(AssertionError, match="moves outside of its slices"):
+        prove_layout(model, layout, inputs, num_heads=layout.num_heads, v_head_dim=layout.v_head_dim)
