@@ -52,6 +52,7 @@ class FisherCollector:
     Args:
         contribution_normalisation: "tokens" (``C = g^2 / tokens``, default) or "none" (``C = g^2``).
         ema_decay: Decay of the exponential mean, one update per sample.
+        attention: Which kind of attention, in a model with several; see ``qkov.locate.find_attention``.
 
     Example:
         >>> import torch, transformers
@@ -67,11 +68,12 @@ class FisherCollector:
         torch.Size([8, 16])
     """
 
-    def __init__(self, *, contribution_normalisation="tokens", ema_decay=fisher.EMA_DECAY):
+    def __init__(self, *, contribution_normalisation="tokens", ema_decay=fisher.EMA_DECAY, attention=None):
         formula.require_choice("contribution_normalisation", contribution_normalisation, formula.NORMALISATIONS)
         fisher.sample_weights(1, "ema", ema_decay)  # refuses a decay outside (0, 1)
         self.contribution_normalisation = contribution_normalisation
         self.ema_decay = ema_decay
+        self.attention = attention
         self.config = None
         self.model_fingerprint = None
         self._tasks = {}
@@ -253,7 +255,7 @@ class FisherCollector:
     def _bind(self, model):
         fingerprint = reproducibility.model_fingerprint(model)
         if not any(self._tasks.values()):  # nothing is held yet, so a failed first call binds to no model
-            self.config = QKOVConfig.from_model(model)
+            self.config = QKOVConfig.from_model(model, attention=self.attention)
             self.model_fingerprint = fingerprint
         elif fingerprint != self.model_fingerprint:
             raise ModelChangedError(

@@ -247,14 +247,15 @@ def _sample_factors(config, captured, deltas, row, num_samples, sample_name):
     for layout in config.layers:
         modules = list(dict.fromkeys(projection.module_name for projection in layout.projections))
         parts = {name: _row(deltas[name], row, num_samples, name) for name in modules}
-        keep = torch.stack([(part != 0).any(-1) for part in parts.values()]).any(0)
+        keep = _reached_tokens(parts)
         kept_inputs = {}  # Q, K and V of split projections read one tensor; keep one copy of it
         for name in modules:
             source = captured[name].inputs
             key = (source.data_ptr(), source.shape, source.stride())
+            reached = keep[len(parts[name])]
             if key not in kept_inputs:
-                kept_inputs[key] = _row(source, row, num_samples, name)[keep]
-            pair = Factors(kept_inputs[key], parts[name][keep])
+                kept_inputs[key] = _row(source, row, num_samples, name)[reached]
+            pair = Factors(kept_inputs[key], parts[name][reached])
             if not (torch.isfinite(pair.inputs).all() and torch.isfinite(pair.deltas).all()):
                 raise NonFiniteError(
                     f"sample {sample_name!r} has a NaN or infinite gradient at {name!r}. Check the weights and the "
@@ -262,6 +263,15 @@ def _sample_factors(config, captured, deltas, row, num_samples, sample_name):
                 )
             factors[name] = pair
     return factors
+
+
+def _reached_tokens(parts):
+    """Which tokens have an output gradient at any projection, by number of tokens: cross-attention has two."""
+    keep = {}
+    for part in parts.values():
+        reached = (part != 0).any(-1)
+        keep[len(part)] = reached | keep.get(len(part), torch.zeros_like(reached))
+    return keep
 
 
 def _row(tensor, row, num_samples, name):

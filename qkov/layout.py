@@ -51,9 +51,9 @@ class QKOVConfig:
             raise LayoutError(f"Expected at least one layer, each once and in rising order; found layers {indices}.")
 
     @classmethod
-    def from_model(cls, model: nn.Module) -> QKOVConfig:
-        """Locate every head of a model; see :func:`qkov.locate.find_attention` for what is refused."""
-        return cls(locate.find_attention(uncompiled(model)))
+    def from_model(cls, model: nn.Module, *, attention: str | None = None) -> QKOVConfig:
+        """Locate every head of a model; see :func:`qkov.locate.find_attention` for ``attention`` and what is refused."""
+        return cls(locate.find_attention(uncompiled(model), attention))
 
     @property
     def num_layers(self) -> int:

@@ -4,18 +4,17 @@ A module is recognised by its exact class. Shapes alone cannot tell the fused pa
 tell nothing for certain, so an attention class that is not known is an error, never a guess. :mod:`qkov.packings` has
 one function per packing; `register_layout` connects one of them, or a function of your own, to your attention class.
 
-Layers are numbered by their index in the enclosing ``nn.ModuleList`` (without one, ``nn.Sequential``).
+:mod:`qkov.kinds` numbers the layers and tells kinds of attention apart.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 
 from torch import nn
 
-from . import known_attention
+from . import kinds, known_attention
 from .errors import LayoutError
 from .geometry import AttentionLayout
 from .known_attention import NO_CROSS, Finder
@@ -25,11 +24,15 @@ from .packings import concatenated_layout, interleaved_layout, split_layout
 __all__ = ["concatenated_layout", "find_attention", "interleaved_layout", "register_layout", "split_layout"]
 
 
-def find_attention(model: nn.Module) -> tuple[AttentionLayout, ...]:
+def find_attention(model: nn.Module, attention: str | None = None) -> tuple[AttentionLayout, ...]:
     """Locate every attention module of a model and every head in it.
+
+    Modules of one kind have one name but for the index of their layer: ``"model.decoder.layers.*.self_attn"``. A model
+    with several kinds (self- and cross-attention, an encoder and a decoder) is looked at one kind at a time.
 
     Args:
         model: Any module with attention layers inside, also wrapped in others.
+        attention: Which kind, where there are several. Other kinds need not be known then.
 
     Returns:
         One layout per attention module, sorted by layer.
@@ -37,25 +40,40 @@ def find_attention(model: nn.Module) -> tuple[AttentionLayout, ...]:
     Raises:
         LayoutError: If there is no attention, or any part of it cannot be located with certainty: a class that is not
             registered, sizes that contradict each other, a projection that is not a plain linear layer, weights that
-            are tied, shared or on the meta device, cross-attention, a layer index found twice.
+            are tied, shared or on the meta device, several kinds and none chosen, no list of layers.
     """
     if not isinstance(model, nn.Module):
         raise LayoutError(f"Expected a torch.nn.Module, found a {type(model).__name__}. Pass the model itself.")
     # Duplicates kept: a module used twice must be seen twice.
     modules = dict(model.named_modules(remove_duplicate=False))
     found = {name: module for name, module in modules.items() if qualified_name(type(module)) in _FINDERS}
-    _check_coverage(modules, found)
+    if attention is None:
+        _check_coverage(modules, found)
     _check_used_once(found)
-    layouts = sorted((_layout_of(name, modules) for name in found), key=lambda layout: layout.layer)
-    for first, second in itertools.pairwise(layouts):
-        if first.layer == second.layer:
-            raise LayoutError(
-                f"{described(first.module_name, modules[first.module_name])} and {second.module_name!r} both have "
-                f"layer index {first.layer}; expected one self-attention module per layer. Of an encoder-decoder "
-                "model, pass the encoder or the decoder alone."
-            )
+    numbered = _of_one_kind(found, modules, attention)
+    layouts = [_layout_of(name, layer, modules) for name, layer in sorted(numbered.items(), key=lambda item: item[1])]
     _check_untied(model, layouts)
     return tuple(layouts)
+
+
+def _of_one_kind(
+    found: dict[str, nn.Module], modules: dict[str, nn.Module], attention: str | None
+) -> dict[str, int]:
+    by_kind = kinds.group_by_kind(found, modules)
+    model = type(modules[""]).__name__
+    listed = ", ".join(f"{kind!r} ({type(modules[next(iter(group))]).__name__})" for kind, group in by_kind.items())
+    if attention is None and len(by_kind) > 1:
+        raise LayoutError(
+            f"{model} has {len(by_kind)} kinds of attention: {listed}. Choose one with attention=..., for "
+            "QKOVConfig.from_model and for FisherCollector."
+        )
+    if attention is not None and attention not in by_kind:
+        raise LayoutError(
+            f"attention={attention!r} is no known kind of attention of {model}; found {listed or 'none'}."
+        )
+    kind = next(iter(by_kind)) if attention is None else attention
+    kinds.require_numbers(kind, by_kind[kind])
+    return by_kind[kind]
 
 
 def register_layout(attention_class: type | str, finder: Finder) -> None:
@@ -84,7 +102,7 @@ def register_layout(attention_class: type | str, finder: Finder) -> None:
 _FINDERS: dict[str, Finder] = dict(known_attention.FINDERS)
 
 
-def _layout_of(name: str, modules: dict[str, nn.Module]) -> AttentionLayout:
+def _layout_of(name: str, layer: int, modules: dict[str, nn.Module]) -> AttentionLayout:
     module = modules[name]
     if getattr(module, "is_cross_attention", False):
         raise LayoutError(f"{described(name, module)} is cross-attention. {NO_CROSS}")
@@ -97,7 +115,7 @@ def _layout_of(name: str, modules: dict[str, nn.Module]) -> AttentionLayout:
             f"The layout function registered for {described(name, module)} returned a {type(layout).__name__}; "
             "expected an AttentionLayout, as qkov.packings.split_layout returns."
         )
-    layout = dataclasses.replace(layout, layer=_layer_index(name, modules), module_name=name)
+    layout = dataclasses.replace(layout, layer=layer, module_name=name)
     for projection in layout.projections:
         expected = Linear.at(modules[""], "", projection.module_name).projection(
             projection.block, projection.starts, projection.width
@@ -108,18 +126,6 @@ def _layout_of(name: str, modules: dict[str, nn.Module]) -> AttentionLayout:
                 f"itself gives {expected}."
             )
     return layout
-
-
-def _layer_index(name: str, modules: dict[str, nn.Module]) -> int:
-    path = [above for above, _ in _upwards(name, modules)]
-    for kind in (nn.ModuleList, nn.Sequential):
-        for child, parent in itertools.pairwise(path):
-            if isinstance(modules[parent], kind):
-                return list(modules[parent]).index(modules[child])
-    raise LayoutError(
-        f"{described(name, modules[name])} is in no nn.ModuleList or nn.Sequential; expected a list of layers around "
-        "it, whose index numbers the layer. Keep the layers in an nn.ModuleList, also when there is only one."
-    )
 
 
 def _upwards(name: str, modules: dict[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:

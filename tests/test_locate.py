@@ -165,10 +165,10 @@ def test_causal_language_model_head_changes_nothing_but_names():
     assert names == ["transformer.h.0.attn", "transformer.h.1.attn"]
 
 
-def refusal(model):
+def refusal(model, attention=None):
     """Return the message with which a model is refused."""
     with pytest.raises(LayoutError) as caught:
-        locate.find_attention(model)
+        locate.find_attention(model, attention)
     return str(caught.value)
 
 
@@ -241,12 +241,14 @@ def test_attention_module_used_in_two_layers_is_refused():
 def test_cross_attention_is_refused():
     options = {"n_embd": 24, "n_head": 6, "n_layer": 1, "vocab_size": 13, "bos_token_id": 1, "eos_token_id": 2}
     model = transformers.GPT2Model(transformers.GPT2Config(add_cross_attention=True, **options))
-    assert re.search(r"'h.0.crossattention' .* is cross-attention", refusal(model))
+    assert "'h.*.attn' (GPT2Attention), 'h.*.crossattention' (GPT2Attention)" in refusal(model)
+    assert re.search(r"'h.0.crossattention' .* is cross-attention", refusal(model, attention="h.*.crossattention"))
     bert = transformers.BertModel(
         transformers.BertConfig(**PLAIN, num_hidden_layers=1, vocab_size=13, is_decoder=True, add_cross_attention=True)
     )
-    assert "'encoder.layer.0.crossattention" in refusal(bert)
-    assert "ross-attention" in refusal(bert)
+    crossing = refusal(bert, attention="encoder.layer.*.crossattention")
+    assert "'encoder.layer.0.crossattention" in crossing
+    assert "ross-attention" in crossing
 
 
 def test_cross_attention_inside_an_encoder_block_is_refused_also_unmarked():
@@ -256,16 +258,30 @@ def test_cross_attention_inside_an_encoder_block_is_refused_also_unmarked():
     assert "expected transformers.models.bert.modeling_bert.BertSelfAttention" in refusal(model)
 
 
-def test_two_attentions_with_one_layer_index_are_refused():
+def test_two_towers_are_looked_at_one_at_a_time():
     both = nn.ModuleDict({"encoder": tiny("bert"), "decoder": tiny("gpt2")})
-    message = refusal(both)
-    assert "both have layer index 0" in message
-    assert "pass the encoder or the decoder alone" in message
+    assert "'encoder.encoder.layer.*.attention' (BertAttention), 'decoder.h.*.attn'" in refusal(both)
+    assert [one.packing for one in locate.find_attention(both, "decoder.h.*.attn")] == ["concatenated"] * 2
 
 
 def test_attention_outside_of_a_list_of_layers_is_refused():
     attention = nn.ModuleDict({"only": tiny("llama").layers[0].self_attn})
-    assert re.search(r"'only' \(.*LlamaAttention\) is in no nn.ModuleList or nn.Sequential", refusal(attention))
+    assert "'only' is in no list of layers" in refusal(attention)
+
+
+def test_attention_in_lists_of_lists_is_refused():
+    stages = nn.ModuleList([nn.ModuleList(tiny("llama").layers), nn.ModuleList(tiny("llama").layers)])
+    assert "4 kinds of attention" in refusal(stages)
+    assert "lists nested in each other" in refusal(stages, "0.1.self_attn")
+
+
+def test_a_list_of_the_parts_of_a_layer_does_not_number_layers():
+    layers = tiny("llama").layers
+    stack = nn.ModuleList([nn.ModuleDict({"parts": nn.ModuleList([nn.Identity(), one])}) for one in layers])
+    found = locate.find_attention(stack)
+    assert [(one.layer, one.module_name) for one in found] == [
+        (0, "0.parts.1.self_attn"), (1, "1.parts.1.self_attn"),
+    ]  # fmt: skip
 
 
 def test_layers_in_a_sequential_are_numbered_by_position():

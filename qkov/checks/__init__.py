@@ -23,7 +23,9 @@ for _module in (collection_laws, fisher_laws, score_laws, layout_laws, result_la
     globals().update({f"check_{name}": law for name, law in CHECKS.items() if law.__module__ == _module.__name__})
 
 
-def check_model(model, batch_a, batch_b, *, loss_fn=None, twin=None, checks=None, name="model", progress=True):
+def check_model(
+    model, batch_a, batch_b, *, loss_fn=None, twin=None, attention=None, checks=None, name="model", progress=True
+):
     """Measure the laws on your own model.
 
     Every law collects and scores anew, some of them dozens of times, and the reference runs one sample at a time in
@@ -32,6 +34,7 @@ def check_model(model, batch_a, batch_b, *, loss_fn=None, twin=None, checks=None
     Args:
         model: A model whose layout is known. batch_a, batch_b: Small batches, as for ``collect_fisher``.
         loss_fn: As for ``collect_fisher``. twin: Optional ``twin(model)`` with one K and V per query head.
+        attention: Which kind of attention, in a model with several.
         checks: Names from ``CHECKS``; default all. name: For the report. progress: Show a bar on long work.
 
     Returns:
@@ -58,11 +61,11 @@ def check_model(model, batch_a, batch_b, *, loss_fn=None, twin=None, checks=None
     unknown = [one for one in names if one not in CHECKS]
     if unknown:
         raise OptionError(f"checks {unknown} are not known; expected names from {sorted(CHECKS)}.")
-    case = Case(name, model, batch_a, batch_b, loss_fn, twin)
+    case = Case(name, model, batch_a, batch_b, loss_fn, twin, attention)
     return [run_check(one, case) for one in tqdm(names, desc="check", disable=not progress, delay=2)]
 
 
-def prove_layout(model, batch, *, loss_fn=None, name="model", progress=True):
+def prove_layout(model, batch, *, loss_fn=None, attention=None, name="model", progress=True):
     """Show by experiment where the heads of a model are, without trusting the rules that found them.
 
     One head's way into O is left open and the others closed: which weights still have a gradient? One slice's weights,
@@ -71,7 +74,7 @@ def prove_layout(model, batch, *, loss_fn=None, name="model", progress=True):
 
     Args:
         model: A model whose layout is found. batch: A few short samples. loss_fn: As for ``collect_fisher``.
-        name: For the report. progress: Show a bar on long work.
+        attention: Which kind of attention, in a model with several. name: For the report. progress: Show a bar.
 
     Returns:
         The ``CheckResult`` of each experiment in ``LAYOUT_PROOF``.
@@ -82,8 +85,9 @@ def prove_layout(model, batch, *, loss_fn=None, name="model", progress=True):
     from ..errors import LayoutError
     from ..layout import QKOVConfig
 
-    QKOVConfig.from_model(model)
-    results = check_model(model, batch, batch, loss_fn=loss_fn, checks=LAYOUT_PROOF, name=name, progress=progress)
+    QKOVConfig.from_model(model, attention=attention)
+    options = {"loss_fn": loss_fn, "attention": attention, "checks": LAYOUT_PROOF, "name": name, "progress": progress}
+    results = check_model(model, batch, batch, **options)
     failed = [str(result) for result in results if result.status == "failed"]
     if failed:
         raise LayoutError(

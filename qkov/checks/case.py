@@ -20,6 +20,7 @@ class Case:
         model: The model under test; every check leaves it as it was.
         batch_a, batch_b: Mappings of tensors with leading axis N.
         loss_fn: As for ``FisherCollector.collect_fisher``; None is causal language modelling.
+        attention: Which kind of attention, in a model with several.
         twin: ``twin(model)`` builds the same function with one K and V per query head, where somebody wrote it.
     """
 
@@ -29,6 +30,7 @@ class Case:
     batch_b: Mapping
     loss_fn: Callable | None = None
     twin: Callable | None = None
+    attention: str | None = None
     _references: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
@@ -37,7 +39,7 @@ class Case:
     @property
     def config(self):
         """The model's layout, read anew."""
-        return layout.QKOVConfig.from_model(self.model)
+        return layout.QKOVConfig.from_model(self.model, attention=self.attention)
 
     @functools.cached_property
     def precision(self):
@@ -76,7 +78,7 @@ class Case:
     def collect(self, *, model=None, batch_a=None, batch_b=None, loss_a=None, loss_b=None, **options):
         """Collect both tasks, "a" and "b", into a fresh collector."""
         model = self.model if model is None else model
-        held = collector.FisherCollector()
+        held = collector.FisherCollector(attention=self.attention)
         for task, batch, loss in (
             ("a", self.batch_a if batch_a is None else batch_a, loss_a or self.loss_fn),
             ("b", self.batch_b if batch_b is None else batch_b, loss_b or self.loss_fn),

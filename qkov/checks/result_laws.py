@@ -19,7 +19,7 @@ def check_ids(case):
     rows = list(range(num_samples(case.batch_a)))[::-1]
     ids_a, ids_b = [f"doc:{row}" for row in rows], [100 + 7 * row for row in range(num_samples(case.batch_b))]
     plain = case.heatmap(case.collect())
-    held = collector.FisherCollector()
+    held = collector.FisherCollector(attention=case.attention)
     held.collect_fisher(
         case.model, take(case.batch_a, rows), "a", sample_ids=ids_a, loss_fn=case.loss_fn, progress=False
     )
@@ -138,7 +138,7 @@ def check_determinism(case):
 def check_file(case):
     """A result loads as it was saved, and equal results are equal files."""
     comparison = Comparison()
-    held = collector.FisherCollector()
+    held = collector.FisherCollector(attention=case.attention)
     for task, batch in (("a", case.batch_a), ("b", case.batch_b)):
         ids = [f"{task}:{row}" for row in range(num_samples(batch))]
         held.collect_fisher(case.model, batch, task, sample_ids=ids, loss_fn=case.loss_fn, progress=False)

@@ -57,7 +57,7 @@ def build_case(name):
     batch_b = _batch(_LENGTHS_B, vocabulary, seed=2)
     del batch_b["labels"]
     twin = synthetic.gqa_twin if name in ("grouped", "deep") else None
-    case = checks.Case(name, BUILDERS[name](), batch_a, batch_b, None, twin, _references(name))
+    case = checks.Case(name, BUILDERS[name](), batch_a, batch_b, None, twin, _references=_references(name))
     for task in ("a", "b"):
         case.reference(task)
     return case
