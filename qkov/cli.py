@@ -47,6 +47,10 @@ def inspect(
         str, typer.Argument(metavar="MODEL", help="Name on the hub, or a folder that transformers can load.")
     ],
     prove: Annotated[bool, typer.Option("--prove", help="Prove the layout by experiment on the model.")] = False,
+    attention: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Which kind of attention, in a model with several; the error lists them."),
+    ] = None,
     layer: Annotated[list[int] | None, typer.Option(help="Only this layer; may be given several times.")] = None,
     every_head: Annotated[bool, typer.Option("--every-head", help="One line per head in place of a pattern.")] = False,
     config_only: Annotated[
@@ -55,7 +59,7 @@ def inspect(
     ] = False,
     form: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.table,
     device: Annotated[str, typer.Option(help="Where the model runs, for example cuda.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Of the token ids of --prove and the weights of --config-only.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the random inputs of --prove and the weights of --config-only.")] = 0,
     with_traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
 ) -> None:
     """Show where every attention head of a model lies in its weights, and what belongs to no head.
@@ -67,15 +71,15 @@ def inspect(
         from . import inspection
 
         network = load_model(model, device=device, config_only=config_only, seed=seed)
-        found = inspection.describe_model(network, layers=layer)
+        config = inspection.chosen_layers(network, layer, attention=attention)
+        found = inspection.describe_model(network, config)
         origin = "random weights, built from the configuration" if config_only else "weights loaded"
         if form is Form.table:
             _echo(f"{found['class']}: {origin}\n")
-            heads = inspection.chosen_layers(network, layer).describe() if every_head else None
-            _echo(heads or inspection.layout_table(found["layers"]))
+            _echo(config.describe() if every_head else inspection.layout_table(found["layers"]))
             _echo("\n" + inspection.not_covered_table(found["not_covered"]))
             _echo("\n" + inspection.summary_line(found["summary"]))
-        results = _prove(network, seed) if prove else None
+        results = _prove(network, seed, attention) if prove else None
         if form is Form.json:
             proof = None if results is None else [_finite(asdict(result)) for result in results]
             _echo(json.dumps({"model": model, "weights": origin, **found, "proof": proof}, indent=1, allow_nan=False))
@@ -150,11 +154,12 @@ def proof_line(results: list[Any]) -> str:
     return f"layout {verdict}: {count['passed']} experiments passed{open_part}"
 
 
-def _prove(model: Any, seed: int) -> list[Any]:
+def _prove(model: Any, seed: int, attention: str | None) -> list[Any]:
     from . import checks
 
     loss_fn = None if model.get_output_embeddings() is not None else _state_loss
-    return checks.prove_layout(model, _random_batch(model, seed), loss_fn=loss_fn, progress=sys.stderr.isatty())
+    options = {"loss_fn": loss_fn, "attention": attention, "progress": sys.stderr.isatty()}
+    return checks.prove_layout(model, _random_batch(model, seed), **options)
 
 
 def _state_loss(model: Any, batch: dict[str, Any]) -> Any:
@@ -168,17 +173,24 @@ def _state_loss(model: Any, batch: dict[str, Any]) -> Any:
 
 
 def _random_batch(model: Any, seed: int) -> dict[str, Any]:
-    """Draw token ids ``[2, 8]`` from the model's vocabulary, without padding."""
+    """Draw two samples: token ids ``[2, 8]`` of the model's vocabulary, without padding, or images of its size."""
     import torch
 
-    if getattr(model, "main_input_name", "input_ids") != "input_ids":
+    generator, config = torch.Generator().manual_seed(seed), model.config
+    if model.main_input_name == "pixel_values" and isinstance(getattr(config, "image_size", None), int):
+        shape = (2, getattr(config, "num_channels", 3), config.image_size, config.image_size)
+        return {"pixel_values": torch.randn(shape, generator=generator).to(model.device)}
+    if model.main_input_name != "input_ids":
         raise LayoutError(
-            f"{type(model).__name__} reads {model.main_input_name!r}, and --prove draws token ids. Call "
-            "qkov.prove_layout(model, batch) with a batch of your own."
+            f"{type(model).__name__} reads {model.main_input_name!r}, and --prove draws only token ids and square "
+            "images. Call qkov.prove_layout(model, batch) with a batch of your own."
         )
     vocabulary = model.get_input_embeddings().num_embeddings
-    ids = torch.randint(vocabulary, (2, 8), generator=torch.Generator().manual_seed(seed)).to(model.device)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    ids = torch.randint(vocabulary, (2, 8), generator=generator).to(model.device)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if config.is_encoder_decoder:
+        batch["decoder_input_ids"] = ids.flip(0)
+    return batch
 
 
 def _auto_class(config: Any) -> Any:

@@ -10,30 +10,32 @@ from typing import Any
 from .layout import QKOVConfig
 
 
-def chosen_layers(model: Any, layers: list[int] | None = None) -> QKOVConfig:
+def chosen_layers(model: Any, layers: list[int] | None = None, *, attention: str | None = None) -> QKOVConfig:
     """Locate the heads of a model and keep some layers, by the model's own index; by default all.
+
+    ``attention`` is the kind of attention, as for ``QKOVConfig.from_model``.
 
     Raises:
         LayoutError, SliceIndexError: If the heads cannot be located, or a layer has no attention.
     """
-    config = QKOVConfig.from_model(model)
+    config = QKOVConfig.from_model(model, attention=attention)
     for index in layers or ():
         config.layer(index)  # raises where there is none
     return QKOVConfig(tuple(layout for layout in config.layers if not layers or layout.layer in layers))
 
 
-def describe_model(model: Any, *, layers: list[int] | None = None) -> dict[str, Any]:
+def describe_model(model: Any, config: QKOVConfig) -> dict[str, Any]:
     """Describe where the heads of a model lie in plain values that fit JSON.
 
     Args:
-        model: As for ``QKOVConfig.from_model``.
-        layers: Only these, by the model's own index.
+        model: The model.
+        config: Its layers that are of interest.
 
     Returns:
         ``class``; ``layers``, a list of layouts with the starts of every head; ``not_covered``, the parameters of their
         modules that belong to no head; ``summary``, counts over them.
     """
-    layouts = chosen_layers(model, layers).layers
+    layouts = config.layers
     rest = [entry for layout in layouts for entry in not_covered(model, layout)]
     inside = {name: parameter for layout in layouts for name, parameter in _parameters_of(model, layout)}
     num_inside = sum(parameter.numel() for parameter in inside.values())

@@ -31,6 +31,15 @@ def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     for family in ("llama", "gpt2", "bert"):
         build_model(family, dtype=torch.float32).save_pretrained(root / family)
+    vit = transformers.ViTConfig(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=3, intermediate_size=8, image_size=8, patch_size=4
+    )
+    transformers.ViTModel(vit).save_pretrained(root / "vit")
+    ends = {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    bart = transformers.BartConfig(
+        vocab_size=30, d_model=8, encoder_ffn_dim=8, decoder_ffn_dim=8, max_position_embeddings=40, **ends
+    )
+    transformers.BartModel(bart).save_pretrained(root / "bart")
     mamba = transformers.MambaConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, state_size=2)
     transformers.MambaForCausalLM(mamba).save_pretrained(root / "mamba")
     (root / "empty").mkdir()
@@ -76,7 +85,7 @@ def test_table_places_fused_heads_of_conv1d_by_columns(folders):
 
 def test_layers_with_different_sizes_are_shown_apart():
     model = build_model("qwen2", layers=3)
-    layers = inspection.describe_model(model)["layers"]
+    layers = inspection.describe_model(model, qkov.QKOVConfig.from_model(model))["layers"]
     layers[1]["hidden_size"] += 1
     table = inspection.layout_table(layers)
     assert [line for line in table.splitlines() if line.startswith("layer")] == [
@@ -161,7 +170,7 @@ def test_rows_between_heads_are_listed_as_not_covered():
 
 def test_nothing_uncovered_is_said():
     model = build_model("phi3")
-    assert inspection.describe_model(model)["not_covered"] == []
+    assert inspection.describe_model(model, qkov.QKOVConfig.from_model(model))["not_covered"] == []
     assert "nothing" in inspection.not_covered_table([])
 
 
@@ -173,7 +182,7 @@ def test_config_only_needs_no_weights_and_says_so(folders, tmp_path):
     assert inspect(tmp_path).exit_code == cli.MODEL
 
 
-@pytest.mark.parametrize("family", ["llama", "bert"])
+@pytest.mark.parametrize("family", ["llama", "bert", "vit"])
 def test_prove_tells_each_experiment(folders, family):
     result = inspect(folders / family, "--prove")
     assert result.exit_code == 0, result.output
@@ -209,10 +218,21 @@ def test_no_experiment_run_is_not_a_proof(folders, monkeypatch):
     assert "not proven" in result.stderr
 
 
-def test_prove_asks_for_a_batch_where_the_model_reads_no_tokens(folders, monkeypatch):
+def test_kind_of_attention_is_chosen_where_there_are_several(folders):
+    undecided = inspect(folders / "bart")
+    assert undecided.exit_code == cli.MODEL
+    assert "'decoder.layers.*.encoder_attn'" in undecided.stderr
+    result = inspect(folders / "bart", "--attention", "decoder.layers.*.encoder_attn", "--prove")
+    assert result.exit_code == 0, result.output
+    assert "layers 0-1: decoder.layers.*.encoder_attn" in result.stdout
+    assert "layout proven" in result.stdout
+    assert inspect(folders / "bart", "--attention", "decoder").exit_code == cli.MODEL
+
+
+def test_prove_asks_for_a_batch_where_the_model_reads_neither_tokens_nor_images(folders, monkeypatch):
     model = cli.load_model(str(folders / "bert"))
-    monkeypatch.setattr(type(model), "main_input_name", "pixel_values")
-    with pytest.raises(qkov.errors.LayoutError, match=r"pixel_values.*prove_layout\(model, batch\)"):
+    monkeypatch.setattr(type(model), "main_input_name", "input_values")
+    with pytest.raises(qkov.errors.LayoutError, match=r"input_values.*prove_layout\(model, batch\)"):
         cli._random_batch(model, 0)
 
 
