@@ -66,6 +66,12 @@ def _openai_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout
     return concatenated_layout(module, name, config, fused="c_attn", output="c_proj", num_kv_heads=module.n_head)
 
 
+def _encoder_decoder_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """BART and its relatives: the configuration names the heads of the encoder, and a decoder may have others."""
+    heads = module.num_heads
+    return split_layout(module, name, config, output="out_proj", num_heads=heads, num_kv_heads=heads)
+
+
 def _mimo_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     """Sliding layers have twice the kv heads that the configuration states; values are narrower than keys."""
     heads = config.num_attention_heads
@@ -85,52 +91,77 @@ def _qualified(short: str) -> str:
 _LM_SPLIT = """
     afmoe.AfmoeAttention apertus.ApertusAttention arcee.ArceeAttention aria.AriaTextAttention bamba.BambaAttention
     bitnet.BitNetAttention cohere.CohereAttention cohere2.Cohere2Attention cohere2_moe.Cohere2MoeAttention
-    cwm.CwmAttention dots1.Dots1Attention ernie4_5.Ernie4_5Attention ernie4_5_moe.Ernie4_5_MoeAttention
-    exaone4.Exaone4Attention exaone_moe.ExaoneMoeAttention falcon_h1.FalconH1Attention flex_olmo.FlexOlmoAttention
-    flint.FlintAttention gemma.GemmaAttention gemma2.Gemma2Attention gemma3.Gemma3Attention glm.GlmAttention
-    glm4.Glm4Attention glm4_moe.Glm4MoeAttention gpt_oss.GptOssAttention granite.GraniteAttention
+    cohere_compass.CohereCompassAttention cwm.CwmAttention dots1.Dots1Attention emu3.Emu3Attention
+    ernie4_5.Ernie4_5Attention ernie4_5_moe.Ernie4_5_MoeAttention exaone4.Exaone4Attention
+    exaone_moe.ExaoneMoeAttention falcon_h1.FalconH1Attention flex_olmo.FlexOlmoAttention flint.FlintAttention
+    gemma.GemmaAttention gemma2.Gemma2Attention gemma3.Gemma3Attention glm.GlmAttention glm4.Glm4Attention
+    glm4_moe.Glm4MoeAttention glm4v.Glm4vTextAttention gpt_oss.GptOssAttention granite.GraniteAttention
     granite_swa.GraniteSWAAttention granitemoe.GraniteMoeAttention granitemoe_swa.GraniteMoeSWAAttention
     granitemoehybrid.GraniteMoeHybridAttention granitemoeshared.GraniteMoeSharedAttention helium.HeliumAttention
     hunyuan_v1_dense.HunYuanDenseV1Attention hunyuan_v1_moe.HunYuanMoEV1Attention hy_v3.HYV3Attention
     hyperclovax.HyperCLOVAXAttention jais2.Jais2Attention jamba.JambaAttention kolibri1.Kolibri1Attention
-    laguna.LagunaAttention llama.LlamaAttention llama4.Llama4TextAttention mellum.MellumAttention
-    minimax.MiniMaxAttention minimax_m2.MiniMaxM2Attention
-    ministral.MinistralAttention ministral3.Ministral3Attention mistral.MistralAttention mixtral.MixtralAttention
-    nanochat.NanoChatAttention nemotron.NemotronAttention nemotron_h.NemotronHAttention olmo.OlmoAttention
-    olmo2.Olmo2Attention olmo3.Olmo3Attention olmo_hybrid.OlmoHybridAttention olmoe.OlmoeAttention
-    phimoe.PhimoeAttention qwen2.Qwen2Attention qwen2_moe.Qwen2MoeAttention qwen3.Qwen3Attention
-    qwen3_moe.Qwen3MoeAttention recurrent_gemma.RecurrentGemmaAttention seed_oss.SeedOssAttention
+    laguna.LagunaAttention lfm3.Lfm3Attention llama.LlamaAttention llama4.Llama4TextAttention mellum.MellumAttention
+    minimax.MiniMaxAttention minimax_m2.MiniMaxM2Attention ministral.MinistralAttention ministral3.Ministral3Attention
+    mistral.MistralAttention mixtral.MixtralAttention mllama.MllamaTextSelfAttention nanochat.NanoChatAttention
+    nemotron.NemotronAttention nemotron_h.NemotronHAttention olmo.OlmoAttention olmo2.Olmo2Attention
+    olmo3.Olmo3Attention olmo_hybrid.OlmoHybridAttention olmoe.OlmoeAttention phimoe.PhimoeAttention
+    qwen2.Qwen2Attention qwen2_5_vl.Qwen2_5_VLAttention qwen2_moe.Qwen2MoeAttention qwen2_vl.Qwen2VLAttention
+    qwen3.Qwen3Attention qwen3_moe.Qwen3MoeAttention qwen3_vl.Qwen3VLTextAttention
+    qwen3_vl_moe.Qwen3VLMoeTextAttention recurrent_gemma.RecurrentGemmaAttention seed_oss.SeedOssAttention
     smollm3.SmolLM3Attention solar_open.SolarOpenAttention stablelm.StableLmAttention starcoder2.Starcoder2Attention
     vaultgemma.VaultGemmaAttention
 """
 _ENCODER_SPLIT = """
-    eurobert.EuroBertAttention gte.GteAttention nomic_bert.NomicBertAttention
-    jina_embeddings_v3.JinaEmbeddingsV3Attention beit.BeitAttention deit.DeiTAttention dinov2.Dinov2Attention
-    dinov2_with_registers.Dinov2WithRegistersAttention dinov3_vit.DINOv3ViTAttention ijepa.IJepaAttention
-    vit.ViTAttention vit_mae.ViTMAEAttention vit_msn.ViTMSNAttention
+    beit.BeitAttention deit.DeiTAttention dinov2.Dinov2Attention dinov2_with_registers.Dinov2WithRegistersAttention
+    dinov3_vit.DINOv3ViTAttention eurobert.EuroBertAttention gte.GteAttention ijepa.IJepaAttention
+    jina_embeddings_v3.JinaEmbeddingsV3Attention nomic_bert.NomicBertAttention vit.ViTAttention
+    vit_mae.ViTMAEAttention vit_msn.ViTMSNAttention vivit.VivitAttention
 """
 _OUT_PROJ = """
-    aimv2.Aimv2Attention bart.BartAttention biogpt.BioGptAttention clip.CLIPAttention gptj.GPTJAttention
-    gpt_neo.GPTNeoSelfAttention hubert.HubertAttention lfm2.Lfm2Attention lfm2_moe.Lfm2MoeAttention
-    mbart.MBartAttention mlcd.MLCDAttention opt.OPTAttention plbart.PLBartAttention siglip.SiglipAttention
-    unispeech.UniSpeechAttention wav2vec2.Wav2Vec2Attention whisper.WhisperAttention
+    aimv2.Aimv2Attention biogpt.BioGptAttention chinese_clip.ChineseCLIPVisionAttention clip.CLIPAttention
+    data2vec.modeling_data2vec_audio.Data2VecAudioAttention gpt_neo.GPTNeoSelfAttention gptj.GPTJAttention
+    hubert.HubertAttention lfm2.Lfm2Attention lfm2_moe.Lfm2MoeAttention mlcd.MLCDAttention opt.OPTAttention
+    siglip.SiglipAttention unispeech.UniSpeechAttention wav2vec2.Wav2Vec2Attention
+"""
+_ENCODER_DECODER = """
+    bart.BartAttention blenderbot.BlenderbotAttention blenderbot_small.BlenderbotSmallAttention
+    m2m_100.M2M100Attention marian.MarianAttention mbart.MBartAttention mvp.MvpAttention pegasus.PegasusAttention
+    plbart.PLBartAttention whisper.WhisperAttention
 """
 _BERT_LIKE = """
     bert.BertAttention bert_generation.BertGenerationAttention big_bird.BigBirdAttention camembert.CamembertAttention
-    data2vec.modeling_data2vec_text.Data2VecTextAttention electra.ElectraAttention ernie.ErnieAttention esm.EsmAttention
-    layoutlm.LayoutLMAttention megatron_bert.MegatronBertAttention rembert.RemBertAttention roberta.RobertaAttention
-    roberta_prelayernorm.RobertaPreLayerNormAttention roc_bert.RoCBertAttention roformer.RoFormerAttention
-    splinter.SplinterAttention tapas.TapasAttention xlm_roberta.XLMRobertaAttention
-    xlm_roberta_xl.XLMRobertaXLAttention xmod.XmodAttention
+    data2vec.modeling_data2vec_text.Data2VecTextAttention electra.ElectraAttention ernie.ErnieAttention
+    esm.EsmAttention layoutlm.LayoutLMAttention megatron_bert.MegatronBertAttention rembert.RemBertAttention
+    roberta.RobertaAttention roberta_prelayernorm.RobertaPreLayerNormAttention roc_bert.RoCBertAttention
+    roformer.RoFormerAttention splinter.SplinterAttention tapas.TapasAttention visual_bert.VisualBertAttention
+    xlm_roberta.XLMRobertaAttention xlm_roberta_xl.XLMRobertaXLAttention xmod.XmodAttention
 """
 _LIN = {"query": "q_lin", "key": "k_lin", "value": "v_lin", "output": "out_lin"}
 
 FINDERS: dict[str, Finder] = {
     **_by_class(split_layout, _LM_SPLIT + _ENCODER_SPLIT),
+    **_by_class(_encoder_decoder_layout, _ENCODER_DECODER),
     **_by_class(_mimo_layout, "mimo_v2_flash.MiMoV2FlashAttention"),
     **_by_class(partial(split_layout, output="out_proj"), _OUT_PROJ),
     **_by_class(_encoder_layout, _BERT_LIKE),
     **_by_class(partial(split_layout, output="dense"), "phi.PhiAttention"),
+    **_by_class(partial(split_layout, output="projection_layer"), "internvl.InternVLVisionAttention"),
+    # T5 keeps the parts of a layer in a list of their own.
+    **_by_class(
+        partial(split_layout, query="q", key="k", value="v", output="o"),
+        "mt5.MT5Attention t5.T5Attention umt5.UMT5Attention",
+    ),
+    **_by_class(
+        partial(
+            split_layout,
+            query="self.query_proj",
+            key="self.key_proj",
+            value="self.value_proj",
+            output="output.dense",
+            stated_by="self",
+        ),
+        "deberta_v2.DebertaV2Attention",
+    ),
     **_by_class(partial(split_layout, output="Wo"), "modernbert_decoder.ModernBertDecoderAttention"),
     **_by_class(partial(split_layout, query="Wq", key="Wk", value="Wv", output="dense"), "ctrl.MultiHeadAttention"),
     **_by_class(
@@ -150,7 +181,7 @@ FINDERS: dict[str, Finder] = {
             output="output.dense",
             stated_by="attention",
         ),
-        "data2vec.modeling_data2vec_vision.Data2VecVisionAttention",
+        "data2vec.modeling_data2vec_vision.Data2VecVisionAttention videomae.VideoMAEAttention yolos.YolosAttention",
     ),
     **_by_class(
         partial(split_layout, gate_rows=True),
@@ -185,7 +216,9 @@ REASONS: dict[str, str] = {
         (
             _LATENT,
             "deepseek_v2.DeepseekV2Attention deepseek_v3.DeepseekV3Attention glm4_moe_lite.Glm4MoeLiteAttention "
-            "longcat_flash.LongcatFlashMLA minicpm3.MiniCPM3Attention youtu.YoutuAttention",
+            "longcat_flash.LongcatFlashMLA minicpm3.MiniCPM3Attention youtu.YoutuAttention axk1.AXK1Attention "
+            "deepseek_v32.DeepseekV32Attention glm_moe_dsa.GlmMoeDsaAttention hy_v4.HYV4Attention "
+            "mistral4.Mistral4Attention",
         ),
         (_REUSED, "gemma3n.Gemma3nTextAttention gemma4.Gemma4TextAttention"),
         (_SEVERAL_RUNS, "albert.AlbertAttention hrm_text.HrmTextAttention zamba.ZambaAttention zamba2.Zamba2Attention"),

@@ -1,6 +1,7 @@
 """Heads of the families of transformers are where the layout says, and what cannot be placed is refused with a reason."""
 
 import collections
+import importlib
 
 import pytest
 import torch
@@ -86,12 +87,18 @@ def test_a_class_is_registered_or_refused_and_not_both():
     assert not set(known_attention.FINDERS) & (set(known_attention.REASONS) | known_attention.WITHOUT_HEADS)
 
 
+def test_every_class_in_the_tables_exists():
+    for name in [*known_attention.FINDERS, *known_attention.REASONS, *known_attention.WITHOUT_HEADS]:
+        module, _, kind = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), kind), name
+
+
 def test_number_of_families_is_as_announced():
     # A second name of a family ends in "-" and what differs.
     families = {name.partition("-")[0] for name in ARCHITECTURES}
-    assert len(families) == 146
+    assert len(families) == 172
     by_packing = collections.Counter(one.packing for one in ARCHITECTURES.values())
-    assert by_packing == {"split": 133, "concatenated": 10, "interleaved": 7}
+    assert by_packing == {"split": 159, "concatenated": 10, "interleaved": 7}
     assert len(REFUSED) == 25
 
 

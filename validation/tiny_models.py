@@ -1,0 +1,134 @@
+"""What a tiny random model of a family of transformers is, and how to build it without any file or network.
+
+float64, eager attention, eval mode, weights from :func:`validation.synthetic.draw_weights`.
+"""
+
+import functools
+from dataclasses import dataclass, field
+
+import torch
+import transformers
+
+from .synthetic import draw_weights
+
+VOCAB_SIZE = 13
+TOKENS = (3, 7, 4, 9, 12, 5)
+
+_SHARED = {
+    "vocab_size": VOCAB_SIZE,
+    "intermediate_size": 7,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+# Inputs other than token ids: the keyword and the shape of one sample.
+_SHAPES = {
+    "pixels": ("pixel_values", (1, 3, 8, 8)),
+    "wave": ("input_values", (1, 200)),
+    "mel": ("input_features", (1, 8, 12)),
+    "video": ("pixel_values", (1, 2, 3, 8, 8)),
+    "embeds": ("inputs_embeds", (1, 6, 24)),
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One family.
+
+    Attributes:
+        name: Key in the table.
+        model_class: Name in transformers.
+        packing: What the layout must say.
+        sizes: Hidden size and heads, as the configuration calls them.
+        options: The rest of the configuration; None leaves out what all share.
+        inputs: ``"ids"`` or a key of ``_SHAPES``.
+        layers: Indices of the layers with attention.
+        part: Path of the part of the model that is looked at, such as one of two towers.
+        coupling: Names of norms inside the attention that make heads depend on each other or give an absent query a
+            direction; for the experiment on the layout they are taken out.
+        gated: Whether the query projection also holds rows of a gate, which belong to no block; for the experiment
+            no gradient passes through the gate.
+        expected: What the layout must say where it is not ``sizes``: tuples where layers differ.
+    """
+
+    name: str
+    model_class: str
+    packing: str = "split"
+    sizes: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+    inputs: str = "ids"
+    layers: tuple[int, ...] = (0, 1)
+    part: str = ""
+    coupling: tuple[str, ...] = ()
+    gated: bool = False
+    expected: dict = field(default_factory=dict)
+
+    @property
+    def heads(self):
+        """Heads, kv heads, width of keys, width of values and hidden size that the layout must state."""
+        stated = self.sizes | self.expected
+        heads, hidden = stated["num_attention_heads"], stated["hidden_size"]
+        width = stated.get("head_dim", hidden // heads)
+        kv_heads = stated.get("num_key_value_heads", heads)
+        return heads, kv_heads, width, stated.get("v_head_dim", width), hidden
+
+    @property
+    def is_causal_lm(self):
+        """Whether the model predicts the next token, so that the default loss applies."""
+        names = ("ForCausalLM", "LMHeadModel")
+        return self.model_class.endswith(names) and not self.part
+
+
+def build(architecture):
+    """Build the tiny model of a family.
+
+    Returns:
+        ``(model, inputs)``: a new model in eval mode, equal to the last, and one sample as keyword arguments.
+    """
+    model_class = getattr(transformers, architecture.model_class)
+    stated = _SHARED | architecture.sizes | architecture.options
+    config = model_class.config_class(**{name: value for name, value in stated.items() if value is not None})
+    config._attn_implementation = "eager"
+    model = draw_weights(model_class(config).double(), seed=3).eval().requires_grad_(True)
+    return (model.get_submodule(architecture.part) if architecture.part else model), _inputs(architecture.inputs)
+
+
+def decouple(model, architecture):
+    """Take out what lets a head move weights of no block or of another head, in place: coupling norms and gates."""
+    for name in [name for name, _ in model.named_modules() if name.rpartition(".")[2] in architecture.coupling]:
+        model.set_submodule(name, torch.nn.Identity())
+    if architecture.gated:
+        heads = architecture.sizes["num_attention_heads"]
+        for name, module in model.named_modules():
+            if name.endswith("self_attn.q_proj"):
+                module.register_forward_hook(functools.partial(_hold_gate, heads))
+    return model
+
+
+def _hold_gate(heads, module, args, output):
+    query, gate = output.unflatten(-1, (heads, 2, -1)).unbind(-2)
+    return torch.stack([query, gate.detach()], -2).flatten(-3)
+
+
+def _inputs(kind):
+    if kind == "ids":
+        return {"input_ids": torch.tensor([TOKENS])}
+    generator = torch.Generator().manual_seed(6)
+    name, shape = _SHAPES[kind]
+    return {name: torch.randn(shape, generator=generator, dtype=torch.float64)}
+
+
+def causal_models(sizes, prefixes, **rest):
+    """Entries of causal language models that need nothing more, by ``name:Prefix``."""
+    for pair in prefixes.split():
+        name, prefix = pair.split(":")
+        yield Architecture(name, f"{prefix}ForCausalLM", sizes=sizes, **rest)
+
+
+def models(sizes, pairs, **rest):
+    """Entries of any models, by ``name:ModelClass``."""
+    for pair in pairs.split():
+        name, model_class = pair.split(":")
+        yield Architecture(name, model_class, sizes=sizes, **rest)
