@@ -66,6 +66,11 @@ def _openai_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout
     return concatenated_layout(module, name, config, fused="c_attn", output="c_proj", num_kv_heads=module.n_head)
 
 
+def _blip_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """As many kv heads as heads, which nobody states."""
+    return concatenated_layout(module, name, config, fused="qkv", output="projection", num_kv_heads=module.num_heads)
+
+
 def _encoder_decoder_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     """BART and its relatives: the configuration names the heads of the encoder, and a decoder may have others."""
     heads = module.num_heads
@@ -95,9 +100,10 @@ _LM_SPLIT = """
     ernie4_5.Ernie4_5Attention ernie4_5_moe.Ernie4_5_MoeAttention exaone4.Exaone4Attention
     exaone_moe.ExaoneMoeAttention falcon_h1.FalconH1Attention flex_olmo.FlexOlmoAttention flint.FlintAttention
     gemma.GemmaAttention gemma2.Gemma2Attention gemma3.Gemma3Attention glm.GlmAttention glm4.Glm4Attention
-    glm4_moe.Glm4MoeAttention glm4v.Glm4vTextAttention gpt_oss.GptOssAttention granite.GraniteAttention
-    granite_swa.GraniteSWAAttention granitemoe.GraniteMoeAttention granitemoe_swa.GraniteMoeSWAAttention
-    granitemoehybrid.GraniteMoeHybridAttention granitemoeshared.GraniteMoeSharedAttention helium.HeliumAttention
+    glm4_moe.Glm4MoeAttention glm4v.Glm4vTextAttention glm4v_moe.Glm4vMoeTextAttention glm_ocr.GlmOcrTextAttention
+    gpt_oss.GptOssAttention granite.GraniteAttention granite_swa.GraniteSWAAttention granitemoe.GraniteMoeAttention
+    granitemoe_swa.GraniteMoeSWAAttention granitemoehybrid.GraniteMoeHybridAttention
+    granitemoeshared.GraniteMoeSharedAttention helium.HeliumAttention higgs_audio_v2.HiggsAudioV2Attention
     hunyuan_v1_dense.HunYuanDenseV1Attention hunyuan_v1_moe.HunYuanMoEV1Attention hy_v3.HYV3Attention
     hyperclovax.HyperCLOVAXAttention jais2.Jais2Attention jamba.JambaAttention kolibri1.Kolibri1Attention
     laguna.LagunaAttention lfm3.Lfm3Attention llama.LlamaAttention llama4.Llama4TextAttention mellum.MellumAttention
@@ -105,36 +111,42 @@ _LM_SPLIT = """
     mistral.MistralAttention mixtral.MixtralAttention mllama.MllamaTextSelfAttention nanochat.NanoChatAttention
     nemotron.NemotronAttention nemotron_h.NemotronHAttention olmo.OlmoAttention olmo2.Olmo2Attention
     olmo3.Olmo3Attention olmo_hybrid.OlmoHybridAttention olmoe.OlmoeAttention phimoe.PhimoeAttention
-    qwen2.Qwen2Attention qwen2_5_vl.Qwen2_5_VLAttention qwen2_moe.Qwen2MoeAttention qwen2_vl.Qwen2VLAttention
-    qwen3.Qwen3Attention qwen3_moe.Qwen3MoeAttention qwen3_vl.Qwen3VLTextAttention
-    qwen3_vl_moe.Qwen3VLMoeTextAttention recurrent_gemma.RecurrentGemmaAttention seed_oss.SeedOssAttention
-    smollm3.SmolLM3Attention solar_open.SolarOpenAttention stablelm.StableLmAttention starcoder2.Starcoder2Attention
+    qwen2.Qwen2Attention qwen2_5_omni.Qwen2_5OmniAttention qwen2_5_vl.Qwen2_5_VLAttention qwen2_moe.Qwen2MoeAttention
+    qwen2_vl.Qwen2VLAttention qwen3.Qwen3Attention qwen3_moe.Qwen3MoeAttention
+    qwen3_omni_moe.Qwen3OmniMoeThinkerTextAttention qwen3_vl.Qwen3VLTextAttention qwen3_vl_moe.Qwen3VLMoeTextAttention
+    recurrent_gemma.RecurrentGemmaAttention seed_oss.SeedOssAttention smollm3.SmolLM3Attention
+    solar_open.SolarOpenAttention stablelm.StableLmAttention starcoder2.Starcoder2Attention
     vaultgemma.VaultGemmaAttention
 """
 _ENCODER_SPLIT = """
-    beit.BeitAttention deit.DeiTAttention dinov2.Dinov2Attention dinov2_with_registers.Dinov2WithRegistersAttention
-    dinov3_vit.DINOv3ViTAttention eurobert.EuroBertAttention gte.GteAttention ijepa.IJepaAttention
-    jina_embeddings_v3.JinaEmbeddingsV3Attention nomic_bert.NomicBertAttention vit.ViTAttention
-    vit_mae.ViTMAEAttention vit_msn.ViTMSNAttention vivit.VivitAttention
+    audio_spectrogram_transformer.ASTAttention beit.BeitAttention deit.DeiTAttention dinov2.Dinov2Attention
+    dinov2_with_registers.Dinov2WithRegistersAttention dinov3_vit.DINOv3ViTAttention esmc.EsmcAttention
+    eurobert.EuroBertAttention gte.GteAttention ijepa.IJepaAttention jina_embeddings_v3.JinaEmbeddingsV3Attention
+    nomic_bert.NomicBertAttention pixtral.PixtralAttention vit.ViTAttention vit_mae.ViTMAEAttention
+    vit_msn.ViTMSNAttention vivit.VivitAttention
 """
 _OUT_PROJ = """
-    aimv2.Aimv2Attention biogpt.BioGptAttention chinese_clip.ChineseCLIPVisionAttention clip.CLIPAttention
-    data2vec.modeling_data2vec_audio.Data2VecAudioAttention gpt_neo.GPTNeoSelfAttention gptj.GPTJAttention
-    hubert.HubertAttention lfm2.Lfm2Attention lfm2_moe.Lfm2MoeAttention mlcd.MLCDAttention opt.OPTAttention
-    siglip.SiglipAttention unispeech.UniSpeechAttention wav2vec2.Wav2Vec2Attention
+    aimv2.Aimv2Attention altclip.AltCLIPAttention biogpt.BioGptAttention chinese_clip.ChineseCLIPVisionAttention
+    clip.CLIPAttention clipseg.CLIPSegAttention data2vec.modeling_data2vec_audio.Data2VecAudioAttention
+    gpt_neo.GPTNeoSelfAttention gptj.GPTJAttention groupvit.GroupViTAttention hubert.HubertAttention
+    lfm2.Lfm2Attention lfm2_moe.Lfm2MoeAttention metaclip_2.MetaClip2Attention mlcd.MLCDAttention opt.OPTAttention
+    owlv2.Owlv2Attention owlvit.OwlViTAttention sew.SEWAttention siglip.SiglipAttention unispeech.UniSpeechAttention
+    unispeech_sat.UniSpeechSatAttention wav2vec2.Wav2Vec2Attention
 """
 _ENCODER_DECODER = """
     bart.BartAttention blenderbot.BlenderbotAttention blenderbot_small.BlenderbotSmallAttention
-    m2m_100.M2M100Attention marian.MarianAttention mbart.MBartAttention mvp.MvpAttention pegasus.PegasusAttention
-    plbart.PLBartAttention whisper.WhisperAttention
+    m2m_100.M2M100Attention marian.MarianAttention mbart.MBartAttention mvp.MvpAttention nllb_moe.NllbMoeAttention
+    pegasus.PegasusAttention plbart.PLBartAttention whisper.WhisperAttention
 """
 _BERT_LIKE = """
-    bert.BertAttention bert_generation.BertGenerationAttention big_bird.BigBirdAttention camembert.CamembertAttention
+    altclip.AltRobertaAttention bert.BertAttention bert_generation.BertGenerationAttention big_bird.BigBirdAttention
+    camembert.CamembertAttention chinese_clip.ChineseCLIPTextAttention
     data2vec.modeling_data2vec_text.Data2VecTextAttention electra.ElectraAttention ernie.ErnieAttention
-    esm.EsmAttention layoutlm.LayoutLMAttention megatron_bert.MegatronBertAttention rembert.RemBertAttention
-    roberta.RobertaAttention roberta_prelayernorm.RobertaPreLayerNormAttention roc_bert.RoCBertAttention
-    roformer.RoFormerAttention splinter.SplinterAttention tapas.TapasAttention visual_bert.VisualBertAttention
-    xlm_roberta.XLMRobertaAttention xlm_roberta_xl.XLMRobertaXLAttention xmod.XmodAttention
+    esm.EsmAttention layoutlm.LayoutLMAttention layoutlmv3.LayoutLMv3Attention luke.LukeAttention
+    markuplm.MarkupLMAttention megatron_bert.MegatronBertAttention rembert.RemBertAttention roberta.RobertaAttention
+    roberta_prelayernorm.RobertaPreLayerNormAttention roc_bert.RoCBertAttention roformer.RoFormerAttention
+    splinter.SplinterAttention tapas.TapasAttention visual_bert.VisualBertAttention xlm_roberta.XLMRobertaAttention
+    xlm_roberta_xl.XLMRobertaXLAttention xmod.XmodAttention
 """
 _LIN = {"query": "q_lin", "key": "k_lin", "value": "v_lin", "output": "out_lin"}
 
@@ -149,7 +161,7 @@ FINDERS: dict[str, Finder] = {
     # T5 keeps the parts of a layer in a list of their own.
     **_by_class(
         partial(split_layout, query="q", key="k", value="v", output="o"),
-        "mt5.MT5Attention t5.T5Attention umt5.UMT5Attention",
+        "mt5.MT5Attention switch_transformers.SwitchTransformersAttention t5.T5Attention umt5.UMT5Attention",
     ),
     **_by_class(
         partial(
@@ -191,6 +203,7 @@ FINDERS: dict[str, Finder] = {
     **_by_class(
         partial(concatenated_layout, fused="c_attn", output="c_proj"), "gpt2.GPT2Attention imagegpt.ImageGPTAttention"
     ),
+    **_by_class(_blip_layout, "blip.BlipAttention"),
     **_by_class(_openai_layout, "openai.Attention"),
     **_by_class(partial(concatenated_layout, fused="Wqkv", output="out_proj"), "mpt.MptAttention dbrx.DbrxAttention"),
     **_by_class(partial(concatenated_layout, fused="Wqkv", output="Wo"), "modernbert.ModernBertAttention"),
@@ -228,13 +241,17 @@ REASONS: dict[str, str] = {
         ("every expert has query and output projections of its own", "jetmoe.JetMoeAttention"),
         ("it computes a recurrence and no attention probabilities", "rwkv.RwkvSelfAttention"),
         ("its projections are three-dimensional parameters without a layer", "xlnet.XLNetRelativeAttention"),
-        ("global tokens have a second set of query, key and value projections", "longformer.LongformerAttention"),
+        (
+            "global tokens have a second set of query, key and value projections",
+            "led.LEDEncoderAttention longformer.LongformerAttention",
+        ),
         ("its integer arithmetic has no gradient", "ibert.IBertAttention"),
         (
             "the biases of its fused projection are parameters of the attention, and its queries and keys also meet "
             "positions",
             "deberta.DebertaAttention",
         ),
+        ("its projections are handed to one function and never called as layers", "wavlm.WavLMAttention"),
         ("queries and keys read a narrower input than values", "mobilebert.MobileBertAttention"),
     )
     for name in names.split()

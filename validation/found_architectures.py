@@ -82,6 +82,15 @@ def _parts_of_multimodal_models():
     yield from models(FREE, "qwen3_vl_text:Qwen3VLTextModel", options={"rope_parameters": rope})
     yield from models(FREE, "qwen3_vl_moe_text:Qwen3VLMoeTextModel", options=MOE | {"rope_parameters": rope})
     yield from models(GROUPED, "glm4v_text:Glm4vTextModel", options={"rope_parameters": rope})
+    yield from models(
+        GROUPED,
+        "glm_ocr_text:GlmOcrTextModel qwen2_5_omni_text:Qwen2_5OmniThinkerTextModel",
+        options={"rope_parameters": rope},
+    )
+    yield from models(FREE, "qwen3_omni_moe_text:Qwen3OmniMoeThinkerTextModel", options=MOE | {"rope_parameters": rope})
+    partial_rope = rope | {"mrope_section": [1, 0, 0], "partial_rotary_factor": 0.5}
+    yield from models(GROUPED, "glm4v_moe_text:Glm4vMoeTextModel", options=MOE | {"rope_parameters": partial_rope})
+    yield from models(FREE, "higgs_audio_v2:HiggsAudioV2Model", options={"codebook_size": 8, "num_codebooks": 2})
     yield from models(GROUPED, "mllama_text:MllamaTextModel", options={"cross_attention_layers": []})
     yield from models(GROUPED, "emu3:Emu3TextModel")
     yield from models(
@@ -241,6 +250,33 @@ def _encoders():
     yield from models(
         PLAIN, "videomae:VideoMAEModel", options=_IMAGE | {"num_frames": 2, "tubelet_size": 2}, inputs="video"
     )
+    yield from models(
+        PLAIN,
+        "altclip_vision:AltCLIPVisionModel clipseg_vision:CLIPSegVisionModel "
+        "metaclip_2_vision:MetaClip2VisionModel owlv2_vision:Owlv2VisionModel owlvit_vision:OwlViTVisionModel",
+        options=_IMAGE,
+        inputs="pixels",
+    )
+    yield from models(PLAIN, "blip_vision:BlipVisionModel", packing="concatenated", options=_IMAGE, inputs="pixels")
+    yield from models(PLAIN | {"head_dim": 4}, "pixtral_vision:PixtralVisionModel", options=_IMAGE, inputs="pixels")
+    yield from models(PLAIN, "groupvit_text:GroupViTTextModel chinese_clip_text:ChineseCLIPTextModel")
+    yield from models(PLAIN, "altclip_text:AltCLIPTextModel", options={"project_dim": 8})
+    yield from models(PLAIN, "esmc:EsmcModel", options={"num_key_value_heads": 6}, coupling=_FULL_NORMS)
+    yield from models(PLAIN, "luke:LukeModel", options={"entity_vocab_size": 7, "entity_emb_size": 6})
+    yield from models(PLAIN, "markuplm:MarkupLMModel", options={"max_depth": 3, "xpath_unit_hidden_size": 2})
+    yield from models(
+        PLAIN,
+        "layoutlmv3:LayoutLMv3Model",
+        options={
+            "coordinate_size": 4,
+            "shape_size": 4,
+            "visual_embed": False,
+            "has_relative_attention_bias": True,
+            "has_spatial_attention_bias": True,
+        },
+    )
+    spectrum = {"num_mel_bins": 16, "max_length": 16, "patch_size": 4, "frequency_stride": 4, "time_stride": 4}
+    yield from models(PLAIN, "audio_spectrogram_transformer:ASTModel", options=spectrum, inputs="spectrogram")
     yield from models(PLAIN, "clip_text:CLIPTextModel visual_bert:VisualBertModel")
     yield from models(
         PLAIN,
@@ -269,6 +305,12 @@ def _encoders():
         PLAIN, "hubert:HubertModel wav2vec2:Wav2Vec2Model unispeech:UniSpeechModel", inputs="wave", options=wave
     )
     yield from models(
+        PLAIN,
+        "sew:SEWModel unispeech_sat:UniSpeechSatModel",
+        inputs="wave",
+        options=wave | {"squeeze_factor": 1},
+    )
+    yield from models(
         PLAIN, "data2vec_audio:Data2VecAudioModel", inputs="wave", options=wave | {"conv_pos_kernel_size": 3}
     )
     towers = {
@@ -284,15 +326,17 @@ def _encoders():
         {},
         "bart:BartModel mbart:MBartModel plbart:PLBartModel blenderbot:BlenderbotModel "
         "blenderbot_small:BlenderbotSmallModel m2m_100:M2M100Model marian:MarianModel mvp:MvpModel "
-        "pegasus:PegasusModel",
+        "nllb_moe:NllbMoeModel pegasus:PegasusModel",
         options=towers,
         part="encoder",
         expected=PLAIN,
     )
     yield from models(
         {},
-        "t5:T5EncoderModel mt5:MT5EncoderModel umt5:UMT5EncoderModel",
-        options={"d_model": 30, "num_heads": 6, "d_kv": 4, "num_layers": 2, "d_ff": 7},
+        "t5:T5EncoderModel mt5:MT5EncoderModel umt5:UMT5EncoderModel "
+        "switch_transformers:SwitchTransformersEncoderModel",
+        options=MOE
+        | {"d_model": 30, "num_heads": 6, "d_kv": 4, "num_layers": 2, "d_ff": 7, "num_sparse_encoder_layers": 0},
         expected=FREE | {"num_key_value_heads": 6},
     )
     yield Architecture(

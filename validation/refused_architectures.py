@@ -34,6 +34,17 @@ def _refused():
         ("longformer:LongformerModel", {"attention_window": 4}, "a second set"),
         ("ibert:IBertModel", {}, "has no gradient"),
         ("deberta:DebertaModel", {}, "biases of its fused projection"),
+        (
+            "wavlm:WavLMModel",
+            {
+                "num_feat_extract_layers": 1,
+                "conv_dim": (8,),
+                "conv_stride": (4,),
+                "conv_kernel": (4,),
+                "num_conv_pos_embedding_groups": 2,
+            },
+            "never called",
+        ),
         ("mobilebert:MobileBertModel", {}, "a narrower input"),
         ("gemma3n:Gemma3nForCausalLM", few | {"num_kv_shared_layers": 0}, "keys and values of an earlier layer"),
         ("gemma4:Gemma4ForCausalLM", few | {"num_kv_shared_layers": 0}, "keys and values of an earlier layer"),

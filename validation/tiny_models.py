@@ -28,6 +28,7 @@ _SHAPES = {
     "pixels": ("pixel_values", (1, 3, 8, 8)),
     "wave": ("input_values", (1, 200)),
     "mel": ("input_features", (1, 8, 12)),
+    "spectrogram": ("input_values", (1, 16, 16)),
     "video": ("pixel_values", (1, 2, 3, 8, 8)),
     "embeds": ("inputs_embeds", (1, 6, 24)),
 }
