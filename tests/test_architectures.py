@@ -1,6 +1,7 @@
 """Heads of the families of transformers are where the layout says, and what cannot be placed is refused with a reason."""
 
 import collections
+import dataclasses
 import importlib
 
 import pytest
@@ -13,6 +14,7 @@ from qkov.linear import qualified_name
 from tests.builders import collect, gradient_error
 from tests.layout_proof import prove_layout
 from validation.architectures import ARCHITECTURES, REFUSED, TOKENS, build, decouple
+from validation.encoder_decoders import ENCODER_DECODERS
 
 CAUSAL = [name for name, one in ARCHITECTURES.items() if one.is_causal_lm]
 
@@ -41,6 +43,27 @@ def test_layout_is_what_the_model_computes(name):
     num_heads, _, _, v_head_dim, _ = architecture.heads
     for layout in layouts:
         prove_layout(model, layout, inputs, num_heads=num_heads, v_head_dim=v_head_dim)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name, (_, kinds) in ENCODER_DECODERS.items() for kind in kinds]
+)
+def test_every_kind_of_attention_of_an_encoder_decoder_is_what_the_model_computes(name, kind):
+    architecture, kinds = ENCODER_DECODERS[name]
+    model, inputs = build(architecture)
+    layouts = locate.find_attention(model, kind)
+    assert [layout.layer for layout in layouts] == [0, 1]
+    for layout in layouts:
+        width = architecture.options.get("d_kv", architecture.options["d_model"] // kinds[kind])
+        prove_layout(model, layout, inputs, num_heads=kinds[kind], v_head_dim=width)
+
+
+@pytest.mark.parametrize("name", ENCODER_DECODERS)
+def test_an_encoder_decoder_is_looked_at_one_kind_at_a_time(name):
+    architecture, kinds = ENCODER_DECODERS[name]
+    with pytest.raises(LayoutError, match="has 3 kinds of attention") as caught:
+        locate.find_attention(build(architecture)[0])
+    assert all(repr(kind) in str(caught.value) for kind in kinds)
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -115,3 +138,62 @@ def test_the_experiment_needs_the_gate_held():
     (layout,) = locate.find_attention(model)
     with pytest.raises(AssertionError, match="moves outside of its slices"):
         prove_layout(model, layout, inputs, num_heads=layout.num_heads, v_head_dim=layout.v_head_dim)
+
+
+def moved(layout, **starts):
+    """The layout with the slices of some blocks elsewhere, all at once: slices may not overlap in between."""
+    parts = (dataclasses.replace(one, starts=starts.get(one.block, one.starts)) for one in layout.projections)
+    return dataclasses.replace(layout, projections=tuple(parts))
+
+
+def keys_and_values_exchanged(layout):
+    return moved(layout, K=layout.projection("V").starts, V=layout.projection("K").starts)
+
+
+def key_heads_in_reverse(layout):
+    return moved(layout, K=layout.projection("K").starts[::-1])
+
+
+def queries_before_everything(layout):
+    width, heads, kv_heads = layout.head_dim, layout.num_heads, layout.num_kv_heads
+    rows = [step * width for step in range(heads + 2 * kv_heads)]
+    return moved(
+        layout, Q=tuple(rows[:heads]), K=tuple(rows[heads : heads + kv_heads]), V=tuple(rows[heads + kv_heads :])
+    )
+
+
+def gate_before_query(layout):
+    return moved(layout, Q=tuple(start + layout.head_dim for start in layout.projection("Q").starts))
+
+
+def gate_after_all_queries(layout):
+    return moved(layout, Q=tuple(range(0, layout.num_heads * layout.head_dim, layout.head_dim)))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("falcon", keys_and_values_exchanged),
+        ("falcon-groups", keys_and_values_exchanged),
+        ("falcon-groups", key_heads_in_reverse),
+        ("falcon-groups", queries_before_everything),
+        ("falcon-heads", queries_before_everything),
+        ("gpt_bigcode", keys_and_values_exchanged),
+        ("gpt_bigcode-heads", queries_before_everything),
+        ("codegen", keys_and_values_exchanged),
+        ("codegen", key_heads_in_reverse),
+        ("codegen", queries_before_everything),
+        ("qwen3_next", gate_before_query),
+        ("qwen3_next", gate_after_all_queries),
+        ("mimo_v2_flash", key_heads_in_reverse),
+    ],
+)
+def test_the_experiment_refutes_a_wrong_layout_in_every_packing(name, wrong):
+    architecture = ARCHITECTURES[name]
+    model, inputs = build(architecture)
+    layout = locate.find_attention(model)[-1]
+    decouple(model, architecture)
+    num_heads, _, _, v_head_dim, _ = architecture.heads
+    prove_layout(model, layout, inputs, num_heads=num_heads, v_head_dim=v_head_dim)
+    with pytest.raises(AssertionError, match=r"^(head|[QKVO]) \d"):
+        prove_layout(model, wrong(layout), inputs, num_heads=num_heads, v_head_dim=v_head_dim)

@@ -44,7 +44,7 @@ class Architecture:
         packing: What the layout must say.
         sizes: Hidden size and heads, as the configuration calls them.
         options: The rest of the configuration; None leaves out what all share.
-        inputs: ``"ids"`` or a key of ``_SHAPES``.
+        inputs: ``"ids"`` or a key of ``_SHAPES``; with ``"+ids"`` for an encoder-decoder, whose decoder reads tokens too.
         layers: Indices of the layers with attention.
         part: Path of the part of the model that is looked at, such as one of two towers.
         coupling: Names of norms inside the attention that make heads depend on each other or give an absent query a
@@ -114,6 +114,9 @@ def _hold_gate(heads, module, args, output):
 
 
 def _inputs(kind):
+    kind, plus, _ = kind.partition("+")
+    if plus:
+        return _inputs(kind) | {"decoder_input_ids": torch.tensor([TOKENS[:4]])}
     if kind == "ids":
         return {"input_ids": torch.tensor([TOKENS])}
     generator = torch.Generator().manual_seed(6)
