@@ -40,6 +40,9 @@ def name_outcomes(found):
     for fault in found["faults"]:
         if fault["status"] != "caught":
             say(f"{fault['status']}: fault {fault['fault']} was not caught by {fault['expected']}")
+    for row in [*found.get("families", []), *found.get("refused", [])]:
+        if row["status"] == "failed":
+            say(f"failed: family {row['family']}: {row['reason']}")
     for entry in found.get("not_run", []):
         say(f"not run: {entry['what']}: {entry['reason']}")
 
@@ -88,6 +91,7 @@ def summarise(counts, audited, comparisons, planted, built):
     rows = {
         "checks": counts["checks"],
         "faults": counts["faults"],
+        "families": counts["families"],
         "verdicts": (int(not audited), len(audited), 0),
         "notebooks": outcome(comparisons),
         "planted": outcome(planted),

@@ -7,6 +7,9 @@ The file formats are the interface between the two packages:
     faults    fault, area, description, expected (a check), caught_by (checks), ratio of error to bound or null,
               status ("caught", "missed"), seconds
     models    name, kind, parameters, description, fingerprint, notes
+    families  family, attention_class, packing, sizes, checks_passed, checks_not_run {check: reason},
+              status ("proved", "failed"), reason
+    refused   family, status ("refused", "failed"), reason
     not_run   what, reason
     summary   numbers of the run as a whole
 
@@ -93,11 +96,13 @@ def count(evidence):
     """Count results and faults by outcome.
 
     Returns:
-        `{"checks": (passed, failed, not_run), "faults": (caught, missed, 0)}`. Things that the run names as not run
-        count among the checks, so that leaving something out shows.
+        `{"checks": (passed, failed, not_run), "faults": (caught, missed, 0), "families": (proved, failed, not_run)}`.
+        Things that the run names as not run count among the checks, so that leaving something out shows; a law that
+        does not cover a family counts as not run among the families.
     """
     results = Counter(result["status"] for result in evidence["results"])
     faults = Counter(fault["status"] for fault in evidence["faults"])
+    families = [*evidence.get("families", []), *evidence.get("refused", [])]
     return {
         "checks": (
             results["passed"],
@@ -105,4 +110,9 @@ def count(evidence):
             results["not run"] + len(evidence.get("not_run", [])),
         ),
         "faults": (faults["caught"], sum(faults.values()) - faults["caught"], 0),
+        "families": (
+            sum(row["status"] in ("proved", "refused") for row in families),
+            sum(row["status"] == "failed" for row in families),
+            sum(len(row.get("checks_not_run", ())) for row in families),
+        ),
     }

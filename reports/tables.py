@@ -146,6 +146,43 @@ def models_table(evidence):
     return table(["model", "kind", "parameters", "what it is", "fingerprint"], rows, align="llrll")
 
 
+def families_table(evidence):
+    """The families of transformers whose heads were found and proved, packing by packing."""
+    parts = []
+    for packing in unique(row["packing"] for row in evidence.get("families", [])):
+        rows = [
+            [
+                row["family"],
+                row["attention_class"],
+                f"{row['num_heads']} / {row['num_kv_heads']}",
+                f"{row['head_dim']} / {row['v_head_dim']}",
+                row["status"],
+                f"{row['checks_passed']} of {row['checks_passed'] + len(row['checks_not_run'])}",
+            ]
+            for row in evidence["families"]
+            if row["packing"] == packing
+        ]
+        header = ["family", "attention", "heads / kv", "d_k / d_v", "verdict", "laws"]
+        parts.append(f"**{cell(packing)}** ({len(rows)})\n\n{table(header, rows, align='llrrlr')}")
+    return "\n".join(parts) or "No family was measured.\n"
+
+
+def exceptions_table(evidence):
+    """The laws that do not cover a family, with the reason; they count as not run."""
+    families = evidence.get("families", [])
+    rows = []
+    for check, reason in unique(pair for row in families for pair in row["checks_not_run"].items()):
+        covered = [row["family"] for row in families if row["checks_not_run"].get(check) == reason]
+        rows.append([check, ", ".join(covered), reason])
+    return table(["law", "does not cover", "because"], rows) if rows else "Every law covers every family.\n"
+
+
+def refused_table(evidence):
+    """The families that are refused, with what the error says."""
+    rows = [[row["family"], row["status"], row["reason"]] for row in evidence.get("refused", [])]
+    return table(["family", "verdict", "the error"], rows) if rows else "No family was refused.\n"
+
+
 def not_run_table(evidence):
     """What did not run and why: named, never green by omission."""
     rows = [
@@ -218,6 +255,9 @@ def substitutions(evidence, counts, comparisons):
         "num_not_run": counts["checks"][2],
         "num_compared": f"{sum(result['compared'] for result in ran):,}",
         "num_models": len(unique(result["model"] for result in ran)),
+        "num_families": len(evidence.get("families", [])),
+        "num_families_whole": sum(not row["checks_not_run"] for row in evidence.get("families", [])),
+        "num_refused": len(evidence.get("refused", [])),
         "num_faults": len(evidence["faults"]),
         "num_faults_caught": counts["faults"][0],
         "num_notebooks": len(comparisons),
@@ -234,6 +274,9 @@ def write_tables(folder, evidence, manifest, comparisons, controls):
         "faults": faults_table(evidence),
         "fault_matrix": fault_matrix(evidence),
         "models": models_table(evidence),
+        "families": families_table(evidence),
+        "exceptions": exceptions_table(evidence),
+        "refused": refused_table(evidence),
         "not_run": not_run_table(evidence),
         "manifest": manifest_tables(manifest),
         "notebooks": notebooks_table(comparisons),

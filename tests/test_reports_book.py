@@ -41,7 +41,7 @@ def test_everything_from_evidence_to_pages(tmp_path, capsys, monkeypatch):
     assert program.main([*options, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     # 1 check, 1 fault, the verdicts, 1 notebook, 2 planted ones, the book; 2 things named as not run
-    assert said.endswith("7 passed, 0 failed, 2 skipped\n")
+    assert said.endswith("9 passed, 0 failed, 3 skipped\n")
     assert "not run: GPU: no CUDA device" in said
     assert "book: 2 pages" in said
     html = tmp_path / "out" / "pages" / "html"
@@ -71,12 +71,12 @@ def test_missing_evidence_ends_with_its_own_status(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("counts", "audited", "num_comparisons", "status", "last"),
     [
-        ({"checks": (5, 0, 1), "faults": (2, 0, 0)}, [], 1, 0, "11 passed, 0 failed, 1 skipped"),
-        ({"checks": (5, 1, 1), "faults": (2, 0, 0)}, [], 1, 1, "11 passed, 1 failed, 1 skipped"),
-        ({"checks": (5, 0, 1), "faults": (2, 1, 0)}, [], 1, 1, "11 passed, 1 failed, 1 skipped"),
-        ({"checks": (5, 0, 1), "faults": (2, 0, 0)}, ["wrong"], 1, 1, "10 passed, 1 failed, 1 skipped"),
-        ({"checks": (0, 0, 9), "faults": (2, 0, 0)}, [], 1, 1, "6 passed, 0 failed, 9 skipped"),
-        ({"checks": (5, 0, 1), "faults": (2, 0, 0)}, [], 0, 1, "10 passed, 0 failed, 1 skipped"),
+        ({"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 1, 0, "14 passed, 0 failed, 2 skipped"),
+        ({"checks": (5, 1, 1), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 1, 1, "14 passed, 1 failed, 2 skipped"),
+        ({"checks": (5, 0, 1), "faults": (2, 1, 0), "families": (3, 0, 1)}, [], 1, 1, "14 passed, 1 failed, 2 skipped"),
+        ({"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1)}, ["wrong"], 1, 1, "13 passed, 1 failed, 2 skipped"),
+        ({"checks": (0, 0, 9), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 1, 1, "9 passed, 0 failed, 10 skipped"),
+        ({"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 0, 1, "13 passed, 0 failed, 2 skipped"),
     ],
 )
 def test_exit_status_follows_the_table(counts, audited, num_comparisons, status, last, capsys):
@@ -88,7 +88,7 @@ def test_exit_status_follows_the_table(counts, audited, num_comparisons, status,
 
 
 def test_failed_build_different_notebook_and_blind_control_fail_the_run(capsys):
-    counts = {"checks": (5, 0, 0), "faults": (2, 0, 0)}
+    counts = {"checks": (5, 0, 0), "faults": (2, 0, 0), "families": (3, 0, 1)}
     same = program.notebooks.Comparison("one", "text", (), "", 1, 1.0)
     other = program.notebooks.Comparison("two", "text", (), "first difference", 1, 1.0)
     control, blind = (program.controls.Control("random-number", passed, "") for passed in (True, False))

@@ -53,6 +53,22 @@ GOOD = {
             "notes": "",
         }
     ],
+    "families": [
+        {
+            "family": "bloom",
+            "attention_class": "BloomAttention",
+            "packing": "interleaved",
+            "num_heads": 6,
+            "num_kv_heads": 6,
+            "head_dim": 4,
+            "v_head_dim": 4,
+            "checks_passed": 9,
+            "checks_not_run": {"relabelling": "a bias by distance"},
+            "status": "proved",
+            "reason": "",
+        }
+    ],
+    "refused": [{"family": "albert", "status": "refused", "reason": "the same weights serve several layers"}],
     "not_run": [{"what": "GPU", "reason": "no CUDA device"}],
     "summary": {},
 }
@@ -128,8 +144,14 @@ def test_failed_results_are_counted_not_objected_to():
     found["results"].append({**GOOD["results"][0], "status": "failed", "error": 1.0})
     found["faults"].append({**GOOD["faults"][0], "status": "missed", "caught_by": [], "ratio": 0.1})
     assert evidence.audit(found) == []
-    assert evidence.count(found) == {"checks": (1, 1, 2), "faults": (1, 1, 0)}
+    assert evidence.count(found) == {"checks": (1, 1, 2), "faults": (1, 1, 0), "families": (2, 0, 1)}
 
 
 def test_unknown_status_counts_as_failed():
     assert evidence.count(changed("results", status="fine"))["checks"] == (0, 1, 2)
+
+
+def test_families_count_by_verdict_and_what_does_not_cover_them():
+    assert evidence.count(GOOD)["families"] == (2, 0, 1)
+    assert evidence.count(changed("families", status="failed"))["families"] == (1, 1, 1)
+    assert evidence.count(changed("refused", status="failed"))["families"] == (1, 1, 1)

@@ -97,6 +97,16 @@ def test_notebooks_and_controls_are_listed():
     assert "0x7f" not in tables.controls_table([Control("address", True, "prints <object at 0x7f3a12bc90>")])
 
 
+def test_families_are_listed_with_what_does_not_cover_them():
+    assert rows(tables.families_table(GOOD).partition("\n\n")[2])[0][:4] == ["bloom", "BloomAttention", "6 / 6", "4 / 4"]
+    assert rows(tables.exceptions_table(GOOD)) == [["relabelling", "bloom", "a bias by distance"]]
+    assert rows(tables.refused_table(GOOD)) == [["albert", "refused", "the same weights serve several layers"]]
+    nothing = {"families": [], "refused": []}
+    assert "No family was measured" in tables.families_table(nothing)
+    assert "Every law" in tables.exceptions_table(nothing)
+    assert "No family was refused" in tables.refused_table(nothing)
+
+
 def test_every_table_is_written(tmp_path):
     names = tables.write_tables(tmp_path / "generated", GOOD, MANIFEST, [], [])
     assert sorted(path.stem for path in (tmp_path / "generated").iterdir()) == names

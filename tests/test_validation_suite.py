@@ -93,19 +93,21 @@ def test_omissions_are_named():
     assert "a causal language model of your own" not in {entry["what"] for entry in given}
 
 
-def evidence(status="passed", fault="caught"):
+def evidence(status="passed", fault="caught", family="proved"):
     results = [{"check": "law", "model": "m", "status": status, "error": 0.0, "bound": 1.0, "compared": 3,
                 "seconds": 0.1, "reason": ""}]  # fmt: skip
     planted = [{"fault": "f", "area": "formula", "description": "", "expected": "law", "caught_by": ["law"],
                 "ratio": 100.0, "status": fault, "seconds": 0.1}]  # fmt: skip
-    found = {"format": program.FORMAT, "results": results, "faults": planted, "models": [], "not_run": []}
+    found = {"format": program.FORMAT, "results": results, "faults": planted, "models": [], "not_run": [],
+             "families": [{"family": "f", "status": family, "reason": "said"}], "refused": []}  # fmt: skip
     found["summary"] = program.summarise(found) | {"checks_without_a_fault": []}
     return found
 
 
 @pytest.mark.parametrize(
     ("found", "status"),
-    [(evidence(), 0), (evidence(status="failed"), 1), (evidence(fault="missed"), 1), (evidence(status="not run"), 1)],
+    [(evidence(), 0), (evidence(status="failed"), 1), (evidence(fault="missed"), 1), (evidence(status="not run"), 1),
+     (evidence(family="failed"), 1)],
 )
 def test_exit_status_says_whether_everything_held(found, status, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(program, "gather", lambda options: (found, {"checks": 1.0}))

@@ -19,7 +19,7 @@ import torch
 from qkov import reproducibility
 from qkov.errors import QKOVError
 
-from . import faults, models, repetition, suite, tasks, trained
+from . import faults, models, proven, repetition, suite, tasks, trained
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = "qkov-evidence-1"
@@ -58,6 +58,7 @@ def gather(options):
     results, rows, not_run = timed("checks", suite.run_suite, list(models.CASES), jobs=options.jobs, extra=extra)
     results += timed("repetition", repetition.measure_repetition, jobs=options.jobs)
     planted = timed("faults", faults.run_faults, processes=options.jobs)
+    families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
     for row in rows:
         row["notes"] = "; ".join(filter(None, [row["notes"], records.get(row["name"], "")]))
     evidence = {
@@ -65,6 +66,8 @@ def gather(options):
         "results": results,
         "faults": planted,
         "models": rows,
+        "families": families,
+        "refused": refused,
         "not_run": [*not_run, *omissions(options)],
     }
     evidence["summary"] = summarise(evidence)
@@ -107,6 +110,8 @@ def summarise(evidence):
         "compared": sum(result["compared"] for result in evidence["results"]),
         "faults": len(evidence["faults"]),
         "faults_caught": sum(fault["status"] == "caught" for fault in evidence["faults"]),
+        "families": len(evidence["families"]),
+        "families_failed": sum(row["status"] == "failed" for row in evidence["families"] + evidence["refused"]),
         "checks_without_a_fault": faults.unexercised(evidence["faults"]),
     }
 
@@ -157,14 +162,19 @@ def main(arguments=None):
     for result in evidence["results"]:
         if result["status"] == "failed":
             say(f"FAILED {result['check']} on {result['model']}: {result['reason']}")
+    for row in evidence["families"] + evidence["refused"]:
+        if row["status"] == "failed":
+            say(f"FAILED family {row['family']}: {row['reason']}")
     for fault in evidence["faults"]:
         if fault["status"] != "caught":
             say(f"MISSED fault {fault['fault']}: {fault['expected']} did not catch it")
     found = evidence["summary"]
     say(f"{found['passed']} checks passed, {found['failed']} failed, {found['not_run']} not run; "
+        f"{found['families']} families, {found['families_failed']} failed; "
         f"{found['faults_caught']} of {found['faults']} faults caught; {found['compared']:,} numbers compared")  # fmt: skip
-    good = found["passed"] and not found["failed"] and found["faults_caught"] == found["faults"] > 0
-    return 0 if good and not found["checks_without_a_fault"] else 1
+    wrong = found["failed"] or found["families_failed"] or found["checks_without_a_fault"]
+    caught = found["faults_caught"] == found["faults"] > 0
+    return 0 if found["passed"] and caught and not wrong else 1
 
 
 if __name__ == "__main__":
