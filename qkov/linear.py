@@ -28,6 +28,10 @@ _OUTPUT_AXIS = {
     "transformers.pytorch_utils.Conv1D": 1,
 }
 
+# Adapters that add to the output of the layer they keep under this name. Its weights are what is measured: with respect
+# to them, the gradient of the whole is that of the kept layer, whatever the adapter adds.
+_KEPT_LAYER = {"peft.tuners.lora.layer.Linear": "base_layer"}
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -65,7 +69,7 @@ class Linear:
 
     @classmethod
     def at(cls, module: nn.Module, name: str, path: str) -> Linear:
-        """Read the projection at a path below an attention module.
+        """Read the projection at a path below an attention module; of a LoRA-wrapped one, the base layer.
 
         Raises:
             LayoutError: If nothing is there, or something that computes more than weight times input plus bias.
@@ -79,6 +83,9 @@ class Linear:
                 f"{described(name, module)} has no projection {path!r}; its children are: {children}. Register a "
                 "layout that names its projections with qkov.locate.register_layout."
             ) from error
+        kept = _KEPT_LAYER.get(qualified_name(type(found)))
+        if kept is not None:
+            return cls.at(module, name, f"{path}.{kept}")
         axis = _OUTPUT_AXIS.get(qualified_name(type(found)))
         if axis is None:
             raise LayoutError(

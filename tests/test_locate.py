@@ -9,9 +9,11 @@ import torch
 import transformers
 from torch import nn
 
+import qkov
 from qkov import geometry, locate
 from qkov.errors import LayoutError
 from qkov.packings import concatenated_layout, interleaved_layout, split_layout
+from tests.builders import build_batch, build_model
 from tests.layout_proof import prove_layout
 
 # Hidden, heads, kv heads and head_dim are all different where the family allows it.
@@ -401,3 +403,35 @@ class TestRegisterLayout:
         outer.inner = self.MyAttention()
         assert "'0.inner'" in (message := refusal(nn.ModuleList([outer])))
         assert "inside another attention module" in message
+
+
+def wrapped_by_lora(base):
+    """A stand-in for peft's wrapper of a linear layer: the same class name, the same place of the base layer."""
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.base_layer = base
+            self.lora_a = nn.Linear(base.in_features, 2, bias=False, dtype=base.weight.dtype)
+            self.lora_b = nn.Linear(2, base.out_features, bias=False, dtype=base.weight.dtype)
+
+        def forward(self, inputs):
+            return self.base_layer(inputs) + self.lora_b(self.lora_a(inputs))
+
+    Linear.__module__, Linear.__qualname__ = "peft.tuners.lora.layer", "Linear"
+    return Linear()
+
+
+def test_of_a_projection_wrapped_by_lora_the_base_layer_is_measured():
+    model = build_model("llama")
+    for layer in model.model.layers:
+        layer.self_attn.q_proj = wrapped_by_lora(layer.self_attn.q_proj)
+    layout = locate.find_attention(model)[0]
+    assert layout.projection("Q").param_name == "model.layers.0.self_attn.q_proj.base_layer.weight"
+    batch = build_batch((5, 6, 4))
+    results = {one.check: one for one in qkov.check_model(model, batch, batch, progress=False)}
+    assert [str(one) for one in results.values() if one.status == "failed"] == []
+    assert results["reference_gradients"].passed
+    assert results["head_rows"].passed
+    for check in ("gauge", "rotation", "relabelling", "zeroed_weights", "damping_scale", "noise_floor"):
+        assert "adapters" in results[check].reason

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .. import collector, gradients, interference, layout, losses, reference, reproducibility, samples
-from .measurement import ROUNDED, bound
+from .measurement import ROUNDED, NotRun, bound
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,13 @@ class Case:
     def config(self):
         """The model's layout, read anew."""
         return layout.QKOVConfig.from_model(self.model, attention=self.attention)
+
+    def adapters(self):
+        """Say why weights cannot be changed by themselves, where adapters add to them; else None."""
+        names = {projection.module_name for one in self.config.layers for projection in one.projections}
+        if any(name.endswith(".base_layer") for name in names):
+            return NotRun("projections carry adapters, which the change of weights would have to move too")
+        return None
 
     @functools.cached_property
     def precision(self):
