@@ -231,13 +231,17 @@ REASONS: dict[str, str] = {
             "deepseek_v2.DeepseekV2Attention deepseek_v3.DeepseekV3Attention glm4_moe_lite.Glm4MoeLiteAttention "
             "longcat_flash.LongcatFlashMLA minicpm3.MiniCPM3Attention youtu.YoutuAttention axk1.AXK1Attention "
             "deepseek_v32.DeepseekV32Attention glm_moe_dsa.GlmMoeDsaAttention hy_v4.HYV4Attention "
-            "mistral4.Mistral4Attention",
+            "mistral4.Mistral4Attention axk2.AXK2Attention bailing_hybrid.BailingHybridAttention "
+            "deepseek_v4.DeepseekV4Attention dots3_note.Dots3NoteTextAttention kimi_linear.KimiLinearAttention",
         ),
         (_REUSED, "gemma3n.Gemma3nTextAttention gemma4.Gemma4TextAttention"),
         (_SEVERAL_RUNS, "albert.AlbertAttention hrm_text.HrmTextAttention zamba.ZambaAttention zamba2.Zamba2Attention"),
         ("two query heads are subtracted from each other and share a value", "diffllama.DiffLlamaAttention"),
         ("its values also decide which positions all heads attend to", "doge.DogeAttention"),
-        ("a convolution is mixed into its heads", "convbert.ConvBertAttention zaya.ZayaAttention"),
+        (
+            "a convolution is mixed into its heads",
+            "convbert.ConvBertAttention inkling.InklingAttention zaya.ZayaAttention",
+        ),
         ("every expert has query and output projections of its own", "jetmoe.JetMoeAttention"),
         ("it computes a recurrence and no attention probabilities", "rwkv.RwkvSelfAttention"),
         ("its projections are three-dimensional parameters without a layer", "xlnet.XLNetRelativeAttention"),
@@ -259,6 +263,12 @@ REASONS: dict[str, str] = {
 """Why the heads of a class cannot be placed."""
 
 WITHOUT_HEADS = frozenset(
-    {_qualified("minimax.MiniMaxLightningAttention"), _qualified("olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer")}
+    _qualified(name)
+    for name in (
+        "bailing_hybrid.BailingHybridDeltaAttention",
+        "kimi_linear.KimiLinearDeltaAttention",
+        "minimax.MiniMaxLightningAttention",
+        "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",
+    )
 )
 """Linear attention by name: passed over, as state space layers are, where other layers have attention."""

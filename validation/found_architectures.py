@@ -38,8 +38,8 @@ def _split_language_models():
     )
     yield from causal_models(
         FREE,
-        "afmoe:Afmoe aria_text:AriaText cohere2_moe:Cohere2Moe gpt_oss:GptOss hunyuan_v1_moe:HunYuanMoEV1 hy_v3:HYV3 "
-        "kolibri1:Kolibri1 laguna:Laguna llama4:Llama4 mellum:Mellum mixtral:Mixtral qwen3_moe:Qwen3Moe "
+        "afmoe:Afmoe aria_text:AriaText cohere2_moe:Cohere2Moe gpt_oss:GptOss hunyuan_v1_moe:HunYuanMoEV1 "
+        "hy_v3:HYV3 kolibri1:Kolibri1 laguna:Laguna llama4:Llama4 mellum:Mellum mixtral:Mixtral qwen3_moe:Qwen3Moe "
         "solar_open:SolarOpen",
         options=MOE,
     )

@@ -25,6 +25,12 @@ def _refused():
         ("convbert:ConvBertModel", {}, "a convolution"),
         ("zaya:ZayaForCausalLM", MOE, "a convolution"),
         ("jetmoe:JetMoeForCausalLM", MOE, "every expert"),
+        ("inkling:InklingForCausalLM", MOE, "a convolution"),
+        (
+            "kimi_linear:KimiLinearForCausalLM",
+            MOE | _LATENT | {"layer_types": ["linear_attention", "full_attention"]},
+            "a latent that all heads share",
+        ),
         ("rwkv:RwkvModel", {}, "a recurrence"),
         (
             "xlnet:XLNetModel",
