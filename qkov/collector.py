@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from . import fisher, formula, gradients, losses, reproducibility, samples
 from .errors import (
+    LayoutError,
     ModelChangedError,
     OptionError,
     SampleIdError,
@@ -253,6 +254,12 @@ class FisherCollector:
             raise OptionError(f"micro_batch is {micro_batch}; expected at least 1 sample per pass.")
 
     def _bind(self, model):
+        devices = sorted({str(parameter.device) for parameter in model.parameters()})
+        if len(devices) != 1:
+            raise LayoutError(
+                f"the parameters of {type(model).__name__} are on {', '.join(devices) or 'no device'}; expected one "
+                "device. Collection from a model spread over devices has not been tried: load it on one."
+            )
         fingerprint = reproducibility.model_fingerprint(model)
         if not any(self._tasks.values()):  # nothing is held yet, so a failed first call binds to no model
             self.config = QKOVConfig.from_model(model, attention=self.attention)
@@ -279,9 +286,7 @@ class FisherCollector:
         for start in range(0, len(new), size):
             rows = new[start : start + size]
             part = samples.select_rows(batch, rows, device)
-            results = gradients.collect_factors(
-                model, part, self.config, loss_fn, [names[row] for row in rows]
-            )
+            results = gradients.collect_factors(model, part, self.config, loss_fn, [names[row] for row in rows])
             known = self._tasks.setdefault(task, {})
             for row, (factors, tokens) in zip(rows, results, strict=True):
                 known[names[row]] = samples.Sample(names[row], clusters[row], tokens, digests[row], factors)

@@ -13,6 +13,7 @@ from qkov.checks import Case, Comparison, Measurement, NotRun, edits, parametriz
 from qkov.checks.measurement import BOUNDS, bound
 from qkov.checks.registry import CHECKS
 from tests import builders
+from validation import architectures
 
 
 def build_case(family="llama", dtype=torch.float64, **options):
@@ -261,3 +262,19 @@ def test_proof_refuses_a_wrong_layout_in_every_packing(family, attention, wrong,
     monkeypatch.setitem(locate._FINDERS, name, plant)
     with pytest.raises(errors.LayoutError, match="not what the model computes"):
         qkov.prove_layout(case.model, case.batch_a, progress=False)
+
+
+@pytest.mark.parametrize("family", ["falcon", "falcon-heads", "falcon-groups", "codegen", "gpt_bigcode", "gpt_bigcode-heads"])
+@pytest.mark.parametrize("block", ["Q", "O"])
+def test_proof_refuses_reordered_heads_in_the_rarer_packings(family, block, monkeypatch):
+    model, inputs = architectures.build(architectures.ARCHITECTURES[family])
+    batch = {"input_ids": inputs["input_ids"].repeat(2, 1)}
+    qkov.prove_layout(model, batch, progress=False)
+    kind = type(model.get_submodule(qkov.QKOVConfig.from_model(model).layers[0].module_name))
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    finder = locate._FINDERS[name]
+    monkeypatch.setitem(
+        locate._FINDERS, name, lambda module, path, config: reversed_heads(finder(module, path, config), block)
+    )
+    with pytest.raises(errors.LayoutError, match="not what the model computes"):
+        qkov.prove_layout(model, batch, progress=False)

@@ -448,3 +448,10 @@ def test_known_id_with_another_loss_is_refused():
             model, batch, "a", sample_ids=[0, 1], loss_fn=lambda m, b: losses.causal_lm_loss(m, b), progress=False
         )
     assert collector.sample_ids("a") == (0, 1)
+
+
+def test_model_on_several_devices_is_refused():
+    model = build_model("llama")
+    model.lm_head.to("meta")
+    with pytest.raises(LayoutError, match="on cpu, meta; expected one device"):
+        collect(model, build_batch((4, 5)))
