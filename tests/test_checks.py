@@ -14,6 +14,7 @@ from qkov.checks.measurement import BOUNDS, bound
 from qkov.checks.registry import CHECKS
 from tests import builders
 from validation import architectures
+from validation.proven import output_loss
 
 
 def build_case(family="llama", dtype=torch.float64, **options):
@@ -278,3 +279,32 @@ def test_proof_refuses_reordered_heads_in_the_rarer_packings(family, block, monk
     )
     with pytest.raises(errors.LayoutError, match="not what the model computes"):
         qkov.prove_layout(model, batch, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("family", "check", "reason"),
+    [
+        ("olmo2", "head_rows", "spans several heads"),
+        ("olmo2", "relabelling", "spans several heads"),
+        ("bitnet", "ablation", "spans several heads"),
+        ("persimmon", "zeroed_weights", "has a bias"),
+        ("qwen3_next", "slices_tile", "rows of a gate"),
+        ("qwen3_next", "head_additivity", "rows of a gate"),
+    ],
+)
+def test_laws_that_a_family_is_outside_of_are_not_run_with_the_reason(family, check, reason):
+    model, inputs = architectures.build(architectures.ARCHITECTURES[family])
+    batch = {"input_ids": inputs["input_ids"].repeat(2, 1)}
+    result = run_check(check, Case(family, model, batch, batch))
+    assert result.status == "not run"
+    assert reason in result.reason
+
+
+@pytest.mark.parametrize("family", ["olmo2", "bitnet", "persimmon", "qwen3_next", "esm", "llama"])
+def test_proof_passes_on_unmodified_models_with_norms_and_gates(family):
+    architecture = architectures.ARCHITECTURES[family]
+    model, inputs = architectures.build(architecture)
+    batch = {"input_ids": inputs["input_ids"].repeat(2, 1)}
+    loss_fn = None if architecture.is_causal_lm else output_loss
+    results = qkov.prove_layout(model, batch, loss_fn=loss_fn, progress=False)
+    assert sum(result.passed for result in results) >= 3

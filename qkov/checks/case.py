@@ -41,6 +41,37 @@ class Case:
         """The model's layout, read anew."""
         return layout.QKOVConfig.from_model(self.model, attention=self.attention)
 
+    def coupled(self):
+        """Say which norm makes the heads of a layer depend on each other, whatever the map; else None."""
+        for one, name, norm in self._norms():
+            if one.num_heads > 1 and norm.weight.numel() > max(one.head_dim, one.v_head_dim):
+                return NotRun(f"the norm {name} spans several heads, which so depend on each other")
+        return None
+
+    def shifted(self):
+        """Say which norm gives an absent query or key a direction by its bias; else None."""
+        for _, name, norm in self._norms():
+            if getattr(norm, "bias", None) is not None:
+                return NotRun(f"the norm {name} has a bias, which gives an absent query or key a direction")
+        return None
+
+    def _norms(self):
+        """Norms beside the query projection of each attention module: those that see queries, keys or outputs."""
+        modules = dict(self.model.named_modules())
+        for one in self.config.layers:
+            around = one.projection("Q").module_name.removesuffix(".base_layer").rpartition(".")[0]
+            for name, module in modules[around].named_modules(prefix=around):
+                if "norm" in type(module).__name__.lower() and getattr(module, "weight", None) is not None:
+                    yield one, name, module
+
+    def gated(self):
+        """Say that the query projection holds rows of no block, a gate of each head; else None."""
+        for one in self.config.layers:
+            query = one.projection("Q")
+            if one.packing == "split" and query.weight_shape[query.head_axis] > query.num_units * query.width:
+                return NotRun("the query projection also holds rows of a gate, which belong to no block")
+        return None
+
     def adapters(self):
         """Say why weights cannot be changed by themselves, where adapters add to them; else None."""
         names = {projection.module_name for one in self.config.layers for projection in one.projections}

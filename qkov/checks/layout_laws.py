@@ -18,6 +18,8 @@ from .registry import check
 @check
 def check_slices_tile(case):
     """The slices of all heads cover every entry of the four projections exactly once."""
+    if outside := case.gated():
+        return outside
     comparison = Comparison()
     shapes = dict(case.model.named_parameters())
     indexer = layout.QKOVIndexer(case.config)
@@ -44,6 +46,8 @@ def check_output_columns(case):
 @check
 def check_head_rows(case):
     """Only a head's Q slice and its kv head's K and V slices have a gradient when only that head reaches the output."""
+    if outside := case.coupled() or case.gated():
+        return outside
     return _head_alone(case, ("Q", "K", "V"))
 
 
@@ -128,6 +132,8 @@ def check_query_position(case):
 @check
 def check_row_perturbation(case):
     """Changing the weights of one Q, K or V slice moves what its own heads send into O, and no other head's."""
+    if outside := case.coupled():
+        return outside
     comparison = Comparison()
     for one in case.layouts():
         intact = _head_outputs(case, one)
@@ -183,6 +189,8 @@ def _head_outputs(case, one, shifted=None):
 @check
 def check_ablation(case):
     """Masking a head's way into O removes its Q and O, and K and V only with the whole kv group."""
+    if outside := case.coupled():
+        return outside
     comparison = Comparison()
     one = case.layouts()[-1]
     intact = case.collect().get_group_fisher("a", mode="welford")
@@ -210,8 +218,8 @@ def check_ablation(case):
 @check
 def check_zeroed_weights(case):
     """Zeroing one block of a kv group silences exactly those blocks that act through it; this tells Q, K, V, O apart."""
-    if case.adapters():
-        return case.adapters()
+    if outside := case.coupled() or case.shifted() or case.adapters():
+        return outside
     comparison = Comparison()
     one = case.layouts()[-1]
     intact = case.collect().get_group_fisher("a", mode="welford")
@@ -236,8 +244,8 @@ def check_zeroed_weights(case):
 @check
 def check_gauge(case):
     """W_Q x 2 with W_K / 2 (V and O likewise) is the same function; each variant moves by its own power of 2, or not."""
-    if case.adapters():
-        return case.adapters()
+    if outside := case.adapters():
+        return outside
     comparison = Comparison()
     one = case.layouts()[-1]
     before = case.collect()
@@ -269,8 +277,8 @@ def check_gauge(case):
 @check
 def check_rotation(case):
     """Rotating V with O is the same function and keeps the summed Fisher of a slice; diagonal scores do move."""
-    if case.adapters():
-        return case.adapters()
+    if outside := case.adapters():
+        return outside
     comparison = Comparison()
     one = case.layouts()[-1]
     if one.v_head_dim < 2:
@@ -300,8 +308,8 @@ def check_rotation(case):
 @check
 def check_relabelling(case):
     """Permuting heads in all four blocks, whole kv groups and heads inside them, permutes scores and nothing else."""
-    if case.adapters():
-        return case.adapters()
+    if outside := case.coupled() or case.gated() or case.adapters():
+        return outside
     comparison = Comparison()
     one = case.layouts()[-1]
     if one.num_heads < 2:
