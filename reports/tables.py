@@ -169,11 +169,12 @@ def families_table(evidence):
 def exceptions_table(evidence):
     """The laws that do not cover a family, with the reason; they count as not run."""
     families = evidence.get("families", [])
-    rows = []
+    laws = {}  # (families, reason) -> laws, so that a reason is read once
     for check, reason in unique(pair for row in families for pair in row["checks_not_run"].items()):
-        covered = [row["family"] for row in families if row["checks_not_run"].get(check) == reason]
-        rows.append([check, ", ".join(covered), reason])
-    return table(["law", "does not cover", "because"], rows) if rows else "Every law covers every family.\n"
+        outside = ", ".join(row["family"] for row in families if row["checks_not_run"].get(check) == reason)
+        laws.setdefault((outside, reason), []).append(check)
+    rows = [[outside, ", ".join(checks), reason] for (outside, reason), checks in laws.items()]
+    return table(["family", "outside of", "because"], rows) if rows else "Every law covers every family.\n"
 
 
 def refused_table(evidence):
