@@ -308,3 +308,11 @@ def test_proof_passes_on_unmodified_models_with_norms_and_gates(family):
     loss_fn = None if architecture.is_causal_lm else output_loss
     results = qkov.prove_layout(model, batch, loss_fn=loss_fn, progress=False)
     assert sum(result.passed for result in results) >= 3
+
+
+def test_nothing_is_proved_where_no_experiment_could_be_made(monkeypatch):
+    for check in checks.LAYOUT_PROOF:
+        monkeypatch.setitem(CHECKS, check, lambda case: NotRun("not on this model"))
+    case = CASES[0]
+    with pytest.raises(errors.LayoutError, match="nothing is proved: not on this model"):
+        qkov.prove_layout(case.model, case.batch_a, progress=False)

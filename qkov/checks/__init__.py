@@ -80,7 +80,7 @@ def prove_layout(model, batch, *, loss_fn=None, attention=None, name="model", pr
         The ``CheckResult`` of each experiment in ``LAYOUT_PROOF``.
 
     Raises:
-        LayoutError: If the layout is not found, or an experiment contradicts it; names the experiments.
+        LayoutError: If the layout is not found, an experiment contradicts it (named), or none could be made.
     """
     from ..errors import LayoutError
     from ..layout import QKOVConfig
@@ -94,6 +94,9 @@ def prove_layout(model, batch, *, loss_fn=None, attention=None, name="model", pr
             f"the layout that was found for {type(model).__name__} is not what the model computes: {'; '.join(failed)}. "
             "Register the right one with qkov.register_layout."
         )
+    if not any(result.passed for result in results):
+        reasons = "; ".join(sorted({result.reason for result in results}))
+        raise LayoutError(f"no experiment could be made on {type(model).__name__}, so nothing is proved: {reasons}.")
     return results
 
 
