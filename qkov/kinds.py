@@ -2,7 +2,8 @@
 
 Modules of one kind have one name but for the number of their layer: ``"decoder.block.*.layer.1.EncDecAttention"``. The
 layers are the list whose index differs between them; other lists around a module (T5 keeps the parts of a layer in one)
-do not number layers.
+do not number layers. Layers in stages, lists nested in each other, are numbered through in the order of the model:
+``"encoder.layers.*.blocks.*.attention"``. A module in no list is a kind of its own, with one layer, 0.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import nn
-
-from .errors import LayoutError
 
 
 def group_by_kind(names: Iterable[str], modules: dict[str, nn.Module]) -> dict[str, dict[str, int]]:
@@ -21,8 +20,7 @@ def group_by_kind(names: Iterable[str], modules: dict[str, nn.Module]) -> dict[s
         names: Of attention modules. modules: All modules of the model by name.
 
     Returns:
-        ``{kind: {module name: layer}}``, in the order of the model. A module outside of any list, and modules in lists
-        nested in each other, are kinds of their own with a layer of -1: they have no number.
+        ``{kind: {module name: layer}}``, in the order of the model.
     """
     alike: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for name in names:
@@ -32,35 +30,29 @@ def group_by_kind(names: Iterable[str], modules: dict[str, nn.Module]) -> dict[s
         alike.setdefault(skeleton, []).append(path)
     kinds: dict[str, dict[str, int]] = {}
     for paths in alike.values():
-        levels = _list_levels(paths[0], modules)
-        varying = [level for level in levels if len({path[level] for path in paths}) > 1] or levels[:1]
-        for path in paths:
-            kind, layer = ".".join(path), -1
-            if len(varying) == 1:
-                level = varying[0]
-                kind = ".".join((*path[:level], "*", *path[level + 1 :]))
-                layer = _index(path[:level], path[: level + 1], modules)
-            kinds.setdefault(kind, {})[".".join(path)] = layer
+        for path, numbering in _numbering(paths, modules).items():
+            kind = ".".join("*" if level in numbering else part for level, part in enumerate(path))
+            group = kinds.setdefault(kind, {})
+            level = numbering[0] if len(numbering) == 1 else None
+            group[".".join(path)] = len(group) if level is None else _index(path[:level], path[: level + 1], modules)
     return kinds
 
 
-def require_numbers(kind: str, group: dict[str, int]) -> None:
-    """Raise LayoutError for a kind whose modules have no layer number."""
-    if -1 in group.values():
-        raise LayoutError(
-            f"{kind!r} is in no list of layers, or in lists nested in each other; expected one nn.ModuleList or "
-            "nn.Sequential around it, whose index numbers the layer. Keep the layers in one nn.ModuleList, also when "
-            "there is only one."
-        )
+def _numbering(paths: list[tuple[str, ...]], modules: dict[str, nn.Module]) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Return for every path the places whose list indices number its layer: none, one, or those of nested stages."""
+    levels = _list_levels(paths[0], modules)
+    if len(levels) > 1 and levels[-1] == len(paths[0]) - 1:
+        levels.pop()  # a list of attention modules holds parts of a layer
+    varying = [level for level in levels if len({path[level] for path in paths}) > 1]
+    # A single layer: of several lists around it, one that is meant for layers.
+    single = [level for level in levels if isinstance(modules[".".join(paths[0][:level])], nn.ModuleList)] or levels
+    return dict.fromkeys(paths, tuple(varying or single[:1]))
 
 
 def _list_levels(path: tuple[str, ...], modules: dict[str, nn.Module]) -> list[int]:
-    """Places in a path that are indices of an ``nn.ModuleList``; without one, of an ``nn.Sequential``."""
-    for kind in (nn.ModuleList, nn.Sequential):
-        levels = [level for level in range(len(path)) if isinstance(modules[".".join(path[:level])], kind)]
-        if levels:
-            return levels
-    return []
+    """Places in a path that are indices of an ``nn.ModuleList`` or ``nn.Sequential``."""
+    lists = (nn.ModuleList, nn.Sequential)
+    return [level for level in range(len(path)) if isinstance(modules[".".join(path[:level])], lists)]
 
 
 def _index(parent: tuple[str, ...], child: tuple[str, ...], modules: dict[str, nn.Module]) -> int:

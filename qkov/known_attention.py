@@ -1,4 +1,4 @@
-"""The attention classes of transformers whose heads can be placed, and those whose heads cannot, with the reason.
+"""The attention classes of transformers that the general rule does not cover: how to place their heads, or why not.
 
 Data, by exact class: a subclass may store its weights differently. Every entry of :data:`FINDERS` is proved on a model
 of its family by the experiment of ``tests/layout_proof.py``, see ``validation/architectures.py``.
@@ -12,34 +12,18 @@ from typing import Any
 
 from torch import nn
 
-from .errors import LayoutError
+from .general_rule import general_layout
 from .geometry import AttentionLayout
-from .linear import described, qualified_name
-from .packings import blocked_layout, concatenated_layout, grouped_layout, interleaved_layout, split_layout
+from .packings import (
+    blocked_layout,
+    concatenated_layout,
+    grouped_layout,
+    interleaved_layout,
+    query_apart_layout,
+    split_layout,
+)
 
 Finder = Callable[[nn.Module, str, Any], AttentionLayout]
-
-NO_CROSS = "Cross-attention reads two inputs and is not supported: pass a model, or a part of it, without it."
-
-
-def _encoder_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
-    """BERT and its relatives: the output projection lies beside the module that states the head count."""
-    inner, expected = module.get_submodule("self"), qualified_name(type(module)).removesuffix("Attention")
-    if qualified_name(type(inner)) != f"{expected}SelfAttention":
-        raise LayoutError(
-            f"{described(f'{name}.self', inner)}: expected {expected}SelfAttention. Sparse attention is computed in "
-            f"another way. {NO_CROSS}"
-        )
-    return split_layout(
-        module,
-        name,
-        config,
-        query="self.query",
-        key="self.key",
-        value="self.value",
-        output="output.dense",
-        stated_by="self",
-    )
 
 
 def _falcon_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
@@ -71,16 +55,12 @@ def _blip_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     return concatenated_layout(module, name, config, fused="qkv", output="projection", num_kv_heads=module.num_heads)
 
 
-def _encoder_decoder_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
-    """BART and its relatives: the configuration names the heads of the encoder, and a decoder may have others."""
-    heads = module.num_heads
-    return split_layout(module, name, config, output="out_proj", num_heads=heads, num_kv_heads=heads)
-
-
-def _mimo_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
-    """Sliding layers have twice the kv heads that the configuration states; values are narrower than keys."""
-    heads = config.num_attention_heads
-    return split_layout(module, name, config, num_heads=heads, num_kv_heads=heads // module.num_key_value_groups)
+def _gpt2_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """Self-attention fuses queries, keys and values; cross-attention fuses keys and values and takes queries apart."""
+    names = {"fused": "c_attn", "output": "c_proj", "num_heads": module.num_heads}
+    if module.is_cross_attention:
+        return query_apart_layout(module, name, config, query="q_attn", **names)
+    return concatenated_layout(module, name, config, **names)
 
 
 def _by_class(finder: Finder, names: str) -> dict[str, Finder]:
@@ -93,116 +73,25 @@ def _qualified(short: str) -> str:
     return f"transformers.models.{package}.{module[0] if module else f'modeling_{package}'}.{name}"
 
 
-_LM_SPLIT = """
-    afmoe.AfmoeAttention apertus.ApertusAttention arcee.ArceeAttention aria.AriaTextAttention bamba.BambaAttention
-    bitnet.BitNetAttention cohere.CohereAttention cohere2.Cohere2Attention cohere2_moe.Cohere2MoeAttention
-    cohere_compass.CohereCompassAttention cwm.CwmAttention dots1.Dots1Attention emu3.Emu3Attention
-    ernie4_5.Ernie4_5Attention ernie4_5_moe.Ernie4_5_MoeAttention exaone4.Exaone4Attention
-    exaone_moe.ExaoneMoeAttention falcon_h1.FalconH1Attention flex_olmo.FlexOlmoAttention flint.FlintAttention
-    gemma.GemmaAttention gemma2.Gemma2Attention gemma3.Gemma3Attention glm.GlmAttention glm4.Glm4Attention
-    glm4_moe.Glm4MoeAttention glm4v.Glm4vTextAttention glm4v_moe.Glm4vMoeTextAttention glm_ocr.GlmOcrTextAttention
-    gpt_oss.GptOssAttention granite.GraniteAttention granite_swa.GraniteSWAAttention granitemoe.GraniteMoeAttention
-    granitemoe_swa.GraniteMoeSWAAttention granitemoehybrid.GraniteMoeHybridAttention
-    granitemoeshared.GraniteMoeSharedAttention helium.HeliumAttention higgs_audio_v2.HiggsAudioV2Attention
-    hunyuan_v1_dense.HunYuanDenseV1Attention hunyuan_v1_moe.HunYuanMoEV1Attention hy_v3.HYV3Attention
-    hyperclovax.HyperCLOVAXAttention jais2.Jais2Attention jamba.JambaAttention kolibri1.Kolibri1Attention
-    laguna.LagunaAttention lfm3.Lfm3Attention llama.LlamaAttention llama4.Llama4TextAttention mellum.MellumAttention
-    minimax.MiniMaxAttention minimax_m2.MiniMaxM2Attention ministral.MinistralAttention ministral3.Ministral3Attention
-    mistral.MistralAttention mixtral.MixtralAttention mllama.MllamaTextSelfAttention nanochat.NanoChatAttention
-    nemotron.NemotronAttention nemotron_h.NemotronHAttention olmo.OlmoAttention olmo2.Olmo2Attention
-    olmo3.Olmo3Attention olmo_hybrid.OlmoHybridAttention olmoe.OlmoeAttention phimoe.PhimoeAttention
-    qwen2.Qwen2Attention qwen2_5_omni.Qwen2_5OmniAttention qwen2_5_vl.Qwen2_5_VLAttention qwen2_moe.Qwen2MoeAttention
-    qwen2_vl.Qwen2VLAttention qwen3.Qwen3Attention qwen3_moe.Qwen3MoeAttention
-    qwen3_omni_moe.Qwen3OmniMoeThinkerTextAttention qwen3_vl.Qwen3VLTextAttention qwen3_vl_moe.Qwen3VLMoeTextAttention
-    recurrent_gemma.RecurrentGemmaAttention seed_oss.SeedOssAttention smollm3.SmolLM3Attention
-    solar_open.SolarOpenAttention stablelm.StableLmAttention starcoder2.Starcoder2Attention
-    vaultgemma.VaultGemmaAttention
-"""
-_ENCODER_SPLIT = """
-    audio_spectrogram_transformer.ASTAttention beit.BeitAttention deit.DeiTAttention dinov2.Dinov2Attention
-    dinov2_with_registers.Dinov2WithRegistersAttention dinov3_vit.DINOv3ViTAttention esmc.EsmcAttention
-    eurobert.EuroBertAttention gte.GteAttention ijepa.IJepaAttention jina_embeddings_v3.JinaEmbeddingsV3Attention
-    nomic_bert.NomicBertAttention pixtral.PixtralAttention vit.ViTAttention vit_mae.ViTMAEAttention
-    vit_msn.ViTMSNAttention vivit.VivitAttention
-"""
-_OUT_PROJ = """
-    aimv2.Aimv2Attention altclip.AltCLIPAttention biogpt.BioGptAttention chinese_clip.ChineseCLIPVisionAttention
-    clip.CLIPAttention clipseg.CLIPSegAttention data2vec.modeling_data2vec_audio.Data2VecAudioAttention
-    gpt_neo.GPTNeoSelfAttention gptj.GPTJAttention groupvit.GroupViTAttention hubert.HubertAttention
-    lfm2.Lfm2Attention lfm2_moe.Lfm2MoeAttention metaclip_2.MetaClip2Attention mlcd.MLCDAttention opt.OPTAttention
-    owlv2.Owlv2Attention owlvit.OwlViTAttention sew.SEWAttention siglip.SiglipAttention unispeech.UniSpeechAttention
-    unispeech_sat.UniSpeechSatAttention wav2vec2.Wav2Vec2Attention
-"""
-_ENCODER_DECODER = """
-    bart.BartAttention blenderbot.BlenderbotAttention blenderbot_small.BlenderbotSmallAttention
-    m2m_100.M2M100Attention marian.MarianAttention mbart.MBartAttention mvp.MvpAttention nllb_moe.NllbMoeAttention
-    pegasus.PegasusAttention plbart.PLBartAttention whisper.WhisperAttention
-"""
-_BERT_LIKE = """
-    altclip.AltRobertaAttention bert.BertAttention bert_generation.BertGenerationAttention big_bird.BigBirdAttention
-    camembert.CamembertAttention chinese_clip.ChineseCLIPTextAttention
-    data2vec.modeling_data2vec_text.Data2VecTextAttention electra.ElectraAttention ernie.ErnieAttention
-    esm.EsmAttention layoutlm.LayoutLMAttention layoutlmv3.LayoutLMv3Attention luke.LukeAttention
-    markuplm.MarkupLMAttention megatron_bert.MegatronBertAttention rembert.RemBertAttention roberta.RobertaAttention
-    roberta_prelayernorm.RobertaPreLayerNormAttention roc_bert.RoCBertAttention roformer.RoFormerAttention
-    splinter.SplinterAttention tapas.TapasAttention visual_bert.VisualBertAttention xlm_roberta.XLMRobertaAttention
-    xlm_roberta_xl.XLMRobertaXLAttention xmod.XmodAttention
-"""
-_LIN = {"query": "q_lin", "key": "k_lin", "value": "v_lin", "output": "out_lin"}
-
 FINDERS: dict[str, Finder] = {
-    **_by_class(split_layout, _LM_SPLIT + _ENCODER_SPLIT),
-    **_by_class(_encoder_decoder_layout, _ENCODER_DECODER),
-    **_by_class(_mimo_layout, "mimo_v2_flash.MiMoV2FlashAttention"),
-    **_by_class(partial(split_layout, output="out_proj"), _OUT_PROJ),
-    **_by_class(_encoder_layout, _BERT_LIKE),
-    **_by_class(partial(split_layout, output="dense"), "phi.PhiAttention"),
-    **_by_class(partial(split_layout, output="projection_layer"), "internvl.InternVLVisionAttention"),
-    # T5 keeps the parts of a layer in a list of their own.
+    # The general rule, beside weights of no block: gates, biases by distance, queries of another kind.
     **_by_class(
-        partial(split_layout, query="q", key="k", value="v", output="o"),
-        "mt5.MT5Attention switch_transformers.SwitchTransformersAttention t5.T5Attention umt5.UMT5Attention",
-    ),
-    **_by_class(
-        partial(
-            split_layout,
-            query="self.query_proj",
-            key="self.key_proj",
-            value="self.value_proj",
-            output="output.dense",
-            stated_by="self",
-        ),
-        "deberta_v2.DebertaV2Attention",
-    ),
-    **_by_class(partial(split_layout, output="Wo"), "modernbert_decoder.ModernBertDecoderAttention"),
-    **_by_class(partial(split_layout, query="Wq", key="Wk", value="Wv", output="dense"), "ctrl.MultiHeadAttention"),
-    **_by_class(
-        partial(split_layout, **_LIN),
-        "distilbert.DistilBertSelfAttention flaubert.MultiHeadAttention xlm.MultiHeadAttention",
+        general_layout,
+        "afmoe.AfmoeAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention lfm3.Lfm3Attention "
+        "luke.LukeAttention mt5.MT5Attention switch_transformers.SwitchTransformersAttention t5.T5Attention "
+        "umt5.UMT5Attention",
     ),
     **_by_class(
         partial(split_layout, query="attn.q", key="attn.k", value="attn.v", output="attn.o", stated_by="attn"),
         "mpnet.MPNetAttention",
     ),
     **_by_class(
-        partial(
-            split_layout,
-            query="attention.query",
-            key="attention.key",
-            value="attention.value",
-            output="output.dense",
-            stated_by="attention",
-        ),
-        "data2vec.modeling_data2vec_vision.Data2VecVisionAttention videomae.VideoMAEAttention yolos.YolosAttention",
-    ),
-    **_by_class(
         partial(split_layout, gate_rows=True),
         "qwen3_next.Qwen3NextAttention qwen3_5.Qwen3_5Attention qwen3_5_moe.Qwen3_5MoeAttention",
     ),
     **_by_class(concatenated_layout, "phi3.Phi3Attention"),
-    **_by_class(
-        partial(concatenated_layout, fused="c_attn", output="c_proj"), "gpt2.GPT2Attention imagegpt.ImageGPTAttention"
-    ),
+    **_by_class(_gpt2_layout, "gpt2.GPT2Attention"),
+    **_by_class(partial(concatenated_layout, fused="c_attn", output="c_proj"), "imagegpt.ImageGPTAttention"),
     **_by_class(_blip_layout, "blip.BlipAttention"),
     **_by_class(_openai_layout, "openai.Attention"),
     **_by_class(partial(concatenated_layout, fused="Wqkv", output="out_proj"), "mpt.MptAttention dbrx.DbrxAttention"),
@@ -217,7 +106,7 @@ FINDERS: dict[str, Finder] = {
     # Four blocks, as the model was trained; the number is written into its forward.
     **_by_class(partial(blocked_layout, blocks=4), "codegen.CodeGenAttention"),
 }
-"""How to place the heads of each class."""
+"""How to place the heads of each class that :mod:`qkov.general_rule` does not cover."""
 
 _LATENT = "its keys and values are made from a latent that all heads share (multi-latent attention)"
 _REUSED = "layers may take the keys and values of an earlier layer, and then have none of their own"
@@ -250,6 +139,10 @@ REASONS: dict[str, str] = {
             "led.LEDEncoderAttention longformer.LongformerAttention",
         ),
         ("its integer arithmetic has no gradient", "ibert.IBertAttention"),
+        (
+            "keys are chosen at random and in blocks, outside of its projections",
+            "big_bird.BigBirdBlockSparseAttention bigbird_pegasus.BigBirdPegasusBlockSparseAttention",
+        ),
         (
             "the biases of its fused projection are parameters of the attention, and its queries and keys also meet "
             "positions",

@@ -33,6 +33,12 @@ _OUTPUT_AXIS = {
 _KEPT_LAYER = {"peft.tuners.lora.layer.Linear": "base_layer"}
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Tell whether a module is a linear layer that :meth:`Linear.at` can read, or an adapter around one."""
+    kind = qualified_name(type(module))
+    return kind in _OUTPUT_AXIS or kind in _KEPT_LAYER
+
+
 @dataclass(frozen=True)
 class Linear:
     """A plain linear layer as stored: ``nn.Linear`` keeps ``[out, in]``, GPT-2's ``Conv1D`` keeps ``[in, out]``."""

@@ -1,8 +1,9 @@
 """Find the attention modules of a model and where their heads lie, from the modules themselves or not at all.
 
-A module is recognised by its exact class. Shapes alone cannot tell the fused packings apart, and names of parameters
-tell nothing for certain, so an attention class that is not known is an error, never a guess. :mod:`qkov.packings` has
-one function per packing; `register_layout` connects one of them, or a function of your own, to your attention class.
+Attention of transformers with four separate projections is found by a rule (:mod:`qkov.general_rule`), any other by its
+exact class. Shapes alone cannot tell the fused packings apart, and names of parameters tell nothing for certain, so an
+attention class that is not known is an error, never a guess. :mod:`qkov.packings` has one function per packing;
+`register_layout` connects one of them, or a function of your own, to your attention class.
 
 :mod:`qkov.kinds` numbers the layers and tells kinds of attention apart.
 """
@@ -10,14 +11,15 @@ one function per packing; `register_layout` connects one of them, or a function 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 
 from torch import nn
 
-from . import kinds, known_attention
+from . import general_rule, kinds, known_attention
 from .errors import LayoutError
 from .geometry import AttentionLayout
-from .known_attention import NO_CROSS, Finder
+from .known_attention import Finder
 from .linear import Linear, described, qualified_name
 from .packings import concatenated_layout, interleaved_layout, split_layout
 
@@ -40,13 +42,13 @@ def find_attention(model: nn.Module, attention: str | None = None) -> tuple[Atte
     Raises:
         LayoutError: If there is no attention, or any part of it cannot be located with certainty: a class that is not
             registered, sizes that contradict each other, a projection that is not a plain linear layer, weights that
-            are tied, shared or on the meta device, several kinds and none chosen, no list of layers.
+            are tied, shared or on the meta device, several kinds and none chosen.
     """
     if not isinstance(model, nn.Module):
         raise LayoutError(f"Expected a torch.nn.Module, found a {type(model).__name__}. Pass the model itself.")
     # Duplicates kept: a module used twice must be seen twice.
     modules = dict(model.named_modules(remove_duplicate=False))
-    found = {name: module for name, module in modules.items() if qualified_name(type(module)) in _FINDERS}
+    found = _recognised(modules)
     if attention is None:
         _check_coverage(modules, found)
     _check_used_once(found)
@@ -56,9 +58,27 @@ def find_attention(model: nn.Module, attention: str | None = None) -> tuple[Atte
     return tuple(layouts)
 
 
-def _of_one_kind(
-    found: dict[str, nn.Module], modules: dict[str, nn.Module], attention: str | None
-) -> dict[str, int]:
+def _recognised(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Attention modules whose class is registered, and those beside them that the general rule covers."""
+    registered = {name: module for name, module in modules.items() if qualified_name(type(module)) in _FINDERS}
+    known = registered.keys()
+    return {
+        name: module
+        for name, module in modules.items()
+        if name in known
+        or (
+            _LOOKS_LIKE_ATTENTION.search(type(module).__name__)
+            and qualified_name(type(module)) not in known_attention.REASONS
+            and general_rule.covers(module)
+            and not any(above in known for above, _ in _upwards(name, modules))
+        )
+    }
+
+
+_LOOKS_LIKE_ATTENTION = re.compile("Attention|Attn")
+
+
+def _of_one_kind(found: dict[str, nn.Module], modules: dict[str, nn.Module], attention: str | None) -> dict[str, int]:
     by_kind = kinds.group_by_kind(found, modules)
     model = type(modules[""]).__name__
     listed = ", ".join(f"{kind!r} ({type(modules[next(iter(group))]).__name__})" for kind, group in by_kind.items())
@@ -71,9 +91,7 @@ def _of_one_kind(
         raise LayoutError(
             f"attention={attention!r} is no known kind of attention of {model}; found {listed or 'none'}."
         )
-    kind = next(iter(by_kind)) if attention is None else attention
-    kinds.require_numbers(kind, by_kind[kind])
-    return by_kind[kind]
+    return by_kind[next(iter(by_kind)) if attention is None else attention]
 
 
 def register_layout(attention_class: type | str, finder: Finder) -> None:
@@ -104,12 +122,12 @@ _FINDERS: dict[str, Finder] = dict(known_attention.FINDERS)
 
 def _layout_of(name: str, layer: int, modules: dict[str, nn.Module]) -> AttentionLayout:
     module = modules[name]
-    if getattr(module, "is_cross_attention", False):
-        raise LayoutError(f"{described(name, module)} is cross-attention. {NO_CROSS}")
+    for inside, part in module.named_modules():
+        _check_reason(f"{name}.{inside}".rstrip("."), part)
     config = next(
         (part.config for _, part in _upwards(name, modules) if getattr(part, "config", None) is not None), None
     )
-    layout = _FINDERS[qualified_name(type(module))](module, name, config)
+    layout = _FINDERS.get(qualified_name(type(module)), general_rule.general_layout)(module, name, config)
     if not isinstance(layout, AttentionLayout):
         raise LayoutError(
             f"The layout function registered for {described(name, module)} returned a {type(layout).__name__}; "
@@ -139,29 +157,33 @@ def _upwards(name: str, modules: dict[str, nn.Module]) -> Iterator[tuple[str, nn
 def _check_coverage(modules: dict[str, nn.Module], found: dict[str, nn.Module]) -> None:
     around = {above for name in found for above, _ in _upwards(name, modules) if above != name}
     for name, module in modules.items():
-        reason = known_attention.REASONS.get(qualified_name(type(module)))
-        if reason is not None and name not in found:
-            raise LayoutError(
-                f"{described(name, module)} has no heads that could be cut out of its weights: {reason}. Pass a model, "
-                "or a part of it, without this module."
-            )
+        _check_reason(name, module)
     for name, module in modules.items():
         inside = any(above in found for above, _ in _upwards(name, modules) if above != name)
         if name in found and inside:
             raise LayoutError(f"{described(name, module)} lies inside another attention module that is registered too.")
         known = name in found or name in around or inside
-        if "Attention" in type(module).__name__ and not known and not _has_no_heads(module):
+        if _LOOKS_LIKE_ATTENTION.search(type(module).__name__) and not known and not _has_no_heads(module):
             raise LayoutError(
-                f"{described(name, module)} looks like attention, but where its heads lie is not known; expected one "
-                f"of {_known()}. Declare its layout with "
+                f"{described(name, module)} looks like attention, but where its heads lie is not known; expected "
+                f"{_known()}. Declare its layout with "
                 f"qkov.locate.register_layout({type(module).__name__}, finder)."
             )
     if not found:
         classes = sorted({type(module).__name__ for module in modules.values()})
         raise LayoutError(
-            f"{type(modules['']).__name__} contains no known attention module; expected one of "
-            f"{_known()}, found modules of {', '.join(classes[:12])}. "
+            f"{type(modules['']).__name__} contains no known attention module; expected "
+            f"{_known()}; found modules of {', '.join(classes[:12])}. "
             "Declare the layout of an attention class of your own with qkov.locate.register_layout."
+        )
+
+
+def _check_reason(name: str, module: nn.Module) -> None:
+    kind = qualified_name(type(module))
+    if kind in known_attention.REASONS and kind not in _FINDERS:
+        raise LayoutError(
+            f"{described(name, module)} has no heads that could be cut out of its weights: "
+            f"{known_attention.REASONS[kind]}. Pass a model, or a part of it, without this module."
         )
 
 
@@ -170,10 +192,11 @@ def _has_no_heads(module: nn.Module) -> bool:
 
 
 def _known() -> str:
-    """Name a few of the registered classes; all of them would fill a page."""
-    names = sorted({key.rpartition(".")[2] for key in _FINDERS})
-    shown = [name for name in names if name in ("BertAttention", "GPT2Attention", "LlamaAttention", "OPTAttention")]
-    return f"the {len(_FINDERS)} classes that qkov.known_attention and register_layout list, like {', '.join(shown)}"
+    """Say in few words what is known; all names would fill a page."""
+    return (
+        f"one of the {len(_FINDERS)} classes that qkov.known_attention and register_layout list, or one of transformers "
+        "with four separate projections and nothing beside them, as qkov.general_rule says"
+    )
 
 
 def _check_used_once(found: dict[str, nn.Module]) -> None:

@@ -60,10 +60,10 @@ def split_layout(
         LayoutError: If the sizes are unknown or contradict each other.
     """
     q, k, v, o = parts = [Linear.at(module, name, path) for path in (query, key, value, output)]
-    if not q.inputs == k.inputs == v.inputs:
+    if k.inputs != v.inputs:
         raise LayoutError(
             f"{described(name, module)}: Q, K and V read inputs of {q.inputs}, {k.inputs} and {v.inputs} features; "
-            "expected the same for all three. Cross-attention is not supported: pass a part of the model without it."
+            "expected the same for K and V. Q alone may read another input: that is cross-attention."
         )
     stated = _Stated(module.get_submodule(stated_by), name, config, num_heads=num_heads, num_kv_heads=num_kv_heads)
     heads, head_dim = stated.get("num_heads"), stated.get("head_dim")
@@ -117,6 +117,39 @@ def concatenated_layout(
     values = keys + kv_heads * head_dim
     starts = [_run(first, *unit) for first, unit in zip((0, keys, values, 0), sizes.units, strict=True)]
     return sizes.assemble(name, "concatenated", [qkv, qkv, qkv, o], starts)
+
+
+def query_apart_layout(
+    module: nn.Module,
+    name: str,
+    config: Any,
+    *,
+    query: str = "to_q",
+    fused: str = "to_kv",
+    output: str = "to_out",
+    num_heads: int | None = None,
+    num_kv_heads: int | None = None,
+) -> AttentionLayout:
+    r"""Locate the heads where Q has a projection of its own and another holds all keys, then all values.
+
+    .. math:: out_Q = H d_k, \quad out_{KV} = H_{kv} (d_k + d_v), \quad in_O = H d_v
+
+    The two may read different inputs: GPT-2's cross-attention. The layout bears "concatenated" as its packing. Arguments
+    and errors as for :func:`split_layout`; ``fused`` is the path of the joint projection of keys and values.
+    """
+    q, kv, o = (Linear.at(module, name, path) for path in (query, fused, output))
+    stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_kv_heads)
+    heads = stated.get("num_heads")
+    if heads is None:
+        raise stated.missing("no number of heads")
+    head_dim, v_head_dim = (
+        stated.divide(q.outputs, heads, q, "num_heads"),
+        stated.divide(o.inputs, heads, o, "num_heads"),
+    )
+    kv_heads = stated.divide(kv.outputs, head_dim + v_head_dim, kv, "head_dim + v_head_dim")
+    sizes = stated.agreed(heads, kv_heads, head_dim, v_head_dim, o)
+    starts = [_run(first, *unit) for first, unit in zip((0, 0, kv_heads * head_dim, 0), sizes.units, strict=True)]
+    return sizes.assemble(name, "concatenated", [q, kv, kv, o], starts)
 
 
 def interleaved_layout(

@@ -117,7 +117,11 @@ def test_a_check_that_cannot_be_tried_is_not_run_with_its_reason(monkeypatch):
     ("check", "change", "reason"),
     [
         ("isolation", {"batch_a": builders.build_batch([6])}, "one sample"),
-        ("padding", {"batch_a": {**builders.build_batch([6, 5]), "position_ids": torch.arange(6).repeat(2, 1)}}, "position"),
+        (
+            "padding",
+            {"batch_a": {**builders.build_batch([6, 5]), "position_ids": torch.arange(6).repeat(2, 1)}},
+            "position",
+        ),
         ("token_sum", {"batch_a": builders.build_batch([2, 6])}, "too few labels"),
     ],
 )
@@ -265,7 +269,9 @@ def test_proof_refuses_a_wrong_layout_in_every_packing(family, attention, wrong,
         qkov.prove_layout(case.model, case.batch_a, progress=False)
 
 
-@pytest.mark.parametrize("family", ["falcon", "falcon-heads", "falcon-groups", "codegen", "gpt_bigcode", "gpt_bigcode-heads"])
+@pytest.mark.parametrize(
+    "family", ["falcon", "falcon-heads", "falcon-groups", "codegen", "gpt_bigcode", "gpt_bigcode-heads"]
+)
 @pytest.mark.parametrize("block", ["Q", "O"])
 def test_proof_refuses_reordered_heads_in_the_rarer_packings(family, block, monkeypatch):
     model, inputs = architectures.build(architectures.ARCHITECTURES[family])

@@ -517,5 +517,7 @@ def test_compiled_and_checkpointed_models_give_the_same_gradients(change, recwar
 def test_laws_hold_on_a_compiled_model():
     model = compiled_whole(build_model("llama"))
     batch = build_batch((5, 6, 4))
-    results = qkov.check_model(model, batch, batch, checks=["reference_gradients", "gauge", "head_rows"], progress=False)
+    results = qkov.check_model(
+        model, batch, batch, checks=["reference_gradients", "gauge", "head_rows"], progress=False
+    )
     assert [result.status for result in results] == ["passed"] * 3

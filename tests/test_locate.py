@@ -15,6 +15,7 @@ from qkov.errors import LayoutError
 from qkov.packings import concatenated_layout, interleaved_layout, split_layout
 from tests.builders import build_batch, build_model
 from tests.layout_proof import prove_layout
+from validation.synthetic import draw_weights
 
 # Hidden, heads, kv heads and head_dim are all different where the family allows it.
 WIDE = {"hidden_size": 30, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 4}
@@ -240,24 +241,35 @@ def test_attention_module_used_in_two_layers_is_refused():
     assert re.search(r"'layers.1.self_attn' .* is the same object as 'layers.0.self_attn'", refusal(model))
 
 
-def test_cross_attention_is_refused():
-    options = {"n_embd": 24, "n_head": 6, "n_layer": 1, "vocab_size": 13, "bos_token_id": 1, "eos_token_id": 2}
-    model = transformers.GPT2Model(transformers.GPT2Config(add_cross_attention=True, **options))
-    assert "'h.*.attn' (GPT2Attention), 'h.*.crossattention' (GPT2Attention)" in refusal(model)
-    assert re.search(r"'h.0.crossattention' .* is cross-attention", refusal(model, attention="h.*.crossattention"))
-    bert = transformers.BertModel(
-        transformers.BertConfig(**PLAIN, num_hidden_layers=1, vocab_size=13, is_decoder=True, add_cross_attention=True)
-    )
-    crossing = refusal(bert, attention="encoder.layer.*.crossattention")
-    assert "'encoder.layer.0.crossattention" in crossing
-    assert "ross-attention" in crossing
+CROSSING = {
+    "gpt2": ("GPT2", {"n_embd": 24, "n_head": 6, "n_layer": 2, "bos_token_id": 1, "eos_token_id": 2}, "h.*.attn"),
+    "bert": ("Bert", PLAIN | {"num_hidden_layers": 2, "is_decoder": True}, "encoder.layer.*.attention"),
+}
 
 
-def test_cross_attention_inside_an_encoder_block_is_refused_also_unmarked():
-    model = tiny("bert")
-    outer = model.encoder.layer[0].attention
-    outer.self = transformers.models.bert.modeling_bert.BertCrossAttention(model.config)
-    assert "expected transformers.models.bert.modeling_bert.BertSelfAttention" in refusal(model)
+@pytest.mark.parametrize("family", CROSSING)
+def test_self_and_cross_attention_of_a_decoder_are_named_apart_and_proved(family):
+    prefix, options, kind = CROSSING[family]
+    config = getattr(transformers, f"{prefix}Config")(vocab_size=13, add_cross_attention=True, **options)
+    config._attn_implementation = "eager"
+    model = draw_weights(getattr(transformers, f"{prefix}Model")(config).double(), seed=3).eval()
+    crossing = kind.replace("attention", "attn").replace("attn", "crossattention")
+    assert f"{kind!r}" in refusal(model)
+    assert f"{crossing!r}" in refusal(model)
+    source = torch.randn(1, 7, 24, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    inputs = {"input_ids": torch.tensor([[3, 7, 1, 9, 4]]), "encoder_hidden_states": source}
+    for chosen in (kind, crossing):
+        layouts = locate.find_attention(model, chosen)
+        assert [layout.layer for layout in layouts] == [0, 1]
+        for layout in layouts:
+            prove_layout(model, layout, inputs, num_heads=6, v_head_dim=4)
+
+
+def test_random_sparse_attention_is_refused_also_where_it_is_chosen():
+    options = {"vocab_size": 13, "num_hidden_layers": 1, "attention_type": "block_sparse"}
+    model = transformers.BigBirdModel(transformers.BigBirdConfig(**PLAIN, **options))
+    assert "at random and in blocks" in refusal(model)
+    assert "at random and in blocks" in refusal(model, "encoder.layer.*.attention")
 
 
 def test_two_towers_are_looked_at_one_at_a_time():
@@ -266,15 +278,35 @@ def test_two_towers_are_looked_at_one_at_a_time():
     assert [one.packing for one in locate.find_attention(both, "decoder.h.*.attn")] == ["concatenated"] * 2
 
 
-def test_attention_outside_of_a_list_of_layers_is_refused():
+def test_attention_in_no_list_is_one_layer():
     attention = nn.ModuleDict({"only": tiny("llama").layers[0].self_attn})
-    assert "'only' is in no list of layers" in refusal(attention)
+    assert [(one.layer, one.module_name) for one in locate.find_attention(attention)] == [(0, "only")]
 
 
-def test_attention_in_lists_of_lists_is_refused():
-    stages = nn.ModuleList([nn.ModuleList(tiny("llama").layers), nn.ModuleList(tiny("llama").layers)])
-    assert "4 kinds of attention" in refusal(stages)
-    assert "lists nested in each other" in refusal(stages, "0.1.self_attn")
+def test_layers_in_stages_are_numbered_through():
+    stages = nn.ModuleList([nn.ModuleList(tiny("llama", num_hidden_layers=n).layers) for n in (2, 3)])
+    stages.config = tiny("llama").config
+    found = locate.find_attention(nn.ModuleDict({"stages": stages}), "stages.*.*.self_attn")
+    assert [(one.layer, one.module_name) for one in found] == [
+        (0, "stages.0.0.self_attn"),
+        (1, "stages.0.1.self_attn"),
+        (2, "stages.1.0.self_attn"),
+        (3, "stages.1.1.self_attn"),
+        (4, "stages.1.2.self_attn"),
+    ]
+
+
+def test_several_attention_modules_in_a_layer_are_kinds_of_their_own():
+    blocks = [nn.ModuleDict({"attentions": nn.ModuleList(layer.self_attn for layer in tiny("llama").layers)})
+              for _ in range(2)]  # fmt: skip
+    model = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
+    model.config = tiny("llama").config
+    assert "'blocks.*.attentions.0' (LlamaAttention), 'blocks.*.attentions.1' (LlamaAttention)" in refusal(model)
+    found = locate.find_attention(model, "blocks.*.attentions.1")
+    assert [(one.layer, one.module_name) for one in found] == [
+        (0, "blocks.0.attentions.1"),
+        (1, "blocks.1.attentions.1"),
+    ]
 
 
 def test_a_list_of_the_parts_of_a_layer_does_not_number_layers():
@@ -299,7 +331,7 @@ def test_layers_in_a_sequential_are_numbered_by_position():
         ("llama", "self_attn.k_proj", (16, 30), ["num_kv_heads = 4; expected 2", "config.num_key_value_heads"]),
         ("llama", "self_attn.q_proj", (48, 30), ["num_heads = 12; expected 6 (config.num_attention_heads)"]),
         ("llama", "self_attn.o_proj", (30, 26), ["26 input features; expected num_heads * v_head_dim = 6 * 4 = 24"]),
-        ("llama", "self_attn.v_proj", (8, 29), ["inputs of 30, 30 and 29 features", "Cross-attention"]),
+        ("llama", "self_attn.v_proj", (8, 29), ["inputs of 30, 30 and 29 features", "the same for K and V"]),
         ("phi3", "self_attn.qkv_proj", (44, 30), ["multiple of 8 (head_dim + v_head_dim, the queries set aside)"]),
         ("phi3", "self_attn.o_proj", (30, 27), ["multiple of 6 (num_heads)"]),
         ("gpt_neox", "attention.query_key_value", (96, 24), ["head_dim = 6; expected 4 (module.head_size)"]),

@@ -106,8 +106,13 @@ def evidence(status="passed", fault="caught", family="proved"):
 
 @pytest.mark.parametrize(
     ("found", "status"),
-    [(evidence(), 0), (evidence(status="failed"), 1), (evidence(fault="missed"), 1), (evidence(status="not run"), 1),
-     (evidence(family="failed"), 1)],
+    [
+        (evidence(), 0),
+        (evidence(status="failed"), 1),
+        (evidence(fault="missed"), 1),
+        (evidence(status="not run"), 1),
+        (evidence(family="failed"), 1),
+    ],
 )
 def test_exit_status_says_whether_everything_held(found, status, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(program, "gather", lambda options: (found, {"checks": 1.0}))

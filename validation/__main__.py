@@ -132,6 +132,7 @@ def manifest(evidence, seconds):
 
 def commit():
     """The commit that is checked out, marked when files differ from it; "unknown" outside a repository."""
+
     def git(*arguments):
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""

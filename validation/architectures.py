@@ -4,8 +4,13 @@
 :mod:`validation.tiny_models` says what an entry is and builds its model.
 """
 
-from .found_architectures import ARCHITECTURES
+from . import encoder_decoders, found_architectures
 from .refused_architectures import REFUSED
 from .tiny_models import TOKENS, VOCAB_SIZE, Architecture, build, decouple
+
+ARCHITECTURES = {
+    one.name: one for one in (*found_architectures.ARCHITECTURES.values(), *encoder_decoders.encoder_decoders())
+}
+"""Families whose heads are found, by name. A second entry of a family ends in "-" and what differs."""
 
 __all__ = ["ARCHITECTURES", "REFUSED", "TOKENS", "VOCAB_SIZE", "Architecture", "build", "decouple"]

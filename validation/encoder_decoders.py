@@ -3,6 +3,8 @@
 Encoder and decoder differ in their number of heads where the family allows it: the configuration states one of them.
 """
 
+import dataclasses
+
 from .found_architectures import MOE
 from .tiny_models import models
 
@@ -67,5 +69,22 @@ def _entries():
         )
 
 
+def _one_kind_at_a_time(one, kinds):
+    """Entries of an encoder-decoder: ``bart-decoder``, ``bart-cross``, ``bart-encoder``."""
+    hidden = one.options["d_model"]
+    for kind, heads in kinds.items():
+        crosses = any(word in kind for word in ("encoder_attn", "cross_attention", "EncDecAttention"))
+        which = "cross" if crosses else kind.partition(".")[0]
+        expected = {"num_attention_heads": heads, "hidden_size": hidden}
+        expected["head_dim"] = one.options.get("d_kv", hidden // heads)
+        yield dataclasses.replace(one, name=f"{one.name}-{which}", attention=kind, expected=expected)
+
+
 ENCODER_DECODERS = {one.name: (one, kinds) for one, kinds in _entries()}
 """Name -> architecture, and ``{kind of attention: heads}``."""
+
+
+def encoder_decoders():
+    """Entries of every kind of attention of every encoder-decoder."""
+    for one, kinds in ENCODER_DECODERS.values():
+        yield from _one_kind_at_a_time(one, kinds)

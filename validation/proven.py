@@ -26,6 +26,12 @@ _REASONS = (
     (_SINKS, ("relabelling",), "flint gpt_oss granite_swa granitemoe_swa mimo_v2_flash"),
     (_GATES, ("relabelling",), "afmoe laguna lfm3"),
     (_POSITIONS, ("relabelling",), "mpt bloom mpnet t5 mt5 umt5 layoutlmv3 switch_transformers"),
+    (
+        _POSITIONS,
+        ("relabelling",),
+        "t5-encoder t5-decoder mt5-encoder mt5-decoder umt5-encoder umt5-decoder switch_transformers-encoder "
+        "switch_transformers-decoder",
+    ),
     (_GATE_ROWS, ("slices_tile", "head_additivity", "relabelling"), "qwen3_next qwen3_5 qwen3_5_moe"),
     (_TOKENS_FIRST, (*_COLLECTING, "query_position"), "mlcd"),
     (_JOINED, _COLLECTING, "pixtral_vision"),
@@ -37,7 +43,7 @@ _REASONS = (
 )
 EXCEPTIONS = {
     family: {check: reason for check in names} for reason, names, families in _REASONS for family in families.split()
-}
+} | {name: one.outside for name, one in architectures.ARCHITECTURES.items() if one.outside}
 
 SCORES = ("reference_gradients", "reference_scores", "head_additivity")
 LAYOUT = (*checks.LAYOUT_PROOF, "relabelling")
@@ -62,7 +68,7 @@ def measure_architecture(name):
     """Find, prove and score one family; a row of the evidence."""
     architecture = architectures.ARCHITECTURES[name]
     model, _ = architectures.build(architecture)
-    config = QKOVConfig.from_model(model)
+    config = QKOVConfig.from_model(model, attention=architecture.attention)
     not_run = dict(EXCEPTIONS.get(name, {}))
     results = run_checks(name, [check for check in (*SCORES, *LAYOUT) if check not in not_run])
     failed = [str(result) for result in results if result.status == "failed"]
@@ -101,7 +107,7 @@ def measure_refusal(name):
     architecture, words = architectures.REFUSED[name]
     model, _ = architectures.build(architecture)
     try:
-        QKOVConfig.from_model(model)
+        QKOVConfig.from_model(model, attention=architecture.attention)
     except LayoutError as error:
         said = str(error)
     else:
@@ -121,11 +127,11 @@ def output_loss(model, batch):
 
 
 def _case(architecture, model, inputs):
-    batch_a, batch_b = (_batch(inputs, seed) | _more(architecture.name, seed) for seed in (1, 2))
+    batch_a, batch_b = (_batch(inputs, seed, architecture.fixed) | _more(architecture.name, seed) for seed in (1, 2))
     with torch.no_grad():
         model(**batch_a)  # some convert a part of themselves in their first pass
     loss_fn = None if architecture.is_causal_lm else output_loss
-    return checks.Case(architecture.name, model, batch_a, batch_b, loss_fn)
+    return checks.Case(architecture.name, model, batch_a, batch_b, loss_fn, attention=architecture.attention)
 
 
 def _more(name, seed):
@@ -135,12 +141,14 @@ def _more(name, seed):
     return {"noise": torch.rand(NUM_SAMPLES, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)}
 
 
-def _batch(inputs, seed):
+def _batch(inputs, seed, fixed):
     generator = torch.Generator().manual_seed(seed)
     batch = {}
     for name, value in inputs.items():
         shape = (NUM_SAMPLES, *value.shape[1:])
-        if value.is_floating_point():
+        if name in fixed:
+            batch[name] = value.repeat(NUM_SAMPLES, *[1] * (value.ndim - 1))
+        elif value.is_floating_point():
             batch[name] = torch.randn(shape, generator=generator, dtype=value.dtype)
         else:
             batch[name] = torch.randint(3, architectures.VOCAB_SIZE, shape, generator=generator)

@@ -62,7 +62,9 @@ def compare_values(name, first, second, seconds):
         comparison.true(ranks >= D2_RANKS)
         top = np.argsort(-one, axis=None, kind="stable")[:10]
         # The tenth pair may trade places with one that equals it within the bound.
-        comparison.true(bool((two.ravel()[top] >= np.sort(two, axis=None)[-10] - D2_SCORES * one.max()).all()), len(top))
+        comparison.true(
+            bool((two.ravel()[top] >= np.sort(two, axis=None)[-10] - D2_SCORES * one.max()).all()), len(top)
+        )
     return row("repetition_D2", name, comparison.measurement(D2_SCORES), seconds)
 
 

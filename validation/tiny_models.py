@@ -45,13 +45,17 @@ class Architecture:
         sizes: Hidden size and heads, as the configuration calls them.
         options: The rest of the configuration; None leaves out what all share.
         inputs: ``"ids"`` or a key of ``_SHAPES``; with ``"+ids"`` for an encoder-decoder, whose decoder reads tokens too.
+            Or ``{keyword: shape of one sample with its leading 1}`` of random numbers, ``"ids"`` instead of a shape.
+        fixed: ``{keyword: nested lists, with a leading 1}`` of inputs that are the same for every sample: masks, sizes.
         layers: Indices of the layers with attention.
         part: Path of the part of the model that is looked at, such as one of two towers.
+        attention: Kind of attention, where the model or its part has several.
         coupling: Names of norms inside the attention that make heads depend on each other or give an absent query a
             direction; for the experiment on the layout they are taken out.
         gated: Whether the query projection also holds rows of a gate, which belong to no block; for the experiment
             no gradient passes through the gate.
         expected: What the layout must say where it is not ``sizes``: tuples where layers differ.
+        outside: ``{check: reason}`` of the laws that do not cover this family.
     """
 
     name: str
@@ -59,16 +63,19 @@ class Architecture:
     packing: str = "split"
     sizes: dict = field(default_factory=dict)
     options: dict = field(default_factory=dict)
-    inputs: str = "ids"
+    inputs: str | dict = "ids"
+    fixed: dict = field(default_factory=dict)
     layers: tuple[int, ...] = (0, 1)
     part: str = ""
+    attention: str | None = None
     coupling: tuple[str, ...] = ()
     gated: bool = False
     expected: dict = field(default_factory=dict)
+    outside: dict = field(default_factory=dict)
 
     @property
     def heads(self):
-        """Heads, kv heads, width of keys, width of values and hidden size that the layout must state."""
+        """Heads, kv heads, width of queries, width of values and hidden size that the layout must state."""
         stated = self.sizes | self.expected
         heads, hidden = stated["num_attention_heads"], stated["hidden_size"]
         width = stated.get("head_dim", hidden // heads)
@@ -93,7 +100,10 @@ def build(architecture):
     config = model_class.config_class(**{name: value for name, value in stated.items() if value is not None})
     config._attn_implementation = "eager"
     model = draw_weights(model_class(config).double(), seed=3).eval().requires_grad_(True)
-    return (model.get_submodule(architecture.part) if architecture.part else model), _inputs(architecture.inputs)
+    part = model.get_submodule(architecture.part) if architecture.part else model
+    return part, _inputs(architecture.inputs) | {
+        name: torch.tensor(value) for name, value in architecture.fixed.items()
+    }
 
 
 def decouple(model, architecture):
@@ -114,6 +124,14 @@ def _hold_gate(heads, module, args, output):
 
 
 def _inputs(kind):
+    if isinstance(kind, dict):
+        generator = torch.Generator().manual_seed(6)
+        return {
+            name: torch.tensor([TOKENS])
+            if shape == "ids"
+            else torch.randn(shape, generator=generator, dtype=torch.float64)
+            for name, shape in kind.items()
+        }
     kind, plus, _ = kind.partition("+")
     if plus:
         return _inputs(kind) | {"decoder_input_ids": torch.tensor([TOKENS[:4]])}
