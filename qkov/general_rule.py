@@ -40,6 +40,7 @@ OUTPUTS = (
     "dense",
     "proj",
     "output",
+    "output_proj",
     "projection",
     "projection_layer",
     "out_lin",

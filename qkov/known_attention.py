@@ -50,9 +50,19 @@ def _openai_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout
     return concatenated_layout(module, name, config, fused="c_attn", output="c_proj", num_kv_heads=module.n_head)
 
 
-def _blip_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
-    """As many kv heads as heads, which nobody states."""
-    return concatenated_layout(module, name, config, fused="qkv", output="projection", num_kv_heads=module.num_heads)
+def _concatenated_evenly(
+    module: nn.Module,
+    name: str,
+    config: Any,
+    *,
+    fused: str = "qkv",
+    output: str = "proj",
+    stated: str = "num_heads",
+    stated_by: str = "",
+) -> AttentionLayout:
+    """As many kv heads as heads, and a module that alone knows them: stages of one model differ in their heads."""
+    heads = getattr(module.get_submodule(stated_by), stated)
+    return concatenated_layout(module, name, None, fused=fused, output=output, num_heads=heads, num_kv_heads=heads)
 
 
 def _gpt2_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
@@ -77,9 +87,34 @@ FINDERS: dict[str, Finder] = {
     # The general rule, beside weights of no block: gates, biases by distance, queries of another kind.
     **_by_class(
         general_layout,
-        "afmoe.AfmoeAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention lfm3.Lfm3Attention "
+        "afmoe.AfmoeAttention chameleon.ChameleonAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention lfm3.Lfm3Attention "
         "luke.LukeAttention mt5.MT5Attention switch_transformers.SwitchTransformersAttention t5.T5Attention "
         "umt5.UMT5Attention",
+    ),
+    # Layers that may clip their inputs and outputs hold the linear layers.
+    **_by_class(
+        partial(
+            split_layout, query="q_proj.linear", key="k_proj.linear", value="v_proj.linear", output="o_proj.linear"
+        ),
+        "gemma4.Gemma4VisionAttention",
+    ),
+    # Beside the keys of positions.
+    **_by_class(
+        partial(
+            split_layout, query="q_proj.linear", key="k_proj.linear", value="v_proj.linear", output="post.linear"
+        ),
+        "gemma4.Gemma4AudioAttention",
+    ),
+    **_by_class(
+        partial(
+            split_layout,
+            query="attn.q_proj",
+            key="attn.k_proj",
+            value="attn.v_proj",
+            output="post",
+            stated_by="attn",
+        ),
+        "gemma3n.Gemma3nAudioConformerAttention",
     ),
     **_by_class(
         partial(split_layout, query="attn.q", key="attn.k", value="attn.v", output="attn.o", stated_by="attn"),
@@ -92,7 +127,28 @@ FINDERS: dict[str, Finder] = {
     **_by_class(concatenated_layout, "phi3.Phi3Attention"),
     **_by_class(_gpt2_layout, "gpt2.GPT2Attention"),
     **_by_class(partial(concatenated_layout, fused="c_attn", output="c_proj"), "imagegpt.ImageGPTAttention"),
-    **_by_class(_blip_layout, "blip.BlipAttention"),
+    **_by_class(
+        partial(_concatenated_evenly, output="projection"),
+        "blip.BlipAttention blip_2.Blip2Attention instructblip.InstructBlipAttention "
+        "instructblipvideo.InstructBlipVideoAttention",
+    ),
+    **_by_class(
+        _concatenated_evenly,
+        "cohere_compass.CohereCompassVisionAttention dots3_note.Dots3NoteVisionAttention "
+        "ernie4_5_vl_moe.Ernie4_5_VLMoeVisionAttention florence2.Florence2VisionWindowAttention "
+        "glm4v.Glm4vVisionAttention glm4v_moe.Glm4vMoeVisionAttention glm5_next.Glm5NextVisionAttention "
+        "glm_image.GlmImageVisionAttention glm_ocr.GlmOcrVisionAttention",
+    ),
+    # Beside distances that all heads share.
+    **_by_class(
+        partial(_concatenated_evenly, stated="num_attention_heads"),
+        "deepseek_ocr2.DeepseekOcr2SamVisionAttention deepseek_ocr2.DeepseekOcr2SamVisionSdpaAttention "
+        "got_ocr2.GotOcr2VisionAttention",
+    ),
+    **_by_class(
+        partial(concatenated_layout, fused="qkv", output="proj"),
+        "exaone4_5.Exaone4_5_VisionAttention",
+    ),
     **_by_class(_openai_layout, "openai.Attention"),
     **_by_class(partial(concatenated_layout, fused="Wqkv", output="out_proj"), "mpt.MptAttention dbrx.DbrxAttention"),
     **_by_class(partial(concatenated_layout, fused="Wqkv", output="Wo"), "modernbert.ModernBertAttention"),
@@ -121,7 +177,8 @@ REASONS: dict[str, str] = {
             "longcat_flash.LongcatFlashMLA minicpm3.MiniCPM3Attention youtu.YoutuAttention axk1.AXK1Attention "
             "deepseek_v32.DeepseekV32Attention glm_moe_dsa.GlmMoeDsaAttention hy_v4.HYV4Attention "
             "mistral4.Mistral4Attention axk2.AXK2Attention bailing_hybrid.BailingHybridAttention "
-            "deepseek_v4.DeepseekV4Attention dots3_note.Dots3NoteTextAttention kimi_linear.KimiLinearAttention",
+            "deepseek_v4.DeepseekV4Attention dots3_note.Dots3NoteTextAttention glm5_next.Glm5NextTextAttention "
+            "kimi_linear.KimiLinearAttention",
         ),
         (_REUSED, "gemma3n.Gemma3nTextAttention gemma4.Gemma4TextAttention"),
         (_SEVERAL_RUNS, "albert.AlbertAttention hrm_text.HrmTextAttention zamba.ZambaAttention zamba2.Zamba2Attention"),
@@ -129,7 +186,8 @@ REASONS: dict[str, str] = {
         ("its values also decide which positions all heads attend to", "doge.DogeAttention"),
         (
             "a convolution is mixed into its heads",
-            "convbert.ConvBertAttention inkling.InklingAttention zaya.ZayaAttention",
+            "convbert.ConvBertAttention inkling.InklingAttention inkling2.Inkling2FullAttention "
+            "inkling2.Inkling2SlidingAttention zaya.ZayaAttention",
         ),
         ("every expert has query and output projections of its own", "jetmoe.JetMoeAttention"),
         ("it computes a recurrence and no attention probabilities", "rwkv.RwkvSelfAttention"),
@@ -150,6 +208,30 @@ REASONS: dict[str, str] = {
         ),
         ("its projections are handed to one function and never called as layers", "wavlm.WavLMAttention"),
         ("queries and keys read a narrower input than values", "mobilebert.MobileBertAttention"),
+        ("its query is one learned token without a projection", "aimv2.Aimv2AttentionPoolingHead"),
+        (
+            "torch.nn.MultiheadAttention holds its projections as one parameter and calls no layer for it",
+            "aria.AriaCrossAttention bridgetower.BridgeTowerResidualAttention "
+            "idefics2.Idefics2MultiheadAttentionPoolingHead",
+        ),
+        (
+            "its queries, keys and values are convolutions",
+            "chameleon.ChameleonVQVAEEncoderAttnBlock janus.JanusVQVAEAttnBlock",
+        ),
+        (
+            "some of its layers have no values of their own and use their keys",
+            "diffusion_gemma.DiffusionGemmaDecoderTextAttention diffusion_gemma.DiffusionGemmaEncoderTextAttention",
+        ),
+        ("it attends between channels, so every query reads all positions", "florence2.Florence2VisionChannelAttention"),
+        (
+            "it reads values at positions that it computes, and has no keys",
+            "grounding_dino.GroundingDinoMultiscaleDeformableAttention grounding_dino.MultiScaleDeformableAttention",
+        ),
+        (
+            "what asks in one of its two directions answers in the other, with the same weights",
+            "grounding_dino.GroundingDinoBiMultiHeadAttention",
+        ),
+        ("it assigns every token to one group over the whole width, without heads", "groupvit.GroupViTAssignAttention"),
     )
     for name in names.split()
 }
@@ -159,9 +241,11 @@ WITHOUT_HEADS = frozenset(
     _qualified(name)
     for name in (
         "bailing_hybrid.BailingHybridDeltaAttention",
+        "glm5_next.Glm5NextTextLinearAttention",
+        "inkling2.Inkling2BlockAttentionResidual",
         "kimi_linear.KimiLinearDeltaAttention",
         "minimax.MiniMaxLightningAttention",
         "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",
     )
 )
-"""Linear attention by name: passed over, as state space layers are, where other layers have attention."""
+"""Passed over where other layers have attention: linear attention, as state space layers are, and weighted residuals."""

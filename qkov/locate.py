@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -127,6 +128,7 @@ def _layout_of(name: str, layer: int, modules: dict[str, nn.Module]) -> Attentio
     config = next(
         (part.config for _, part in _upwards(name, modules) if getattr(part, "config", None) is not None), None
     )
+    config = _config_of_layer(config, module)
     layout = _FINDERS.get(qualified_name(type(module)), general_rule.general_layout)(module, name, config)
     if not isinstance(layout, AttentionLayout):
         raise LayoutError(
@@ -144,6 +146,14 @@ def _layout_of(name: str, layer: int, modules: dict[str, nn.Module]) -> Attentio
                 f"itself gives {expected}."
             )
     return layout
+
+
+def _config_of_layer(config: Any, module: nn.Module) -> Any:
+    """Of layers that differ take the configuration of this one: transformers raises where theirs is asked for a size."""
+    index = getattr(module, "layer_idx", None)
+    if getattr(config, "is_heterogeneous", False) and isinstance(index, int):
+        return config.per_layer_config[index]
+    return config
 
 
 def _upwards(name: str, modules: dict[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:

@@ -3,6 +3,8 @@
 float64, eager attention, eval mode, weights from :func:`validation.synthetic.draw_weights`.
 """
 
+import copy
+import copy
 import functools
 from dataclasses import dataclass, field
 
@@ -47,6 +49,8 @@ class Architecture:
         inputs: ``"ids"`` or a key of ``_SHAPES``; with ``"+ids"`` for an encoder-decoder, whose decoder reads tokens too.
             Or ``{keyword: shape of one sample with its leading 1}`` of random numbers, ``"ids"`` instead of a shape.
         fixed: ``{keyword: nested lists, with a leading 1}`` of inputs that are the same for every sample: masks, sizes.
+        joined: ``{keyword: axis}`` of inputs without an axis of samples, which the model takes for all of them in one
+            sequence: they are joined along this axis as it is called.
         layers: Indices of the layers with attention.
         part: Path of the part of the model that is looked at, such as one of two towers.
         attention: Kind of attention, where the model or its part has several.
@@ -56,6 +60,8 @@ class Architecture:
             no gradient passes through the gate.
         expected: What the layout must say where it is not ``sizes``: tuples where layers differ.
         outside: ``{check: reason}`` of the laws that do not cover this family.
+        implementation: Of attention in transformers; some families have a class of their own for another one.
+        output: Name of the output that the loss is made of, where the first one does not depend on this attention.
     """
 
     name: str
@@ -65,6 +71,7 @@ class Architecture:
     options: dict = field(default_factory=dict)
     inputs: str | dict = "ids"
     fixed: dict = field(default_factory=dict)
+    joined: dict = field(default_factory=dict)
     layers: tuple[int, ...] = (0, 1)
     part: str = ""
     attention: str | None = None
@@ -72,13 +79,15 @@ class Architecture:
     gated: bool = False
     expected: dict = field(default_factory=dict)
     outside: dict = field(default_factory=dict)
+    implementation: str = "eager"
+    output: str = ""
 
     @property
     def heads(self):
         """Heads, kv heads, width of queries, width of values and hidden size that the layout must state."""
         stated = self.sizes | self.expected
         heads, hidden = stated["num_attention_heads"], stated["hidden_size"]
-        width = stated.get("head_dim", hidden // heads)
+        width = stated["head_dim"] if "head_dim" in stated else hidden // heads
         kv_heads = stated.get("num_key_value_heads", heads)
         return heads, kv_heads, width, stated.get("v_head_dim", width), hidden
 
@@ -97,18 +106,31 @@ def build(architecture):
     """
     model_class = getattr(transformers, architecture.model_class)
     stated = _SHARED | architecture.sizes | architecture.options
-    config = model_class.config_class(**{name: value for name, value in stated.items() if value is not None})
-    config._attn_implementation = "eager"
+    # Configurations write into the dictionaries that they are given, which entries share.
+    stated = copy.deepcopy({name: value for name, value in stated.items() if value is not None})
+    config = model_class.config_class(**stated)
+    config._attn_implementation = architecture.implementation
     model = draw_weights(model_class(config).double(), seed=3).eval().requires_grad_(True)
     part = model.get_submodule(architecture.part) if architecture.part else model
+    if architecture.joined:
+        part.register_forward_pre_hook(functools.partial(_join, architecture.joined), with_kwargs=True)
     return part, _inputs(architecture.inputs) | {
         name: torch.tensor(value) for name, value in architecture.fixed.items()
     }
 
 
+def _join(axes, module, args, kwargs):
+    return args, kwargs | {name: torch.cat(tuple(kwargs[name]), axis) for name, axis in axes.items()}
+
+
 def decouple(model, architecture):
     """Take out what lets a head move weights of no block or of another head, in place: coupling norms and gates."""
-    for name in [name for name, _ in model.named_modules() if name.rpartition(".")[2] in architecture.coupling]:
+    coupling = [
+        name
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in architecture.coupling and not isinstance(module, torch.nn.ModuleList)
+    ]
+    for name in coupling:
         model.set_submodule(name, torch.nn.Identity())
     if architecture.gated:
         heads = architecture.sizes["num_attention_heads"]
