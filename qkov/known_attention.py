@@ -87,8 +87,8 @@ FINDERS: dict[str, Finder] = {
     # The general rule, beside weights of no block: gates, biases by distance, queries of another kind.
     **_by_class(
         general_layout,
-        "afmoe.AfmoeAttention chameleon.ChameleonAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention lfm3.Lfm3Attention "
-        "luke.LukeAttention mt5.MT5Attention switch_transformers.SwitchTransformersAttention t5.T5Attention "
+        "afmoe.AfmoeAttention chameleon.ChameleonAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention "
+        "lfm3.Lfm3Attention luke.LukeAttention mt5.MT5Attention switch_transformers.SwitchTransformersAttention t5.T5Attention "
         "umt5.UMT5Attention",
     ),
     # Layers that may clip their inputs and outputs hold the linear layers.
@@ -99,12 +99,6 @@ FINDERS: dict[str, Finder] = {
         "gemma4.Gemma4VisionAttention",
     ),
     # Beside the keys of positions.
-    **_by_class(
-        partial(
-            split_layout, query="q_proj.linear", key="k_proj.linear", value="v_proj.linear", output="post.linear"
-        ),
-        "gemma4.Gemma4AudioAttention",
-    ),
     **_by_class(
         partial(
             split_layout,

@@ -154,3 +154,10 @@ def test_ids_that_could_be_mixed_up_are_refused(known, ids, message):
 def test_digest_knows_the_loss():
     batch = build_batch((5, 6))
     assert samples.row_digest(batch, 0, "one_loss") != samples.row_digest(batch, 0, "another_loss")
+
+
+def test_a_model_without_one_embedding_of_tokens_is_not_asked_for_it():
+    model, inputs = architectures.build(architectures.ARCHITECTURES["flava-text"])
+    with pytest.raises(NotImplementedError):
+        model.get_input_embeddings()
+    assert samples.check_tokens(model, inputs) is None

@@ -4,7 +4,6 @@ float64, eager attention, eval mode, weights from :func:`validation.synthetic.dr
 """
 
 import copy
-import copy
 import functools
 from dataclasses import dataclass, field
 
