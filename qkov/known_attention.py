@@ -88,8 +88,8 @@ FINDERS: dict[str, Finder] = {
     **_by_class(
         general_layout,
         "afmoe.AfmoeAttention chameleon.ChameleonAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention "
-        "lfm3.Lfm3Attention luke.LukeAttention mt5.MT5Attention switch_transformers.SwitchTransformersAttention t5.T5Attention "
-        "umt5.UMT5Attention",
+        "lfm3.Lfm3Attention luke.LukeAttention mt5.MT5Attention switch_transformers.SwitchTransformersAttention "
+        "t5.T5Attention umt5.UMT5Attention",
     ),
     # Layers that may clip their inputs and outputs hold the linear layers.
     **_by_class(
@@ -216,7 +216,10 @@ REASONS: dict[str, str] = {
             "some of its layers have no values of their own and use their keys",
             "diffusion_gemma.DiffusionGemmaDecoderTextAttention diffusion_gemma.DiffusionGemmaEncoderTextAttention",
         ),
-        ("it attends between channels, so every query reads all positions", "florence2.Florence2VisionChannelAttention"),
+        (
+            "it attends between channels, so every query reads all positions",
+            "florence2.Florence2VisionChannelAttention",
+        ),
         (
             "it reads values at positions that it computes, and has no keys",
             "grounding_dino.GroundingDinoMultiscaleDeformableAttention grounding_dino.MultiScaleDeformableAttention",

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from qkov import samples
 from qkov.errors import BatchError, SampleIdError
 from tests.builders import VOCABULARY, build_batch, build_model
+from validation import architectures
 
 # Sizes and rows
 
@@ -111,6 +112,13 @@ def test_model_without_token_embeddings_passes_the_token_check():
     assert samples.check_tokens(torch.nn.Linear(2, 2), {"input_ids": torch.tensor([[10**6]])}) is None
 
 
+def test_a_model_without_one_embedding_of_tokens_is_not_asked_for_it():
+    model, inputs = architectures.build(architectures.ARCHITECTURES["flava-text"])
+    with pytest.raises(NotImplementedError):
+        model.get_input_embeddings()
+    assert samples.check_tokens(model, inputs) is None
+
+
 # Ids
 
 
@@ -154,10 +162,3 @@ def test_ids_that_could_be_mixed_up_are_refused(known, ids, message):
 def test_digest_knows_the_loss():
     batch = build_batch((5, 6))
     assert samples.row_digest(batch, 0, "one_loss") != samples.row_digest(batch, 0, "another_loss")
-
-
-def test_a_model_without_one_embedding_of_tokens_is_not_asked_for_it():
-    model, inputs = architectures.build(architectures.ARCHITECTURES["flava-text"])
-    with pytest.raises(NotImplementedError):
-        model.get_input_embeddings()
-    assert samples.check_tokens(model, inputs) is None

@@ -127,28 +127,6 @@ def _text_parts():
     )
 
 
-def _qformers():
-    sizes = {"hidden_size": 24, "num_attention_heads": 6, "cross_attention_frequency": 1, "encoder_hidden_size": 24}
-    for name, prefix in (
-        ("blip_2", "Blip2"),
-        ("instructblip", "InstructBlip"),
-        ("instructblipvideo", "InstructBlipVideo"),
-    ):
-        queries = {"query_embeds": (1, 6, 24), "encoder_hidden_states": (1, 6, 24)}
-        yield from of_each_kind(
-            Architecture(
-                f"{name}-qformer",
-                f"{prefix}QFormerModel",
-                options=TEXT | sizes,
-                inputs=queries if name == "blip_2" else queries | {"input_ids": "ids"},
-            ),
-            {
-                "self": ("encoder.layer.*.attention", PLAIN),
-                "cross": ("encoder.layer.*.crossattention", PLAIN),
-            },
-        )
-
-
 def _towers():
     yield from models(
         PLAIN,
@@ -408,5 +386,5 @@ def refused():
 
 def families():
     """Entries of families whose heads are found."""
-    for group in (_text_parts, _qformers, _towers, _other_towers, _packed_towers, _audio_towers):
+    for group in (_text_parts, _towers, _other_towers, _packed_towers, _audio_towers):
         yield from group()

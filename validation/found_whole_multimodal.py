@@ -256,7 +256,31 @@ def _models_of_other_structure():
     )
 
 
+def _query_transformers():
+    """Between image and text, with cross-attention to what the vision tower says."""
+    sizes = {"hidden_size": 24, "num_attention_heads": 6, "cross_attention_frequency": 1, "encoder_hidden_size": 24}
+    for name, prefix in (
+        ("blip_2", "Blip2"),
+        ("instructblip", "InstructBlip"),
+        ("instructblipvideo", "InstructBlipVideo"),
+    ):
+        queries = {"query_embeds": (1, 6, 24), "encoder_hidden_states": (1, 6, 24)}
+        yield from of_each_kind(
+            Architecture(
+                f"{name}-qformer",
+                f"{prefix}QFormerModel",
+                options=TEXT | sizes,
+                inputs=queries if name == "blip_2" else queries | {"input_ids": "ids"},
+            ),
+            {
+                "self": ("encoder.layer.*.attention", PLAIN),
+                "cross": ("encoder.layer.*.crossattention", PLAIN),
+            },
+        )
+
+
 def families():
     """Entries of whole models."""
     yield from _generative_models()
     yield from _models_of_other_structure()
+    yield from _query_transformers()
