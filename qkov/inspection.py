@@ -7,7 +7,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from .layout import QKOVConfig
+from . import locate
+from .layout import QKOVConfig, uncompiled
 
 
 def chosen_layers(model: Any, layers: list[int] | None = None, *, attention: str | None = None) -> QKOVConfig:
@@ -32,8 +33,8 @@ def describe_model(model: Any, config: QKOVConfig) -> dict[str, Any]:
         config: Its layers that are of interest.
 
     Returns:
-        ``class``; ``layers``, a list of layouts with the starts of every head; ``not_covered``, the parameters of their
-        modules that belong to no head; ``summary``, counts over them.
+        ``class``; ``layers``, a list of layouts with the starts of every head and what placed them; ``not_covered``,
+        the parameters of their modules that belong to no head; ``summary``, counts over them.
     """
     layouts = config.layers
     rest = [entry for layout in layouts for entry in not_covered(model, layout)]
@@ -41,7 +42,7 @@ def describe_model(model: Any, config: QKOVConfig) -> dict[str, Any]:
     num_inside = sum(parameter.numel() for parameter in inside.values())
     return {
         "class": type(model).__name__,
-        "layers": [asdict(layout) for layout in layouts],
+        "layers": [asdict(layout) | {"found_by": _found_by(model, layout)} for layout in layouts],
         "not_covered": rest,
         "summary": {
             "num_layers": len(layouts),
@@ -124,6 +125,7 @@ def layout_table(layers: list[dict[str, Any]]) -> str:
             f"{_layers_label([layout['layer'] for layout in alike])}: {module}\n"
             f"  {one['packing']}, {one['num_heads']} query heads, {one['num_kv_heads']} kv heads{shared}\n"
             f"  head_dim {one['head_dim']}, v_head_dim {one['v_head_dim']}, hidden_size {one['hidden_size']}\n"
+            f"  placed by {one['found_by']}\n"
             + _columns(rows)
         )
     return "\n\n".join(paragraphs)
@@ -154,6 +156,10 @@ def summary_line(summary: dict[str, Any]) -> str:
         f"heads hold {summary['num_parameters_in_heads']:,} numbers, of {summary['num_parameters_in_attention']:,} in "
         f"these modules and {summary['num_parameters']:,} in the model"
     )
+
+
+def _found_by(model: Any, layout: Any) -> str:
+    return locate.found_by(uncompiled(model).get_submodule(layout.module_name))
 
 
 def _parameters_of(model: Any, layout: Any) -> list[tuple[str, Any]]:
