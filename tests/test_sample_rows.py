@@ -241,3 +241,25 @@ def test_gradient_that_is_not_finite_is_refused(arrangement):
         collect(
             arranged_model(arrangement), random_batch((5, 8, 3)), loss_fn=rooted([1, 0, 1]), sample_ids=["x", "y", "z"]
         )
+
+
+def test_kernels_that_do_not_repeat_their_bits_cost_passes_once(monkeypatch):
+    monkeypatch.setattr(sample_rows, "_scales_by_sample", lambda *arguments: False)
+    calls = count_backwards(monkeypatch)
+    model, batch = arranged_model("samples"), random_batch((5, 8, 3))
+    collector = collect(model, batch)
+    assert gradient_error(collector, "a", reference.sample_gradients(model, batch)[0]) < BOUND
+    assert len(calls) == 1 + 3
+    collector.collect_fisher(model, random_batch((4, 4), seed=2), "b", progress=False)
+    assert len(calls) == 1 + 3 + 1
+
+
+def test_rows_of_the_passes_of_one_sample_keep_what_they_were_in_the_sum():
+    rows = torch.tensor([[1.0], [1.0]], requires_grad=True)
+    outputs = {"layer": rows * 1}
+    # The first row is of sample 0 alone; of the second, the gradients of samples 0 and 1 cancel in the sum.
+    only, both = outputs["layer"][:, 0]
+    losses_of = torch.stack([only + both, -both])
+    deltas = {"layer": torch.autograd.grad(losses_of.sum(), list(outputs.values()), retain_graph=True)[0]}
+    with pytest.raises(BatchError, match="1 of 2 rows of activations of projection 'layer' \\(the first is row 1 "):
+        sample_rows.identify(losses_of, outputs, deltas)
