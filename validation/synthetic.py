@@ -19,6 +19,7 @@ Around its projections, attention may arrange ``[N, T, d]`` as models of images 
     samples        [N, T, d]
     tokens         [T, N, d]
     joined         [1, N T, d], all samples in one sequence
+    flat           [N T, d], the same without a leading axis
     windows        [N W, WINDOW, d], the windows of a sample together
     window_major   [W N, WINDOW, d], the first windows of all samples together
     =============  ==================================================================
@@ -39,7 +40,7 @@ from qkov.geometry import AttentionLayout
 from qkov.locate import find_attention, register_layout
 
 WINDOW = 4
-ARRANGEMENTS = ("samples", "tokens", "joined", "windows", "window_major")
+ARRANGEMENTS = ("samples", "tokens", "joined", "flat", "windows", "window_major")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +188,8 @@ def _arranged(tokens, arrangement):
         return tokens.transpose(0, 1).contiguous()
     if arrangement == "joined":
         return tokens.flatten(0, 1)[None]
+    if arrangement == "flat":
+        return tokens.flatten(0, 1)
     if arrangement in ("windows", "window_major"):
         windows = nn.functional.pad(tokens, (0, 0, 0, -tokens.shape[1] % WINDOW)).unflatten(1, (-1, WINDOW))
         return (windows if arrangement == "windows" else windows.transpose(0, 1)).flatten(0, 1)
