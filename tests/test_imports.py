@@ -20,7 +20,7 @@ LEVELS = (
     ("errors", "reproducibility", "geometry", "formula", "fisher"),
     ("linear", "packings", "general_rule", "known_attention", "kinds", "locate", "losses", "samples", "reference"),
     ("layout",),
-    ("gradients", "scoring"),
+    ("sample_rows", "gradients", "scoring"),
     ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap"),
     ("interference",),
     ("checks",),

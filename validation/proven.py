@@ -8,7 +8,7 @@ inside the query projection (its rows belong to no block).
 import torch
 from tqdm.auto import tqdm
 
-from qkov import checks
+from qkov import checks, samples
 from qkov.errors import LayoutError
 from qkov.layout import QKOVConfig
 
@@ -19,9 +19,6 @@ _SINKS = "every head has a sink of its own beside its slices, which the permutat
 _GATES = "every head has a gate of its own beside its slices, which the permutation would have to move too"
 _POSITIONS = "every head has its own bias by distance, which the permutation would have to move too"
 _GATE_ROWS = "the query projection also holds rows of a gate, which belong to no block"
-_TOKENS_FIRST = "its activations have tokens, not samples, along their first axis, and collection refuses them"
-_JOINED = "it joins the patches of all images of a batch into one sequence, and collection refuses that"
-_COLLECTING = ("reference_gradients", "reference_scores", "head_additivity", "zeroed_weights", "relabelling")
 _REASONS = (
     (_SINKS, ("relabelling",), "flint gpt_oss granite_swa granitemoe_swa mimo_v2_flash"),
     (_GATES, ("relabelling",), "afmoe laguna lfm3"),
@@ -33,8 +30,6 @@ _REASONS = (
         "switch_transformers-decoder",
     ),
     (_GATE_ROWS, ("slices_tile", "head_additivity", "relabelling"), "qwen3_next qwen3_5 qwen3_5_moe"),
-    (_TOKENS_FIRST, (*_COLLECTING, "query_position"), "mlcd"),
-    (_JOINED, _COLLECTING, "pixtral_vision"),
     (
         "keys of positions have a projection of their own, which acts where the keys of the content are gone",
         ("relabelling", "zeroed_weights"),
@@ -121,7 +116,8 @@ def output_loss(model, batch):
     outputs = model(**batch)
     if not isinstance(outputs, torch.Tensor):
         outputs = next(iter(outputs.values() if hasattr(outputs, "values") else outputs))
-    flat = outputs.reshape(len(outputs), -1)
+    # Some join their samples, which are equally large here, into one sequence.
+    flat = outputs.reshape(samples.batch_size(batch), -1)
     weights = torch.sin(torch.arange(flat.shape[1], dtype=flat.dtype) * 0.7)
     return (flat.square() * weights).sum(1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .. import gradients, layout
-from .case import some
+from .case import some, take
 from .edits import group_of, has_head_norms, masked_heads, parts, permute, restored, rotate, scale
 from .measurement import Comparison, NotRun
 from .registry import check
@@ -103,14 +103,18 @@ def check_query_position(case):
     Zeros alone cannot tell Q from K: without the one, the other has no gradient either.
     """
     comparison = Comparison()
-    mask = case.batch_a.get("attention_mask")
+    mask, row = case.batch_a.get("attention_mask"), 0
+    if mask is not None and mask.ndim == 2:
+        row = int((mask != 0).sum(1).argmax())
+    # Alone, so that positions are the flattened leading axes, whichever of them is that of the samples.
+    alone = take(case.batch_a, [row])
     for one in case.layouts():
-        intact = _head_outputs(case, one)
-        if intact.ndim != 3:
+        intact = _head_outputs(case, one, batch=alone)
+        if intact.ndim > 3:
             return NotRun("activations have no axis of positions")
-        row, places = 0, torch.arange(intact.shape[1])
-        if mask is not None and tuple(mask.shape) == tuple(intact.shape[:2]):
-            row = int((mask != 0).sum(1).argmax())
+        intact = intact.flatten(0, -2)
+        places = torch.arange(len(intact))
+        if mask is not None and mask.ndim == 2 and mask.shape[1] == len(intact):
             places = torch.where(mask[row] != 0)[0]
         if len(places) < 3:
             return NotRun("no sample has three tokens, so no position has one before and one after it")
@@ -119,8 +123,8 @@ def check_query_position(case):
         for head in some(one.num_heads, 2):
             columns = slice(head * one.v_head_dim, (head + 1) * one.v_head_dim)
             for block in "QKV":
-                moved = _head_outputs(case, one, (one.projection(block), one.unit(block, head), middle))
-                change = (moved - intact)[row, :, columns]
+                moved = _head_outputs(case, one, (one.projection(block), one.unit(block, head), middle), batch=alone)
+                change = (moved.flatten(0, -2) - intact)[:, columns]
                 if block == "Q":
                     comparison.zero(change[elsewhere], float(intact.abs().max()))
                     comparison.true(bool((change[middle] != 0).any()))
@@ -154,20 +158,22 @@ def check_row_perturbation(case):
     return comparison.measurement(case.bound("ablated"))
 
 
-def _head_outputs(case, one, shifted=None):
-    """Return what the heads of a layer send into O, ``[N, T, H d_v]``.
+def _head_outputs(case, one, shifted=None, batch=None):
+    """Return what the heads of a layer send into O, ``[..., H d_v]``.
 
     Args:
-        shifted: ``(projection, unit, position)``: add something to that slice's output at that position.
+        shifted: ``(projection, unit, position)``: add something to that slice's output at that position, which counts
+            the flattened leading axes.
+        batch: Default: batch A.
     """
     modules = dict(case.model.named_modules())
     seen = []
 
     def shift(_module, _args, output):
         projection, unit, position = shifted
-        output = output.clone()
+        output = output.clone(memory_format=torch.contiguous_format)
         amount = torch.linspace(1, 2, projection.width, dtype=output.dtype, device=output.device)
-        output[:, position, slice(*projection.interval(unit))] += amount
+        output.view(-1, output.shape[-1])[position, slice(*projection.interval(unit))] += amount
         return output
 
     handles = [
@@ -179,7 +185,7 @@ def _head_outputs(case, one, shifted=None):
         handles.append(modules[shifted[0].module_name].register_forward_hook(shift))
     try:
         with torch.no_grad(), gradients.evaluation(case.model):
-            (case.loss_fn or _forward)(case.model, case.on_device(case.batch_a))
+            (case.loss_fn or _forward)(case.model, case.on_device(case.batch_a if batch is None else batch))
     finally:
         for handle in handles:
             handle.remove()
