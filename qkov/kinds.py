@@ -34,6 +34,8 @@ def group_by_kind(names: Iterable[str], modules: dict[str, nn.Module]) -> dict[s
     for paths in alike.values():
         levels = _list_levels(paths[0], modules)
         varying = [level for level in levels if len({path[level] for path in paths}) > 1] or levels[:1]
+        if len(varying) == 2 and varying[1] == len(paths[0]) - 1:
+            del varying[1]  # a list of the attention modules of one layer: each place in it is a kind (LongCat-Flash)
         for path in paths:
             kind, layer = ".".join(path), -1
             if len(varying) == 1:

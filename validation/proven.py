@@ -24,7 +24,7 @@ _JOINED = "it joins the patches of all images of a batch into one sequence, and 
 _COLLECTING = ("reference_gradients", "reference_scores", "head_additivity", "zeroed_weights", "relabelling")
 _REASONS = (
     (_SINKS, ("relabelling",), "flint gpt_oss granite_swa granitemoe_swa mimo_v2_flash"),
-    (_GATES, ("relabelling",), "afmoe laguna lfm3"),
+    (_GATES, ("relabelling",), "afmoe laguna lfm3 bailing_hybrid dots3_note hy_v4"),
     (_POSITIONS, ("relabelling",), "mpt bloom mpnet t5 mt5 umt5 layoutlmv3 switch_transformers"),
     (_GATE_ROWS, ("slices_tile", "head_additivity", "relabelling"), "qwen3_next qwen3_5 qwen3_5_moe"),
     (_TOKENS_FIRST, (*_COLLECTING, "query_position"), "mlcd"),
@@ -76,6 +76,7 @@ def measure_architecture(name):
         "num_heads": first.num_heads,
         "num_kv_heads": first.num_kv_heads,
         "head_dim": first.head_dim,
+        "k_head_dim": first.k_head_dim,
         "v_head_dim": first.v_head_dim,
         "hidden_size": first.hidden_size,
         "checks_passed": sum(result.passed for result in results),

@@ -167,7 +167,7 @@ def _head_outputs(case, one, shifted=None):
         projection, unit, position = shifted
         output = output.clone()
         amount = torch.linspace(1, 2, projection.width, dtype=output.dtype, device=output.device)
-        output[:, position, slice(*projection.interval(unit))] += amount
+        output[..., position, slice(*projection.interval(unit))] += amount  # latents come as [N, 1, T, features]
         return output
 
     handles = [
@@ -225,6 +225,8 @@ def check_zeroed_weights(case):
     intact = case.collect().get_group_fisher("a", mode="welford")
     heads = group_of(one, 0)
     silenced = {"O": "QKV", "V": "QKO", "Q": "K", "K": "Q"}
+    if one.k_head_dim < one.head_dim:
+        silenced["K"] = ""  # the rest of the query still meets the key that all heads share
     for block, dead in silenced.items():
         projection = one.projection(block)
         with restored(case.model) as parameters:
@@ -250,7 +252,9 @@ def check_gauge(case):
     one = case.layouts()[-1]
     before = case.collect()
     behaviour = case.behaviour(case.batch_a)
-    pairs = [("V", "O")] if has_head_norms(case.model, one) else [("Q", "K"), ("V", "O")]
+    # A key that all heads share takes no part in the scaling of one head's own.
+    held = has_head_norms(case.model, one) or one.k_head_dim < one.head_dim
+    pairs = [("V", "O")] if held else [("Q", "K"), ("V", "O")]
     powers = {"unsigned": -1, "natural": 0, "signed": 0, "symmetric": 0, "dot": -2}
     scores = [{"layers": [one.layer], "variant": variant, "ridge_lambda_rel": 0.0} for variant in powers]
     intact = [case.heatmap(before, **options) for options in scores]
