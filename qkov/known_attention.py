@@ -14,8 +14,8 @@ from torch import nn
 
 from .errors import LayoutError
 from .geometry import AttentionLayout
-from .linear import described, qualified_name
 from .latent_attention import latent_layout
+from .linear import described, qualified_name
 from .packings import blocked_layout, concatenated_layout, grouped_layout, interleaved_layout, split_layout
 
 Finder = Callable[[nn.Module, str, Any], AttentionLayout]
@@ -87,6 +87,12 @@ def _mimo_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
 def _dots_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     """Sliding layers have sizes of their own, which the configuration keeps by layer."""
     return latent_layout(module, name, config and config.per_layer_config[module.layer_idx])
+
+
+def _mistral_large_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """Layers without rotary positions have wider keys of their own, and some read the latent of an earlier layer."""
+    down = None if module.kv_a_proj_with_mqa is None else "kv_a_proj_with_mqa"
+    return latent_layout(module, name, None, latent=down)
 
 
 def _by_class(finder: Finder, names: str) -> dict[str, Finder]:
@@ -215,6 +221,7 @@ FINDERS: dict[str, Finder] = {
     **_by_class(latent_layout, _LATENT),
     **_by_class(partial(latent_layout, query="q_gate_proj", gate_rows=True), "axk2.AXK2Attention"),
     **_by_class(_dots_layout, "dots3_note.Dots3NoteTextAttention"),
+    **_by_class(_mistral_large_layout, "mistral_large4.MistralLarge4TextAttention"),
     **_by_class(concatenated_layout, "phi3.Phi3Attention"),
     **_by_class(
         partial(concatenated_layout, fused="c_attn", output="c_proj"), "gpt2.GPT2Attention imagegpt.ImageGPTAttention"

@@ -58,7 +58,7 @@ def latent_layout(
     config: Any,
     *,
     query: str | None = None,
-    latent: str = "kv_a_proj_with_mqa",
+    latent: str | None = "kv_a_proj_with_mqa",
     key_value: str = "kv_b_proj",
     output: str = "o_proj",
     gate_rows: bool = False,
@@ -78,7 +78,8 @@ def latent_layout(
         config: Configuration that applies to it, or None.
         query: Path of the query projection below the module; by default ``q_b_proj``, or ``q_proj`` where the query has no
             latent.
-        latent, key_value, output: Paths of the projection into the latent, of that into keys and values, and of O.
+        latent, key_value, output: Paths of the projection into the latent (None where an earlier layer makes it), of that
+            into keys and values, and of O.
         gate_rows: Whether the query projection holds :math:`d_v` rows of a gate behind each query (AXK2), which belong to
             no block.
         num_heads: Query heads; by default as the module and its configuration state.
@@ -88,10 +89,8 @@ def latent_layout(
     """
     where = described(name, module)
     low_rank = getattr(module, "q_a_proj", None) is not None
-    q, kv, down, o = (
-        Linear.at(module, name, path)
-        for path in (query or ("q_b_proj" if low_rank else "q_proj"), key_value, latent, output)
-    )
+    paths = (query or ("q_b_proj" if low_rank else "q_proj"), key_value, output)
+    q, kv, o = (Linear.at(module, name, path) for path in paths)
     stated = _statements(module, config, num_heads)
     if not stated["num_heads"]:
         raise LayoutError(
@@ -102,23 +101,26 @@ def latent_layout(
     v_width = _divided(o.inputs, heads, o, where)
     k_width = _divided(kv.outputs, heads, kv, where) - v_width
     q_width = _divided(q.outputs, heads, q, where) - (v_width if gate_rows else 0)
-    rope = down.outputs - kv.inputs
-    if k_width < 1 or rope < 0 or q_width != k_width + rope:
+    rope = q_width - k_width
+    if k_width < 1 or rope < 0:
         raise LayoutError(
-            f"{where}: with {heads} heads, {q.name!r} has {q_width} rows for each, {kv.name!r} {k_width} for keys beside "
-            f"{v_width} for values, and {down.name!r} {rope} beside a latent of {kv.inputs}; expected queries as wide as "
-            "a head's own key and the shared one together."
+            f"{where}: with {heads} heads, {q.name!r} has {q_width} rows for each and {kv.name!r} {k_width} for keys beside "
+            f"{v_width} for values; expected at least one, and at most as many as for queries."
         )
-    hidden = down.inputs
-    if low_rank:
-        above = Linear.at(module, name, "q_a_proj")
-        if above.inputs != hidden or q.inputs % above.outputs:
+    above = Linear.at(module, name, "q_a_proj") if low_rank else q
+    if low_rank and q.inputs % above.outputs:
+        raise LayoutError(
+            f"{where}: {above.name!r} makes {above.outputs} numbers and {q.name!r} reads {q.inputs}; expected the same, or "
+            "several times as many."
+        )
+    if latent is not None:
+        down = Linear.at(module, name, latent)
+        if (down.inputs, down.outputs) != (above.inputs, kv.inputs + rope):
             raise LayoutError(
-                f"{where}: {above.name!r} makes {above.outputs} numbers of {above.inputs} and {q.name!r} reads "
-                f"{q.inputs}; expected it to read {hidden} as {down.name!r} does, and {q.name!r} to read its latent."
+                f"{where}: {down.name!r} makes {down.outputs} numbers of {down.inputs}; expected {kv.inputs} that "
+                f"{kv.name!r} reads and {rope} that queries meet beside a head's own key, of {above.inputs} that "
+                f"{above.name!r} reads."
             )
-    elif q.inputs != hidden:
-        raise LayoutError(f"{where}: {q.name!r} reads {q.inputs} numbers and {down.name!r} {hidden}; expected the same.")
     sizes = {
         "num_heads": heads,
         "num_kv_heads": heads,
@@ -146,7 +148,7 @@ def latent_layout(
         heads,
         q_width,
         v_width,
-        hidden,
+        above.inputs,
         (
             q.projection("Q", [query_step * head for head in range(heads)], q_width),
             kv.projection("K", [key_step * head for head in range(heads)], k_width),

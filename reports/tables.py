@@ -155,7 +155,7 @@ def families_table(evidence):
                 row["family"],
                 row["attention_class"],
                 f"{row['num_heads']} / {row['num_kv_heads']}",
-                widths(row),
+                f"{row['head_dim']} / {row['k_head_dim']} / {row['v_head_dim']}",
                 f"{row['status']}, {row['checks_passed']} of {row['checks_passed'] + len(row['checks_not_run'])} laws",
             ]
             for row in evidence["families"]
@@ -164,11 +164,6 @@ def families_table(evidence):
         body = table(["family", "attention", "heads / kv", "d_q / d_k / d_v", "verdict"], rows, align="llrrl")
         parts.append(f":::{{dropdown}} {cell(packing)} ({len(rows)})\n{body}:::\n")
     return "\n".join(parts) or "No family was measured.\n"
-
-
-def widths(row):
-    """Widths of a query, a head's own key and a value; evidence of before keys could be narrower names no third."""
-    return f"{row['head_dim']} / {row.get('k_head_dim', row['head_dim'])} / {row['v_head_dim']}"
 
 
 def exceptions_table(evidence):

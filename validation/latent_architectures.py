@@ -3,7 +3,7 @@
 A query head is 5 + 4 wide, the 4 meeting a key that all heads share; a head's own key is 5 wide and a value 3.
 """
 
-from .tiny_models import Architecture, causal_models, models
+from .tiny_models import causal_models, models
 
 NOPE, ROPE, VALUE = 5, 4, 3
 _HEADS = {"hidden_size": 30, "num_attention_heads": 6, "num_key_value_heads": 6}
@@ -29,18 +29,18 @@ def latent_models(experts):
     plain = "axk1:AXK1 deepseek_v2:DeepseekV2 deepseek_v3:DeepseekV3 glm4_moe_lite:Glm4MoeLite minicpm3:MiniCPM3 youtu:Youtu"
     yield from causal_models(sizes, plain, options=options, **common)
     yield from causal_models(sizes, "mistral4:Mistral4", options=options, **common)
-    yield Architecture(
-        "deepseek_v3-queries", "DeepseekV3ForCausalLM", sizes=sizes, options=options | {"q_lora_rank": None}, **common
-    )
     yield from causal_models(
         sizes, "deepseek_v32:DeepseekV32 glm_moe_dsa:GlmMoeDsa hy_v4:HYV4", options=options | _INDEXER, **common
     )
     yield from causal_models(sizes, "axk2:AXK2", options=options | _INDEXER, gated=True, **common)
-    yield from causal_models(sizes, "kimi_linear:KimiLinear", options=options | _LAST_FULL, layers=(1,), **common)
+    # The queries of these read the hidden state.
     no_rank = options | _LAST_FULL | {"q_lora_rank": None}
-    yield from causal_models(sizes, "bailing_hybrid:BailingHybrid", options=no_rank, layers=(1,), **common)
-    # Each layer has two attention modules; both of one layer are looked at here, each of all layers with attention=.
-    yield from causal_models(sizes, "longcat_flash:LongcatFlash", options=options | {"num_layers": 1, "head_dim": ROPE, "num_experts_per_tok": 2}, **common)
+    hybrid = "kimi_linear:KimiLinear bailing_hybrid:BailingHybrid"
+    yield from causal_models(sizes, hybrid, options=no_rank, layers=(1,), **common)
+    # Each layer has two attention modules, which it counts as two: both of its only one are looked at here.
+    yield from causal_models(
+        sizes, "longcat_flash:LongcatFlash", options=options | {"head_dim": ROPE, "num_experts_per_tok": 2}, **common
+    )
     # Without rotary positions no part of a key is shared, so keys are as wide as queries.
     yield from models(
         sizes | {"qk_rope_head_dim": 0},
@@ -49,5 +49,12 @@ def latent_models(experts):
         layers=(1,),
         packing="multi-latent",
         expected={"head_dim": NOPE},
+    )
+    # The second layer reads the latent of the first.
+    yield from models(
+        _HEADS | _LATENT,
+        "mistral_large4_text:MistralLarge4TextModel",
+        options=options | _INDEXER | {"kv_source_layers": [0, 0], "q_lora_rank": None},
+        **common,
     )
     yield from causal_models(sizes, "dots3_note:Dots3Note", options=options | _INDEXER, **common)

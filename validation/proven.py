@@ -17,6 +17,7 @@ from . import architectures, suite
 # What a law does not cover in a family: the check fails there for this reason, and counts as not run.
 _SINKS = "every head has a sink of its own beside its slices, which the permutation would have to move too"
 _GATES = "every head has a gate of its own beside its slices, which the permutation would have to move too"
+_SCALES = "every head has a scale of its own beside its slices, which the permutation would have to move too"
 _POSITIONS = "every head has its own bias by distance, which the permutation would have to move too"
 _GATE_ROWS = "the query projection also holds rows of a gate, which belong to no block"
 _TOKENS_FIRST = "its activations have tokens, not samples, along their first axis, and collection refuses them"
@@ -25,8 +26,9 @@ _COLLECTING = ("reference_gradients", "reference_scores", "head_additivity", "ze
 _REASONS = (
     (_SINKS, ("relabelling",), "flint gpt_oss granite_swa granitemoe_swa mimo_v2_flash"),
     (_GATES, ("relabelling",), "afmoe laguna lfm3 bailing_hybrid dots3_note hy_v4"),
+    (_SCALES, ("relabelling",), "mistral_large4_text"),
     (_POSITIONS, ("relabelling",), "mpt bloom mpnet t5 mt5 umt5 layoutlmv3 switch_transformers"),
-    (_GATE_ROWS, ("slices_tile", "head_additivity", "relabelling"), "qwen3_next qwen3_5 qwen3_5_moe"),
+    (_GATE_ROWS, ("slices_tile", "head_additivity", "relabelling"), "axk2 qwen3_next qwen3_5 qwen3_5_moe"),
     (_TOKENS_FIRST, (*_COLLECTING, "query_position"), "mlcd"),
     (_JOINED, _COLLECTING, "pixtral_vision"),
     (

@@ -4,7 +4,6 @@ from .found_architectures import MOE, PLAIN
 from .tiny_models import VOCAB_SIZE, models
 
 
-
 def _refused():
     """Pairs of an architecture and words of the reason."""
     few = {"vocab_size_per_layer_input": VOCAB_SIZE, "hidden_size_per_layer_input": 3}

@@ -70,7 +70,10 @@ class Case:
         """Say that the query projection holds rows of no block, a gate of each head; else None."""
         for one in self.config.layers:
             query = one.projection("Q")
-            if one.packing in ("split", latent_attention.PACKING) and query.weight_shape[query.head_axis] > query.num_units * query.width:
+            if (
+                one.packing in ("split", latent_attention.PACKING)
+                and query.weight_shape[query.head_axis] > query.num_units * query.width
+            ):
                 return NotRun("the query projection also holds rows of a gate, which belong to no block")
         return None
 

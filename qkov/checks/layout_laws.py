@@ -281,7 +281,7 @@ def check_gauge(case):
 @check
 def check_rotation(case):
     """Rotating V with O is the same function and keeps the summed Fisher of a slice; diagonal scores do move."""
-    if outside := case.adapters():
+    if outside := case.adapters() or case.gated():  # a gate multiplies values feature by feature
         return outside
     comparison = Comparison()
     one = case.layouts()[-1]
