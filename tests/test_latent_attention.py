@@ -294,6 +294,18 @@ def pretending(layout):
     return layout
 
 
+@pytest.mark.parametrize("name", ["glm_moe_dsa", "hy_v4"])
+def test_proof_holds_where_an_indexer_leaves_positions_out(name):
+    """A key that no query chose moves nothing; query_position failed on it before it tried other positions."""
+    architecture = ARCHITECTURES[name]
+    model, inputs = build(dataclasses.replace(architecture, options=architecture.options | {"index_topk": 3}))
+    for layout in locate.find_attention(model):
+        prove_layout(model, layout, inputs, num_heads=6, v_head_dim=VALUE)
+    generator = torch.Generator().manual_seed(1)
+    batch = {"input_ids": torch.randint(3, 13, (3, 6), generator=generator)}
+    assert [one.status for one in qkov.prove_layout(model, batch, progress=False)] == ["passed"] * 6
+
+
 def test_what_all_heads_share_is_listed_with_what_it_does():
     model, _ = build(ARCHITECTURES["deepseek_v32"])
     config = qkov.QKOVConfig.from_model(model)

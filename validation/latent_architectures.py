@@ -17,7 +17,7 @@ _LATENT = {
 }
 # One group of experts: the selection of groups by default expects more experts than there are.
 _GROUPS = {"n_group": 1, "topk_group": 1, "topk_method": "greedy"}
-# As many positions as a sample has tokens: with fewer, which ones are chosen depends on what an experiment changes.
+# As many positions as a sample has tokens; tests/test_latent_attention.py leaves some out.
 _INDEXER = {"index_topk": 6, "index_head_dim": 6, "index_n_heads": 2}
 _LAST_FULL = {"layer_types": ["linear_attention", "full_attention"], "linear_head_dim": 4, "linear_num_heads": 2}
 
