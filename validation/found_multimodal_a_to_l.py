@@ -23,11 +23,6 @@ _KEYS_OF_POSITIONS = (
     "keys of positions have heads of their own beside the slices, which the permutation would have to move too"
 )
 _FLOAT32 = "it computes its attention in float32, whatever the precision of the model"
-_JOINED = "it joins the patches of all images of a batch into one sequence, and collection refuses that"
-_SPLIT = "a sample has several rows (windows, frames, prompts) along the first axis, and collection refuses that"
-_COLLECTING = ("reference_gradients", "reference_scores", "head_additivity", "zeroed_weights", "relabelling")
-_PACKED = dict.fromkeys(_COLLECTING, _JOINED)
-_ROWS = dict.fromkeys(_COLLECTING, _SPLIT)
 _CODES = {
     "base_channels": 32,
     "channel_multiplier": [1],
@@ -227,7 +222,6 @@ def _other_towers():
         inputs={"pixel_values": (1, 4, 3, 8, 8)},
         attention="middle_block.attn_1",
         layers=(0,),
-        outside=_ROWS,
         expected={"hidden_size": 32, "num_attention_heads": 4},
     )
     yield Architecture(
@@ -259,7 +253,7 @@ def _packed_towers():
         "num_position_embeddings": 16,
         "num_patches": 16,
     }
-    concatenated = {"packing": "concatenated", "options": patches, "fixed": grid, "outside": _PACKED}
+    concatenated = {"packing": "concatenated", "options": patches, "fixed": grid}
     yield from models(
         PLAIN,
         "glm4v-vision:Glm4vVisionModel glm4v_moe-vision:Glm4vMoeVisionModel glm5_next-vision:Glm5NextVisionModel "
@@ -298,7 +292,7 @@ def _packed_towers():
         inputs={"hidden_states": (1, 8, 24)},
         **concatenated | {"options": patches | {"window_size": 8, "fullatt_block_indexes": [1]}},
     )
-    split = {"options": patches, "fixed": grid, "outside": _PACKED}
+    split = {"options": patches, "fixed": grid}
     yield from models(
         PLAIN,
         "cosmos3_edge-vision:Cosmos3EdgeVisionModel",
@@ -327,7 +321,6 @@ def _packed_towers():
         fixed={"image_grid_thw": [[1, 1, 2]]},
         joined={"pixel_values": 0},
         options=patches | {"posemb_grid_size": 4, "projection_hidden_dim": 8, "text_hidden_size": 8},
-        outside=_PACKED,
     )
 
 
