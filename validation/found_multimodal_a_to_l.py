@@ -256,7 +256,7 @@ def _packed_towers():
     concatenated = {"packing": "concatenated", "options": patches, "fixed": grid}
     yield from models(
         PLAIN,
-        "glm4v-vision:Glm4vVisionModel glm4v_moe-vision:Glm4vMoeVisionModel glm5_next-vision:Glm5NextVisionModel "
+        "glm4v_moe-vision:Glm4vMoeVisionModel glm5_next-vision:Glm5NextVisionModel "
         "glm_ocr-vision:GlmOcrVisionModel cohere_compass-vision:CohereCompassVisionModel",
         inputs={"hidden_states": (1, 8, 24)},
         **concatenated | {"options": patches | {"deepstack_visual_indexes": [0]}},

@@ -256,6 +256,47 @@ def _models_of_other_structure():
     )
 
 
+def _packed_models():
+    """Models whose towers read the patches of all images as one sequence: one image of 2 x 4 patches for each sample."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 0]}
+    patches = TOWER_SIZES | {
+        "depth": 2,
+        "num_heads": 5,
+        "in_channels": 3,
+        "image_size": 8,
+        "patch_size": 2,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "out_hidden_size": 24,
+        "intermediate_size": 7,
+    }
+    yield from of_each_kind(
+        Architecture(
+            "glm4v",
+            "Glm4vModel",
+            options={
+                "image_token_id": 11,
+                "image_start_token_id": 8,
+                "image_end_token_id": 9,
+                "video_token_id": 10,
+                "text_config": GROUPED_TEXT | {"rope_parameters": rope},
+                "vision_config": patches,
+            },
+            inputs={"pixel_values": (1, 8, 24)},
+            joined={"pixel_values": 0},
+            fixed={
+                "input_ids": [[3, 8, 11, 11, 9, 5, 7]],
+                "image_grid_thw": [[1, 2, 4]],
+                "mm_token_type_ids": [[0, 0, 1, 1, 0, 0, 0]],
+            },
+        ),
+        {
+            "text": ("language_model.layers.*.self_attn", GROUPED),
+            "vision": ("visual.blocks.*.attn", TOWER_SIZES, {"packing": "concatenated"}),
+        },
+    )
+
+
 def _query_transformers():
     """Between image and text, with cross-attention to what the vision tower says."""
     sizes = {"hidden_size": 24, "num_attention_heads": 6, "cross_attention_frequency": 1, "encoder_hidden_size": 24}
@@ -283,4 +324,5 @@ def families():
     """Entries of whole models."""
     yield from _generative_models()
     yield from _models_of_other_structure()
+    yield from _packed_models()
     yield from _query_transformers()
