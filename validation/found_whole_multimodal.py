@@ -122,6 +122,8 @@ def _generative_models():
             "perceiver": (
                 "perceiver_resampler.blocks.*.0",
                 {"hidden_size": 24, "num_attention_heads": 3, "head_dim": 4},
+                # Norms of what it reads: checks take any norm inside of attention for one that heads share.
+                {"coupling": ("context_layer_norm", "latents_layer_norm")},
             ),
         },
     )
