@@ -1,7 +1,8 @@
 """Whole multimodal models, looked at one kind of attention at a time: text part, towers, and what is between them.
 
 Image and text are inputs of the one model: the heads of its vision tower are scored by the loss of the whole, as those of
-its text part are. Text part and tower differ in their heads, and where neither is the source of the other's keys in width.
+its text part are. Text part and tower differ in their heads; also in their width, but where a text part reads keys from
+a tower, because the experiment on the layout compares what keys and queries read.
 """
 
 import dataclasses
