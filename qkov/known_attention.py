@@ -77,20 +77,26 @@ FINDERS: dict[str, Finder] = {
     # The general rule, beside weights of no block: gates, biases by distance, queries of another kind.
     **_by_class(
         general_layout,
-        "afmoe.AfmoeAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention lfm3.Lfm3Attention "
-        "luke.LukeAttention mt5.MT5Attention switch_transformers.SwitchTransformersAttention t5.T5Attention "
-        "umt5.UMT5Attention",
+        "afmoe.AfmoeAttention beam.BeamAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention "
+        "lfm3.Lfm3Attention lilt.LiltAttention longt5.LongT5Attention longt5.LongT5LocalAttention luke.LukeAttention "
+        "mt5.MT5Attention pix2struct.Pix2StructTextAttention switch_transformers.SwitchTransformersAttention "
+        "t5.T5Attention umt5.UMT5Attention",
     ),
     **_by_class(
         partial(split_layout, query="attn.q", key="attn.k", value="attn.v", output="attn.o", stated_by="attn"),
         "mpnet.MPNetAttention",
+    ),
+    # What it calls the size of a head is that of all heads.
+    **_by_class(
+        partial(split_layout, query="self.query", key="self.key", value="self.value", output="output.dense"),
+        "lxmert.LxmertSelfAttentionLayer",
     ),
     **_by_class(
         partial(split_layout, gate_rows=True),
         "qwen3_next.Qwen3NextAttention qwen3_5.Qwen3_5Attention qwen3_5_moe.Qwen3_5MoeAttention",
     ),
     **_by_class(concatenated_layout, "phi3.Phi3Attention"),
-    **_by_class(_gpt2_layout, "gpt2.GPT2Attention"),
+    **_by_class(_gpt2_layout, "gpt2.GPT2Attention decision_transformer.DecisionTransformerGPT2Attention"),
     **_by_class(partial(concatenated_layout, fused="c_attn", output="c_proj"), "imagegpt.ImageGPTAttention"),
     **_by_class(_blip_layout, "blip.BlipAttention"),
     **_by_class(_openai_layout, "openai.Attention"),
@@ -110,6 +116,9 @@ FINDERS: dict[str, Finder] = {
 
 _LATENT = "its keys and values are made from a latent that all heads share (multi-latent attention)"
 _REUSED = "layers may take the keys and values of an earlier layer, and then have none of their own"
+_TWO_RUNS = (
+    "projections of it run twice in one pass, for two kinds of tokens, and one gradient cannot be told from the other"
+)
 _SEVERAL_RUNS = "the same weights serve several layers or run several times, so a gradient belongs to no single layer"
 
 REASONS: dict[str, str] = {
@@ -150,6 +159,32 @@ REASONS: dict[str, str] = {
         ),
         ("its projections are handed to one function and never called as layers", "wavlm.WavLMAttention"),
         ("queries and keys read a narrower input than values", "mobilebert.MobileBertAttention"),
+        (
+            _TWO_RUNS,
+            "longt5.LongT5TransientGlobalAttention lxmert.LxmertCrossAttentionLayer "
+            "pegasus_x.PegasusXGlobalLocalAttention prophetnet.ProphetNetNgramSelfAttention",
+        ),
+        ("its projections are convolutions in groups", "squeezebert.SqueezeBertSelfAttention"),
+        (
+            "biases of the attention join its queries, and positions meet them through a three-dimensional parameter",
+            "funnel.FunnelRelMultiheadAttention",
+        ),
+        (
+            "queries and keys are averaged to landmarks that serve all positions, and a convolution is mixed into its "
+            "heads",
+            "nystromformer.NystromformerAttention",
+        ),
+        ("it runs in a kernel of its own for CUDA, and gives zeros without it", "mra.MraAttention"),
+        (
+            "positions have values of their own, which a head gives out beside those of its content",
+            "vits.VitsAttention",
+        ),
+        (
+            "its layers run without gradients and again during the backward pass, and hashed ones have no keys of their "
+            "own",
+            "reformer.ReformerAttention",
+        ),
+        ("it gives out scores and has no output projection", "visual_bert.VisualBertRegionToPhraseAttention"),
     )
     for name in names.split()
 }

@@ -101,9 +101,12 @@ def build(architecture):
     config._attn_implementation = "eager"
     model = draw_weights(model_class(config).double(), seed=3).eval().requires_grad_(True)
     part = model.get_submodule(architecture.part) if architecture.part else model
-    return part, _inputs(architecture.inputs) | {
-        name: torch.tensor(value) for name, value in architecture.fixed.items()
-    }
+    return part, _inputs(architecture.inputs) | {name: _constant(value) for name, value in architecture.fixed.items()}
+
+
+def _constant(value):
+    tensor = torch.tensor(value)
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def decouple(model, architecture):

@@ -158,7 +158,8 @@ def _head_outputs(case, one, shifted=None):
     """Return what the heads of a layer send into O, ``[N, T, H d_v]``.
 
     Args:
-        shifted: ``(projection, unit, position)``: add something to that slice's output at that position.
+        shifted: ``(projection, unit, position)``: add something to that slice's output at that position, or at its last
+            where it has fewer: cross-attention may read fewer keys than it answers queries.
     """
     modules = dict(case.model.named_modules())
     seen = []
@@ -167,7 +168,7 @@ def _head_outputs(case, one, shifted=None):
         projection, unit, position = shifted
         output = output.clone()
         amount = torch.linspace(1, 2, projection.width, dtype=output.dtype, device=output.device)
-        output[:, position, slice(*projection.interval(unit))] += amount
+        output[:, min(position, output.shape[1] - 1), slice(*projection.interval(unit))] += amount
         return output
 
     handles = [
