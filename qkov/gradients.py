@@ -11,6 +11,7 @@ import contextlib
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .errors import BatchError, ModuleReuseError, NonFiniteError, PrecisionError
 
@@ -59,7 +60,7 @@ def collect_factors(model, batch, config, loss_fn, sample_names):
         losses, tokens = _per_sample(loss_fn(model, batch), len(sample_names))
         _check_losses(losses, tokens, sample_names)
         _check_ran_once(captured, names)
-        deltas = torch.autograd.grad(losses.sum(), [captured[name].output for name in names], allow_unused=True)
+        deltas = torch.autograd.grad(losses.sum(), [captured[name].edge for name in names], allow_unused=True)
     outputs = {name: _zero_if_unused(delta, captured[name]) for name, delta in zip(names, deltas, strict=True)}
     return [
         (_sample_factors(config, captured, outputs, row, len(sample_names), sample_names[row]), int(tokens[row]))
@@ -140,6 +141,7 @@ class _Capture:
     inputs: torch.Tensor
     version: int
     output: torch.Tensor
+    edge: GradientEdge | torch.Tensor
     calls: int = 1
 
 
@@ -156,7 +158,9 @@ def _captured(model, names):
             if not output.requires_grad:
                 # A fresh leaf; cloned, because in-place operations on a leaf are refused.
                 output = output.detach().requires_grad_().clone()
-            captured[name] = _Capture(args[0].detach(), _version(args[0]), output)
+            # Its place in the graph, as of now: ESMFold scales queries in place, and the tensor then is the scaled one.
+            edge = get_gradient_edge(output) if output.requires_grad else output
+            captured[name] = _Capture(args[0].detach(), _version(args[0]), output, edge)
             return output
 
         return hook

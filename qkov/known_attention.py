@@ -55,6 +55,22 @@ def _blip_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     return concatenated_layout(module, name, config, fused="qkv", output="projection", num_kv_heads=module.num_heads)
 
 
+def _esmfold_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """Attention along rows or columns of pairs, beside a gate; it has a name of its own for everything."""
+    names = {"query": "linear_q", "key": "linear_k", "value": "linear_v", "output": "linear_o"}
+    return split_layout(module, name, config, **names, num_heads=module.no_heads, num_kv_heads=module.no_heads)
+
+
+def _esmfold_sequence_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """Interleaved; the configuration states the heads of the language model in front."""
+    return interleaved_layout(module, name, config, fused="proj", output="o_proj", num_heads=module.num_heads)
+
+
+def _evolla_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """A few latents ask, protein and latents answer."""
+    return query_apart_layout(module, name, config, num_heads=module.heads, num_kv_heads=module.heads)
+
+
 def _gpt2_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     """Self-attention fuses queries, keys and values; cross-attention fuses keys and values and takes queries apart."""
     names = {"fused": "c_attn", "output": "c_proj", "num_heads": module.num_heads}
@@ -77,10 +93,10 @@ FINDERS: dict[str, Finder] = {
     # The general rule, beside weights of no block: gates, biases by distance, queries of another kind.
     **_by_class(
         general_layout,
-        "afmoe.AfmoeAttention beam.BeamAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention "
-        "lfm3.Lfm3Attention lilt.LiltAttention longt5.LongT5Attention longt5.LongT5LocalAttention luke.LukeAttention "
-        "mt5.MT5Attention pix2struct.Pix2StructTextAttention switch_transformers.SwitchTransformersAttention "
-        "t5.T5Attention umt5.UMT5Attention",
+        "afmoe.AfmoeAttention beam.BeamAttention deberta_v2.DebertaV2Attention esmfold2.EsmFold2DiffusionAttention "
+        "laguna.LagunaAttention lfm3.Lfm3Attention lilt.LiltAttention longt5.LongT5Attention "
+        "longt5.LongT5LocalAttention luke.LukeAttention mt5.MT5Attention pix2struct.Pix2StructTextAttention "
+        "switch_transformers.SwitchTransformersAttention t5.T5Attention umt5.UMT5Attention",
     ),
     **_by_class(
         partial(split_layout, query="attn.q", key="attn.k", value="attn.v", output="attn.o", stated_by="attn"),
@@ -109,6 +125,9 @@ FINDERS: dict[str, Finder] = {
     ),
     **_by_class(_gpt_bigcode_layout, "gpt_bigcode.GPTBigCodeAttention"),
     **_by_class(_falcon_layout, "falcon.FalconAttention"),
+    **_by_class(_esmfold_layout, "esm.modeling_esmfold.EsmFoldAttention"),
+    **_by_class(_esmfold_sequence_layout, "esm.modeling_esmfold.EsmFoldSelfAttention"),
+    **_by_class(_evolla_layout, "evolla.EvollaSequenceCompressorAttention"),
     # Four blocks, as the model was trained; the number is written into its forward.
     **_by_class(partial(blocked_layout, blocks=4), "codegen.CodeGenAttention"),
 }
@@ -184,6 +203,14 @@ REASONS: dict[str, str] = {
             "own",
             "reformer.ReformerAttention",
         ),
+        (
+            "its queries and keys also meet points in space, which it projects apart",
+            "esm.modeling_esmfold.EsmFoldInvariantPointAttention",
+        ),
+        (
+            "keys and values come from several projections, one for each kind of input",
+            "evolla.EvollaSequenceAlignerCrossAttention",
+        ),
         ("it gives out scores and has no output projection", "visual_bert.VisualBertRegionToPhraseAttention"),
     )
     for name in names.split()
@@ -194,9 +221,14 @@ WITHOUT_HEADS = frozenset(
     _qualified(name)
     for name in (
         "bailing_hybrid.BailingHybridDeltaAttention",
+        "esmfold2.EsmFold2RowAttentionPooling",
         "kimi_linear.KimiLinearDeltaAttention",
         "minimax.MiniMaxLightningAttention",
         "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",
+        "slanet.SLANetAttentionGRUCell",
     )
 )
-"""Linear attention by name: passed over, as state space layers are, where other layers have attention."""
+"""Attention by name only: passed over, as state space layers are, where other layers have attention.
+
+Linear attention, and weights of a mean that one score per position gives, without queries, keys and values.
+"""

@@ -5,7 +5,7 @@ One entry is one kind of attention where a model has several; :mod:`validation.t
 
 import dataclasses
 
-from .found_architectures import FREE, GROUPED, MOE, PLAIN
+from .found_architectures import FREE, MOE, PLAIN
 from .tiny_models import VOCAB_SIZE, Architecture, causal_models, models
 
 # What a law does not cover, in the words of validation/proven.py.
@@ -15,24 +15,30 @@ _SINKS = {
 _GATES = {
     "relabelling": "every head has a gate of its own beside its slices, which the permutation would have to move too"
 }
-_POSITIONS = {"relabelling": "every head has its own bias by distance, which the permutation would have to move too"}
+POSITIONS = {"relabelling": "every head has its own bias by distance, which the permutation would have to move too"}
 _BOXES = {
     "relabelling": "every head has queries and keys of boxes beside its slices, which the permutation would have to move too"
 }
 _BOX_KEYS = {
     "zeroed_weights": "queries also meet the distances of boxes, which act where the keys of the content are gone"
 }
+PAIRS = {"relabelling": "every head has a gate and its own bias by pair, which the permutation would have to move too"}
 _COLLECTING = ("reference_gradients", "reference_scores", "head_additivity", "zeroed_weights", "relabelling")
 _TOKENS_FIRST = dict.fromkeys(
     (*_COLLECTING, "query_position"),
     "its activations have tokens, not samples, along their first axis, and collection refuses them",
 )
-_SIX, _FOUR = {"num_attention_heads": 6, "hidden_size": 24}, {"num_attention_heads": 4, "hidden_size": 24}
+SIX, _FOUR = {"num_attention_heads": 6, "hidden_size": 24}, {"num_attention_heads": 4, "hidden_size": 24}
 
 
 def families():
     """Entries of all families."""
-    for group in (_language_models, _encoders, _cross_attention_of_encoders, _encoder_decoders, _several_towers):
+    for group in (
+        _language_models,
+        _encoders,
+        _cross_attention_of_encoders,
+        _encoder_decoders,
+    ):
         yield from group()
 
 
@@ -64,7 +70,7 @@ def _encoders():
             "position_bias_num_buckets": 4,
         },
         expected={"head_dim": 5},
-        outside=_POSITIONS,
+        outside=POSITIONS,
     )
     box = [[[0, 1, 2, 3]] * 6]
     yield Architecture(
@@ -89,7 +95,7 @@ def _encoders():
         inputs=hidden,
         layers=(0,),
         part="model.layers.0",
-        expected=_SIX,
+        expected=SIX,
     )
     states = {"states": (1, 3, 3), "actions": (1, 3, 2), "rewards": (1, 3, 1), "returns_to_go": (1, 3, 1)}
     yield Architecture(
@@ -144,7 +150,7 @@ def _cross_attention_of_encoders():
     )
 
 
-def _of_kinds(one, kinds):
+def of_kinds(one, kinds):
     """One entry per kind of attention: ``{suffix: (kind, expected sizes, laws outside)}``."""
     for suffix, (kind, expected, outside) in kinds.items():
         yield dataclasses.replace(one, name=f"{one.name}-{suffix}", attention=kind, expected=expected, outside=outside)
@@ -162,21 +168,21 @@ def _encoder_decoders():
         "decoder_start_token_id": 1,
         "intermediate_size": None,
     }
-    encoder = ("encoder.layers.*.self_attn", _SIX, {})
+    encoder = ("encoder.layers.*.self_attn", SIX, {})
     decoder, cross = ("decoder.layers.*.self_attn", _FOUR, {}), ("decoder.layers.*.encoder_attn", _FOUR, {})
     (one,) = models(
         {}, "bigbird_pegasus:BigBirdPegasusModel", options=bart | {"attention_type": "original_full"}, inputs="ids+ids"
     )
-    yield from _of_kinds(one, {"encoder": encoder, "decoder": decoder, "cross": cross})
+    yield from of_kinds(one, {"encoder": encoder, "decoder": decoder, "cross": cross})
     for pair, more in (
         ("led:LEDModel", {"attention_window": 4}),
         ("pegasus_x:PegasusXModel", {"block_size": 4, "num_global_tokens": 2}),
     ):
         (one,) = models({}, pair, options=bart | more, inputs="ids+ids")
-        yield from _of_kinds(one, {"decoder": decoder, "cross": cross})
+        yield from of_kinds(one, {"decoder": decoder, "cross": cross})
     languages = {"langs": ["en", "de"], "src_vocab_size": VOCAB_SIZE, "tgt_vocab_size": VOCAB_SIZE}
     (one,) = models({}, "fsmt:FSMTModel", options=bart | languages, inputs="ids+ids")
-    yield from _of_kinds(
+    yield from of_kinds(
         one,
         {
             name: (*kind[:2], _TOKENS_FIRST)
@@ -196,10 +202,10 @@ def _encoder_decoders():
         "num_hidden_layers": None,
     }
     (one,) = models({"hidden_size": 24}, "prophetnet:ProphetNetModel", options=prophet, inputs="ids+ids")
-    yield from _of_kinds(
+    yield from of_kinds(
         one,
         {
-            "encoder": ("encoder.layers.*.self_attn", _SIX, {}),
+            "encoder": ("encoder.layers.*.self_attn", SIX, {}),
             "cross": ("decoder.layers.*.cross_attn", _FOUR, {}),
         },
     )
@@ -216,11 +222,11 @@ def _encoder_decoders():
     }
     wide = {"num_attention_heads": 6, "hidden_size": 30, "head_dim": 4}
     (one,) = models({}, "longt5:LongT5Model", options=t5, inputs="ids+ids")
-    yield from _of_kinds(
+    yield from of_kinds(
         one,
         {
-            "encoder": ("encoder.block.*.layer.0.LocalSelfAttention", wide, _POSITIONS),
-            "decoder": ("decoder.block.*.layer.0.SelfAttention", wide, _POSITIONS),
+            "encoder": ("encoder.block.*.layer.0.LocalSelfAttention", wide, POSITIONS),
+            "decoder": ("decoder.block.*.layer.0.SelfAttention", wide, POSITIONS),
             "cross": ("decoder.block.*.layer.1.EncDecAttention", wide, {}),
         },
     )
@@ -234,143 +240,11 @@ def _encoder_decoders():
         options={"encoder": part | many, "decoder": part | few | {"cross_attention_hidden_size": 24}},
         inputs="ids+ids",
     )
-    yield from _of_kinds(
+    yield from of_kinds(
         one,
         {
             "encoder": ("encoder.layers.*.self_attn", many, {}),
             "decoder": ("decoder.layers.*.self_attn", few, {}),
             "cross": ("decoder.layers.*.cross_attn", few, {}),
         },
-    )
-
-
-def _several_towers():
-    sizes = {"num_hidden_layers": 2, "intermediate_size": 7, "vocab_size": VOCAB_SIZE}
-    local = GROUPED | sizes | {"hidden_size_global": 48}
-    whole = {"hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 1}
-    one = Architecture(
-        "blt",
-        "BltModel",
-        options={
-            "patch_in_forward": False,
-            "patch_size": 3,
-            "encoder_hash_byte_group_size": [2],
-            "encoder_hash_byte_group_vocab": 11,
-            "encoder_config": local,
-            "decoder_config": local | {"num_attention_heads": 4},
-            "global_config": whole | sizes,
-            "patcher_config": GROUPED | sizes,
-        },
-        fixed={"patch_lengths": [[2, 2, 2]]},
-    )
-    four = GROUPED | {"num_attention_heads": 4}
-    yield from _of_kinds(
-        one,
-        {
-            "encoder": ("local_encoder.layers.*.self_attn", GROUPED, {}),
-            "encoder_cross": ("local_encoder.cross_attn_layers.*", GROUPED, {}),
-            "global": ("global_transformer.layers.*.self_attn", whole, {}),
-            "decoder": ("local_decoder.layers.*.self_attn", four, {}),
-            "decoder_cross": ("local_decoder.cross_attn_layers.*", four, {}),
-        },
-    )
-    one = Architecture(
-        "lxmert",
-        "LxmertModel",
-        sizes=PLAIN,
-        options={"l_layers": 2, "x_layers": 2, "r_layers": 2, "visual_feat_dim": 5},
-        inputs={"input_ids": "ids", "visual_feats": (1, 3, 5), "visual_pos": (1, 3, 4)},
-    )
-    yield from _of_kinds(
-        one,
-        {
-            "language": ("encoder.layer.*.attention", {}, {}),
-            "vision": ("encoder.r_layers.*.attention", {}, {}),
-            "language_after": ("encoder.x_layers.*.lang_self_att", {}, {}),
-        },
-    )
-    text = {"hidden_size": 24, "d_kv": 4, "d_ff": 7, "num_layers": 2, "num_heads": 6, "vocab_size": VOCAB_SIZE}
-    vision = {
-        "hidden_size": 30,
-        "patch_embed_hidden_size": 12,
-        "d_ff": 7,
-        "d_kv": 4,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 6,
-    }
-    one = Architecture(
-        "pix2struct",
-        "Pix2StructForConditionalGeneration",
-        options={"text_config": text, "vision_config": vision},
-        inputs={"input_ids": "ids", "encoder_hidden_states": (1, 4, 24)},
-        part="decoder",
-    )
-    yield from _of_kinds(
-        one,
-        {
-            "decoder": ("layer.*.self_attention.attention", _SIX, _POSITIONS),
-            "cross": ("layer.*.encoder_decoder_attention.attention", _SIX, {}),
-        },
-    )
-    patches = {"hidden_states": (1, 5, 30)}
-    expected = {"num_attention_heads": 6, "hidden_size": 30, "head_dim": 4}
-    yield dataclasses.replace(one, name="pix2struct-vision", inputs=patches, part="encoder.encoder", expected=expected)
-    kosmos = {
-        "text_config": {"vocab_size": VOCAB_SIZE, "embed_dim": 24, "layers": 2, "ffn_dim": 7, "attention_heads": 6},
-        "vision_config": {
-            "hidden_size": 30,
-            "patch_embed_hidden_size": 12,
-            "intermediate_size": 7,
-            "head_dim": 4,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 6,
-        },
-    }
-    one = Architecture("kosmos2_5", "Kosmos2_5ForConditionalGeneration", options=kosmos)
-    yield dataclasses.replace(one, part="text_model", expected=_SIX)
-    yield dataclasses.replace(
-        one,
-        name="kosmos2_5-vision",
-        part="vision_model.encoder",
-        inputs=patches,
-        fixed={"attention_mask": [[1, 1, 1, 1, 1]]},
-        expected=expected,
-    )
-
-
-def refused():
-    """Pairs of an architecture without heads of its own and words of the reason."""
-    bart = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 7, "decoder_ffn_dim": 7}
-    for pair, options, reason in (
-        ("squeezebert:SqueezeBertModel", {"embedding_size": 24, "intermediate_size": 8}, "convolutions in groups"),
-        ("funnel:FunnelModel", {"block_sizes": [1, 1], "num_hidden_layers": None}, "biases of the attention join"),
-        ("nystromformer:NystromformerModel", {"num_landmarks": 2}, "averaged to landmarks"),
-        ("mra:MraModel", {}, "a kernel of its own"),
-        ("vits:VitsModel", {"ffn_dim": 7}, "values of their own"),
-        (
-            "reformer:ReformerModel",
-            {"axial_pos_embds": False, "attn_layers": ["local", "lsh"], "num_buckets": 2},
-            "again during the backward pass",
-        ),
-        ("pegasus_x:PegasusXModel", bart | {"num_global_tokens": 2}, "run twice in one pass"),
-        ("lxmert:LxmertModel", {"l_layers": 1, "x_layers": 1, "r_layers": 1}, "run twice in one pass"),
-        ("visual_bert_alignment:VisualBertForRegionToPhraseAlignment", {}, "no output projection"),
-    ):
-        sizes = {} if "d_model" in options else PLAIN
-        yield next(models(sizes, pair, options=options)), reason
-    yield (
-        Architecture(
-            "longt5",
-            "LongT5Model",
-            options={"encoder_attention_type": "transient-global", "d_model": 24, "d_ff": 7, "num_layers": 1},
-        ),
-        "run twice in one pass",
-    )
-    yield (
-        Architecture(
-            "prophetnet",
-            "ProphetNetModel",
-            options={"num_hidden_layers": None, "num_encoder_layers": 1, "num_decoder_layers": 1, "hidden_size": 32},
-        ),
-        "run twice in one pass",
     )
