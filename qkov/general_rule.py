@@ -103,7 +103,7 @@ def general_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout
             "known. Declare its layout with qkov.locate.register_layout."
         )
     stating = module.get_submodule(paths["stated_by"])
-    heads = _stated(stating, "num_heads", "num_attention_heads", "n_heads", "n_head")
+    heads = _stated(stating, "num_heads", "num_attention_heads", "num_attn_heads", "n_heads", "n_head")
     known = heads or _stated(config, "num_attention_heads")
     grouped = _stated(stating, "num_key_value_groups")
     kv_heads = _stated(stating, "num_key_value_heads", "num_kv_heads") or (

@@ -11,6 +11,7 @@ import contextlib
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from . import sample_rows
 from .errors import BatchError, ModuleReuseError, NonFiniteError, PrecisionError
@@ -66,13 +67,14 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
         _check_losses(losses, tokens, sample_names)
         _check_ran_once(captured, names)
         outputs = {name: captured[name].output for name in names}
+        edges = {name: captured[name].edge for name in names}
         suspect = first_axis.suspect(outputs, len(sample_names))
-        deltas = torch.autograd.grad(losses.sum(), list(outputs.values()), allow_unused=True, retain_graph=suspect)
+        deltas = torch.autograd.grad(losses.sum(), list(edges.values()), allow_unused=True, retain_graph=suspect)
         deltas = {name: _zero_if_unused(delta, captured[name]) for name, delta in zip(names, deltas, strict=True)}
         owners = None
         if suspect:
             read = {name: _same_tensor(captured[name].inputs) for name in names}
-            owners = sample_rows.find_owners(first_axis, losses, outputs, deltas, read, sample_names)
+            owners = sample_rows.find_owners(first_axis, losses, edges, deltas, read, sample_names)
     return [
         (_sample_factors(config, captured, deltas, owners, row, sample_names[row]), int(tokens[row]))
         for row in range(len(sample_names))
@@ -152,6 +154,7 @@ class _Capture:
     inputs: torch.Tensor
     version: int
     output: torch.Tensor
+    edge: GradientEdge | torch.Tensor
     calls: int = 1
 
 
@@ -168,7 +171,9 @@ def _captured(model, names):
             if name in captured:  # recomputed by checkpointing in the backward, where it must do what it did before
                 captured[name].calls += 1
                 return output
-            captured[name] = _Capture(args[0].detach(), _version(args[0]), output)
+            # Its place in the graph, as of now: ESMFold scales queries in place, and the tensor then is the scaled one.
+            edge = get_gradient_edge(output) if output.requires_grad else output
+            captured[name] = _Capture(args[0].detach(), _version(args[0]), output, edge)
             return output
 
         return hook

@@ -66,6 +66,22 @@ def _concatenated_evenly(
     return concatenated_layout(module, name, None, fused=fused, output=output, num_heads=heads, num_kv_heads=heads)
 
 
+def _esmfold_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """Attention along rows or columns of pairs, beside a gate; it has a name of its own for everything."""
+    names = {"query": "linear_q", "key": "linear_k", "value": "linear_v", "output": "linear_o"}
+    return split_layout(module, name, config, **names, num_heads=module.no_heads, num_kv_heads=module.no_heads)
+
+
+def _esmfold_sequence_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """Interleaved; the configuration states the heads of the language model in front."""
+    return interleaved_layout(module, name, config, fused="proj", output="o_proj", num_heads=module.num_heads)
+
+
+def _evolla_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """A few latents ask, protein and latents answer."""
+    return query_apart_layout(module, name, config, num_heads=module.heads, num_kv_heads=module.heads)
+
+
 def _gpt2_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     """Self-attention fuses queries, keys and values; cross-attention fuses keys and values and takes queries apart."""
     names = {"fused": "c_attn", "output": "c_proj", "num_heads": module.num_heads}
@@ -107,9 +123,11 @@ FINDERS: dict[str, Finder] = {
     # The general rule, beside weights of no block: gates, biases by distance, queries of another kind.
     **_by_class(
         general_layout,
-        "afmoe.AfmoeAttention chameleon.ChameleonAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention "
-        "lfm3.Lfm3Attention luke.LukeAttention mt5.MT5Attention switch_transformers.SwitchTransformersAttention "
-        "t5.T5Attention umt5.UMT5Attention",
+        "afmoe.AfmoeAttention beam.BeamAttention chameleon.ChameleonAttention deberta_v2.DebertaV2Attention "
+        "esmfold2.EsmFold2DiffusionAttention laguna.LagunaAttention lfm3.Lfm3Attention lilt.LiltAttention "
+        "longt5.LongT5Attention longt5.LongT5LocalAttention luke.LukeAttention mt5.MT5Attention "
+        "pix2struct.Pix2StructTextAttention switch_transformers.SwitchTransformersAttention t5.T5Attention "
+        "umt5.UMT5Attention",
     ),
     # Layers that may clip their inputs and outputs hold the linear layers.
     **_by_class(
@@ -134,6 +152,11 @@ FINDERS: dict[str, Finder] = {
         partial(split_layout, query="attn.q", key="attn.k", value="attn.v", output="attn.o", stated_by="attn"),
         "mpnet.MPNetAttention",
     ),
+    # What it calls the size of a head is that of all heads.
+    **_by_class(
+        partial(split_layout, query="self.query", key="self.key", value="self.value", output="output.dense"),
+        "lxmert.LxmertSelfAttentionLayer",
+    ),
     **_by_class(
         partial(split_layout, gate_rows=True),
         "qwen3_next.Qwen3NextAttention qwen3_5.Qwen3_5Attention qwen3_5_moe.Qwen3_5MoeAttention",
@@ -143,7 +166,7 @@ FINDERS: dict[str, Finder] = {
     **_by_class(_dots_layout, "dots3_note.Dots3NoteTextAttention"),
     **_by_class(_mistral_large_layout, "mistral_large4.MistralLarge4TextAttention"),
     **_by_class(concatenated_layout, "phi3.Phi3Attention"),
-    **_by_class(_gpt2_layout, "gpt2.GPT2Attention"),
+    **_by_class(_gpt2_layout, "gpt2.GPT2Attention decision_transformer.DecisionTransformerGPT2Attention"),
     **_by_class(partial(concatenated_layout, fused="c_attn", output="c_proj"), "imagegpt.ImageGPTAttention"),
     **_by_class(
         partial(_concatenated_evenly, output="projection"),
@@ -177,12 +200,18 @@ FINDERS: dict[str, Finder] = {
     ),
     **_by_class(_gpt_bigcode_layout, "gpt_bigcode.GPTBigCodeAttention"),
     **_by_class(_falcon_layout, "falcon.FalconAttention"),
+    **_by_class(_esmfold_layout, "esm.modeling_esmfold.EsmFoldAttention"),
+    **_by_class(_esmfold_sequence_layout, "esm.modeling_esmfold.EsmFoldSelfAttention"),
+    **_by_class(_evolla_layout, "evolla.EvollaSequenceCompressorAttention"),
     # Four blocks, as the model was trained; the number is written into its forward.
     **_by_class(partial(blocked_layout, blocks=4), "codegen.CodeGenAttention"),
 }
 """How to place the heads of each class that :mod:`qkov.general_rule` does not cover."""
 
 _REUSED = "layers may take the keys and values of an earlier layer, and then have none of their own"
+_TWO_RUNS = (
+    "projections of it run twice in one pass, for two kinds of tokens, and one gradient cannot be told from the other"
+)
 _SEVERAL_RUNS = "the same weights serve several layers or run several times, so a gradient belongs to no single layer"
 
 REASONS: dict[str, str] = {
@@ -247,6 +276,40 @@ REASONS: dict[str, str] = {
             "grounding_dino.GroundingDinoBiMultiHeadAttention",
         ),
         ("it assigns every token to one group over the whole width, without heads", "groupvit.GroupViTAssignAttention"),
+        (
+            _TWO_RUNS,
+            "longt5.LongT5TransientGlobalAttention lxmert.LxmertCrossAttentionLayer "
+            "pegasus_x.PegasusXGlobalLocalAttention prophetnet.ProphetNetNgramSelfAttention",
+        ),
+        ("its projections are convolutions in groups", "squeezebert.SqueezeBertSelfAttention"),
+        (
+            "biases of the attention join its queries, and positions meet them through a three-dimensional parameter",
+            "funnel.FunnelRelMultiheadAttention",
+        ),
+        (
+            "queries and keys are averaged to landmarks that serve all positions, and a convolution is mixed into its "
+            "heads",
+            "nystromformer.NystromformerAttention",
+        ),
+        ("it runs in a kernel of its own for CUDA, and gives zeros without it", "mra.MraAttention"),
+        (
+            "positions have values of their own, which a head gives out beside those of its content",
+            "vits.VitsAttention",
+        ),
+        (
+            "its layers run without gradients and again during the backward pass, and hashed ones have no keys of their "
+            "own",
+            "reformer.ReformerAttention",
+        ),
+        (
+            "its queries and keys also meet points in space, which it projects apart",
+            "esm.modeling_esmfold.EsmFoldInvariantPointAttention",
+        ),
+        (
+            "keys and values come from several projections, one for each kind of input",
+            "evolla.EvollaSequenceAlignerCrossAttention",
+        ),
+        ("it gives out scores and has no output projection", "visual_bert.VisualBertRegionToPhraseAttention"),
     )
     for name in names.split()
 }
@@ -258,9 +321,15 @@ WITHOUT_HEADS = frozenset(
         "bailing_hybrid.BailingHybridDeltaAttention",
         "glm5_next.Glm5NextTextLinearAttention",
         "inkling2.Inkling2BlockAttentionResidual",
+        "esmfold2.EsmFold2RowAttentionPooling",
         "kimi_linear.KimiLinearDeltaAttention",
         "minimax.MiniMaxLightningAttention",
         "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",
+        "slanet.SLANetAttentionGRUCell",
     )
 )
-"""Passed over where other layers have attention: linear attention, as state space layers are, and weighted residuals."""
+"""Attention by name only: passed over, as state space layers are, where other layers have attention.
+
+Linear attention, weighted residuals, and weights of a mean that one score per position gives, without queries, keys and
+values.
+"""

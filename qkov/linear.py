@@ -24,6 +24,7 @@ def qualified_name(cls: type) -> str:
 # Axis of the output features. FalconLinear rounds its bias separately in low precision; its product is the same.
 _OUTPUT_AXIS = {
     "torch.nn.modules.linear.Linear": 0,
+    "transformers.models.esm.modeling_esmfold.EsmFoldLinear": 0,
     "transformers.models.falcon.modeling_falcon.FalconLinear": 0,
     "transformers.pytorch_utils.Conv1D": 1,
 }

@@ -50,7 +50,7 @@ class FirstAxis:
         return not self.is_sample and (num_samples > 1 or not fits)
 
 
-def find_owners(axis, losses, outputs, deltas, tokens, sample_names):
+def find_owners(axis, losses, edges, deltas, tokens, sample_names):
     """Return the sample of every row, or None where the first axis is that of the samples.
 
     Call it where ``axis.suspect``, with the graph of the losses retained.
@@ -58,8 +58,8 @@ def find_owners(axis, losses, outputs, deltas, tokens, sample_names):
     Args:
         axis: A :class:`FirstAxis`, which learns from this pass.
         losses: ``[N]``, with their graph.
-        outputs: ``{module_name: activations}``, any leading axes, in the graph.
-        deltas: ``{module_name: gradient of the summed losses}``, shaped like ``outputs``.
+        edges: ``{module_name: place of its output in the graph}``, what to differentiate with respect to.
+        deltas: ``{module_name: gradient of the summed losses}``, any leading axes.
         tokens: ``{module_name: key}``; projections with one key read the same rows.
         sample_names: N names for error messages.
 
@@ -73,7 +73,7 @@ def find_owners(axis, losses, outputs, deltas, tokens, sample_names):
     if axis.is_sample is None:
         finite = all(bool(torch.isfinite(delta).all()) for delta in deltas.values())
         # Without finite gradients nothing can be compared; the caller refuses them, naming the sample.
-        if not finite or _scales_by_sample(losses, outputs, deltas):
+        if not finite or _scales_by_sample(losses, edges, deltas):
             axis.is_sample = True if finite else None
             return None
     for name, delta in deltas.items():
@@ -82,7 +82,7 @@ def find_owners(axis, losses, outputs, deltas, tokens, sample_names):
                 f"a sample among {_some(sample_names)} has a NaN or infinite gradient at {name!r}. Check the weights, "
                 "and the losses of these samples with micro_batch=1; nothing of their batch was kept."
             )
-    owners = _merged(identify(losses, outputs, deltas), tokens)
+    owners = _merged(identify(losses, edges, deltas), tokens)
     if axis.is_sample is None:
         axis.is_sample = all(_in_order(owner, len(sample_names)) for owner in owners.values())
     return owners
@@ -101,7 +101,7 @@ def codes(num_samples):
     return list(itertools.islice(itertools.combinations(range(passes), passes // 2), num_samples))
 
 
-def identify(losses, outputs, deltas):
+def identify(losses, edges, deltas):
     """Return ``{module_name: long [rows]}``: the sample of every row, -1 where it has no gradient; see the module."""
     chosen = codes(len(losses))
     if len(losses) == 1:
@@ -109,7 +109,7 @@ def identify(losses, outputs, deltas):
     found = {name: torch.zeros_like(_reached(delta), dtype=torch.long) for name, delta in deltas.items()}
     for number in range(max(map(max, chosen)) + 1):
         weights = losses.new_tensor([float(number in code) for code in chosen])
-        for name, part in zip(outputs, _gradients(losses, outputs, weights), strict=True):
+        for name, part in zip(edges, _gradients(losses, edges, weights, deltas), strict=True):
             reached = _reached(part)
             _require(name, ~reached | _repeats(part, deltas[name]))
             found[name] |= reached.long() << number
@@ -124,21 +124,22 @@ def identify(losses, outputs, deltas):
     return owners
 
 
-def _scales_by_sample(losses, outputs, deltas):
+def _scales_by_sample(losses, edges, deltas):
     """Whether every row is that of its place along the first axis: scaled as its loss is, bit for bit."""
     weights = torch.exp2(torch.arange(len(losses), device=losses.device) % POWERS).to(losses)
-    scaled = _gradients(losses, outputs, weights)
+    scaled = _gradients(losses, edges, weights, deltas)
     for part, delta in zip(scaled, deltas.values(), strict=True):
         if not torch.equal(part, delta * weights.to(delta).reshape(-1, *[1] * (delta.ndim - 1))):
             return False
     return True
 
 
-def _gradients(losses, outputs, weights):
+def _gradients(losses, edges, weights, deltas):
     """Gradients of the weighted sum of losses, the graph kept for another pass."""
-    tensors = list(outputs.values())
-    found = torch.autograd.grad(losses, tensors, grad_outputs=weights, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(one) if part is None else part for one, part in zip(tensors, found, strict=True)]
+    found = torch.autograd.grad(
+        losses, list(edges.values()), grad_outputs=weights, retain_graph=True, allow_unused=True
+    )
+    return [torch.zeros_like(one) if part is None else part for one, part in zip(deltas.values(), found, strict=True)]
 
 
 def _reached(delta):

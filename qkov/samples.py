@@ -72,7 +72,8 @@ def check_tokens(model, batch):
         return
     try:
         embedding = model.get_input_embeddings()
-    except NotImplementedError:  # transformers, of a model that has no one embedding: text and image model side by side
+    except NotImplementedError:
+        # transformers, of a model without one embedding of tokens: towers side by side, or CANINE's tables of hashes.
         return
     size = getattr(embedding, "num_embeddings", None)
     if size is not None and (int(ids.min()) < 0 or int(ids.max()) >= size):

@@ -20,6 +20,8 @@ from tests.builders import (
     loss_of,
     reference_gradients,
 )
+from validation.architectures import ARCHITECTURES, build
+from validation.proven import output_loss
 
 LENGTHS = (5, 8, 3, 7, 6)
 FLOAT32_BOUND, FLOAT64_BOUND = 1e-5, 1e-11
@@ -377,6 +379,12 @@ def test_input_changed_in_place_is_refused():
         ModuleReuseError, match=r"input of projection 'transformer.h.0.attn.c_attn' was changed in place"
     ):
         collect(model, build_batch((4, 5)))
+
+
+def test_output_changed_in_place_agrees_with_the_reference():
+    model, batch = build(ARCHITECTURES["esmfold-start"])  # divides its queries in place, through a view
+    expected, _ = reference.sample_gradients(model, batch, output_loss)
+    assert gradient_error(collect(model, batch, loss_fn=output_loss), "a", expected) < FLOAT64_BOUND
 
 
 def test_rows_beside_those_of_the_samples_do_not_matter():

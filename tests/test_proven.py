@@ -21,6 +21,11 @@ def test_an_exception_is_still_one(name):
     assert [result.check for result in results if result.passed] == []
 
 
+def test_a_position_of_cross_attention_is_shifted_where_there_are_fewer_keys_than_queries():
+    (result,) = proven.run_checks("prophetnet-cross", ["query_position"])
+    assert result.passed, str(result)
+
+
 @pytest.mark.parametrize("name", ["llama", "falcon", "codegen", "bert"])
 def test_a_family_is_measured_as_a_row(name):
     row = proven.measure_architecture(name)

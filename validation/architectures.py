@@ -4,7 +4,14 @@
 :mod:`validation.tiny_models` says what an entry is and builds its model.
 """
 
-from . import encoder_decoders, found_architectures, found_multimodal_a_to_l, found_whole_multimodal
+from . import (
+    encoder_decoders,
+    found_architectures,
+    found_multimodal_a_to_l,
+    found_text,
+    found_text_parts,
+    found_whole_multimodal,
+)
 from .refused_architectures import REFUSED
 from .tiny_models import TOKENS, VOCAB_SIZE, Architecture, build, decouple
 
@@ -15,6 +22,8 @@ ARCHITECTURES = {
         *encoder_decoders.encoder_decoders(),
         *found_multimodal_a_to_l.families(),
         *found_whole_multimodal.families(),
+        *found_text.families(),
+        *found_text_parts.families(),
     )
 }
 """Families whose heads are found, by name. A second entry of a family ends in "-" and what differs."""

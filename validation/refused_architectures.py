@@ -1,6 +1,6 @@
 """Families of transformers whose heads cannot be placed, as data, with words of the reason that the error must state."""
 
-from . import found_multimodal_a_to_l
+from . import found_multimodal_a_to_l, found_text_parts
 from .found_architectures import MOE, PLAIN
 from .tiny_models import VOCAB_SIZE, models
 
@@ -48,10 +48,13 @@ def _refused():
         ("gemma4:Gemma4ForCausalLM", few | {"num_kv_shared_layers": 0}, "keys and values of an earlier layer"),
         ("mamba:MambaForCausalLM", {}, "contains no known attention module"),
         ("falcon_mamba:FalconMambaForCausalLM", {}, "contains no known attention module"),
-        ("big_bird:BigBirdModel", {"attention_type": "block_sparse"}, "expected"),
+        ("big_bird:BigBirdModel", {"attention_type": "block_sparse"}, "keys are chosen at random"),
     ):
         yield next(models(PLAIN, pair, options=options)), reason
 
 
-REFUSED = {one.name: (one, reason) for one, reason in (*_refused(), *found_multimodal_a_to_l.refused())}
+REFUSED = {
+    one.name: (one, reason)
+    for one, reason in (*_refused(), *found_multimodal_a_to_l.refused(), *found_text_parts.refused())
+}
 """Families whose heads cannot be placed, by name, with words of the reason that the error must state."""

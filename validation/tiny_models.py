@@ -113,9 +113,12 @@ def build(architecture):
     part = model.get_submodule(architecture.part) if architecture.part else model
     if architecture.joined:
         part.register_forward_pre_hook(functools.partial(_join, architecture.joined), with_kwargs=True)
-    return part, _inputs(architecture.inputs) | {
-        name: torch.tensor(value) for name, value in architecture.fixed.items()
-    }
+    return part, _inputs(architecture.inputs) | {name: _constant(value) for name, value in architecture.fixed.items()}
+
+
+def _constant(value):
+    tensor = torch.tensor(value)
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _join(axes, module, args, kwargs):

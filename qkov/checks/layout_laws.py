@@ -169,7 +169,8 @@ def _head_outputs(case, one, shifted=None, batch=None):
 
     Args:
         shifted: ``(projection, unit, position)``: add something to that slice's output at that position, which counts
-            the flattened leading axes.
+            the flattened leading axes, or at its last where it has fewer: cross-attention may read fewer keys than it
+            answers queries.
         batch: Default: batch A.
     """
     modules = dict(case.model.named_modules())
@@ -179,7 +180,8 @@ def _head_outputs(case, one, shifted=None, batch=None):
         projection, unit, position = shifted
         output = output.clone(memory_format=torch.contiguous_format)
         amount = torch.linspace(1, 2, projection.width, dtype=output.dtype, device=output.device)
-        output.view(-1, output.shape[-1])[position, slice(*projection.interval(unit))] += amount
+        flat = output.view(-1, output.shape[-1])
+        flat[min(position, len(flat) - 1), slice(*projection.interval(unit))] += amount
         return output
 
     handles = [
