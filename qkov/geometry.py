@@ -32,11 +32,11 @@ heads 0, 1 share kv head 0, and 2, 3 share kv head 1)::
 
         | q 0 | k 0 | v 0 | q 1 | k 1 | v 1 | q 2 | k 2 | v 2 | ...
 
-    grouped, counted as interleaved (Falcon's new decoder): the queries of a kv group, then its key and value
+    grouped (Falcon's new decoder): the queries of a kv group, then its key and value
 
         | q 0 | q 1 | k 0 | v 0 | q 2 | q 3 | k 1 | v 1 |
 
-    in blocks, counted as concatenated (CodeGen): queries, values and keys of a quarter of the heads at a time
+    blocked (CodeGen): queries, values and keys of a quarter of the heads at a time
 
     gated, counted as split (Qwen3-Next): behind the rows of each query, as many rows of a gate, which belong to no block
 
@@ -70,7 +70,7 @@ from typing import Any
 from .errors import LayoutError, SliceIndexError
 
 BLOCKS = ("Q", "K", "V", "O")
-PACKINGS = ("split", "concatenated", "interleaved", "multi-latent")
+PACKINGS = ("split", "concatenated", "interleaved", "grouped", "blocked", "multi-latent")
 
 Interval = tuple[int, int]
 

@@ -186,8 +186,8 @@ def grouped_layout(
 
     .. math:: out = H_{kv} (H / H_{kv} \cdot d_k + d_k + d_v), \quad in_O = H d_v
 
-    Falcon's new decoder architecture. With as many kv heads as heads it is :func:`interleaved_layout`, whose name the
-    layout bears as its packing. Arguments and errors as there.
+    Falcon's new decoder architecture. With as many kv heads as heads it is :func:`interleaved_layout`, and is called so.
+    Arguments and errors as there.
     """
     stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_kv_heads)
     return _kv_head_by_kv_head(module, name, stated, fused, output, stated.get("num_heads"), stated.get("num_kv_heads"))
@@ -208,7 +208,7 @@ def blocked_layout(
     .. math:: out = 3 H d, \quad in_O = H d, \quad H_{kv} = H, \quad d_k = d_v = d
 
     Block ``b`` holds ``H / blocks`` heads, from head ``b * H / blocks`` on: CodeGen, which was trained on four devices.
-    The layout bears "concatenated" as its packing. Arguments and errors as for :func:`split_layout`.
+    Arguments and errors as for :func:`split_layout`.
     """
     qkv, o = Linear.at(module, name, fused), Linear.at(module, name, output)
     stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_heads)
@@ -223,7 +223,7 @@ def blocked_layout(
         [3 * part * (head // per_block) + place * part + width * (head % per_block) for head in range(heads)]
         for place in (0, 2, 1)
     ]
-    return sizes.assemble(name, "concatenated", [qkv, qkv, qkv, o], [*starts, _run(0, heads, width)])
+    return sizes.assemble(name, "blocked", [qkv, qkv, qkv, o], [*starts, _run(0, heads, width)])
 
 
 def _kv_head_by_kv_head(
@@ -245,7 +245,8 @@ def _kv_head_by_kv_head(
         _run(keys + head_dim, kv_heads, period),
         _run(0, heads, v_head_dim),
     )
-    return sizes.assemble(name, "interleaved", [qkv, qkv, qkv, o], starts)
+    packing = "interleaved" if heads == kv_heads else "grouped"
+    return sizes.assemble(name, packing, [qkv, qkv, qkv, o], starts)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,6 @@ FINDERS = {
     "interleaved": partial(interleaved_layout, fused="qkv_proj", output="o_proj"),
     "grouped": partial(grouped_layout, fused="qkv_proj", output="o_proj"),
 }
-# The packing that a layout bears, where it is not the name here.
-BORNE = {"grouped": "interleaved"}
 
 
 class Attention(nn.Module):
@@ -96,7 +94,7 @@ def test_layout_is_what_the_module_computes_with_d_v_apart(packing, linear):
     model = nn.ModuleDict({"attn": module})
     model.forward = module.forward
     layout = FINDERS[packing](module, "attn", None)
-    assert (layout.packing, layout.head_dim, layout.v_head_dim) == (BORNE.get(packing, packing), 3, 5)
+    assert (layout.packing, layout.head_dim, layout.v_head_dim) == (packing, 3, 5)
     prove_layout(model, layout, {"x": torch.randn(4, 10, dtype=torch.float64)}, num_heads=6, v_head_dim=5)
 
 
@@ -157,7 +155,7 @@ def test_blocks_hold_queries_then_values_then_keys_of_their_heads():
     module = nn.Module()
     module.num_heads, module.qkv_proj, module.out_proj = 4, nn.Linear(5, 36), nn.Linear(12, 5)
     layout = blocked_layout(module, "attn", None, blocks=2)
-    assert layout.packing == "concatenated"
+    assert layout.packing == "blocked"
     assert {one.block: one.starts for one in layout.projections} == {
         "Q": (0, 3, 18, 21),
         "V": (6, 9, 24, 27),

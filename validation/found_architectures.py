@@ -184,7 +184,7 @@ def _fused_language_models():
         PLAIN, "gpt_bigcode:GPTBigCode", packing="concatenated", expected=ONE, options={"multi_query": True}
     )
     yield Architecture("gpt_bigcode-heads", "GPTBigCodeForCausalLM", "interleaved", PLAIN, {"multi_query": False})
-    yield from causal_models(EIGHT, "codegen:CodeGen", packing="concatenated", options={"rotary_dim": 2, "n_inner": 7})
+    yield from causal_models(EIGHT, "codegen:CodeGen", packing="blocked", options={"rotary_dim": 2, "n_inner": 7})
     yield from causal_models(
         PLAIN, "bloom:Bloom gpt_neox:GPTNeoX gpt_neox_japanese:GPTNeoXJapanese", packing="interleaved"
     )
@@ -197,7 +197,7 @@ def _fused_language_models():
     yield Architecture(
         "falcon-groups",
         "FalconForCausalLM",
-        "interleaved",
+        "grouped",
         PLAIN,
         {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
         expected={"num_key_value_heads": 2},
