@@ -55,6 +55,13 @@ def _blip_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     return concatenated_layout(module, name, config, fused="qkv", output="projection", num_kv_heads=module.num_heads)
 
 
+def _sam_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """As many kv heads as heads, which nobody states; beside them distances that all heads share."""
+    return concatenated_layout(
+        module, name, config, fused="qkv", output="proj", num_kv_heads=module.num_attention_heads
+    )
+
+
 def _gpt2_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     """Self-attention fuses queries, keys and values; cross-attention fuses keys and values and takes queries apart."""
     names = {"fused": "c_attn", "output": "c_proj", "num_heads": module.num_heads}
@@ -78,8 +85,9 @@ FINDERS: dict[str, Finder] = {
     **_by_class(
         general_layout,
         "afmoe.AfmoeAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention lfm3.Lfm3Attention "
-        "luke.LukeAttention mt5.MT5Attention switch_transformers.SwitchTransformersAttention t5.T5Attention "
-        "umt5.UMT5Attention",
+        "luke.LukeAttention minimax_m3_vl.MiniMaxM3VLAttention mt5.MT5Attention "
+        "muse_glimmer.MuseGlimmerTextAttention muse_spark.MuseSparkTextAttention step3p7.Step3p7Attention "
+        "switch_transformers.SwitchTransformersAttention t5.T5Attention udop.UdopAttention umt5.UMT5Attention",
     ),
     **_by_class(
         partial(split_layout, query="attn.q", key="attn.k", value="attn.v", output="attn.o", stated_by="attn"),
@@ -87,13 +95,25 @@ FINDERS: dict[str, Finder] = {
     ),
     **_by_class(
         partial(split_layout, gate_rows=True),
-        "qwen3_next.Qwen3NextAttention qwen3_5.Qwen3_5Attention qwen3_5_moe.Qwen3_5MoeAttention",
+        "qwen3_next.Qwen3NextAttention qwen3_5.Qwen3_5Attention qwen3_5_moe.Qwen3_5MoeAttention "
+        "qwen4_exp.Qwen4ExpTextAttention",
     ),
-    **_by_class(concatenated_layout, "phi3.Phi3Attention"),
+    **_by_class(concatenated_layout, "phi3.Phi3Attention phi4_multimodal.Phi4MultimodalAttention"),
     **_by_class(_gpt2_layout, "gpt2.GPT2Attention"),
     **_by_class(partial(concatenated_layout, fused="c_attn", output="c_proj"), "imagegpt.ImageGPTAttention"),
     **_by_class(_blip_layout, "blip.BlipAttention"),
+    **_by_class(
+        _sam_layout,
+        "pp_formulanet.PPFormulaNetVisionAttention unlimited_ocr.UnlimitedOcrSamVisionAttention "
+        "unlimited_ocr.UnlimitedOcrSamVisionSdpaAttention",
+    ),
     **_by_class(_openai_layout, "openai.Attention"),
+    **_by_class(
+        partial(concatenated_layout, fused="qkv", output="proj"),
+        "qwen2_5_vl.Qwen2_5_VLVisionAttention qwen2_vl.VisionAttention qwen3_5.Qwen3_5VisionAttention "
+        "qwen3_5_moe.Qwen3_5MoeVisionAttention qwen3_omni_moe.Qwen3OmniMoeVisionAttention "
+        "qwen3_vl.Qwen3VLVisionAttention qwen3_vl_moe.Qwen3VLMoeVisionAttention qwen4_exp.Qwen4ExpVisionAttention",
+    ),
     **_by_class(partial(concatenated_layout, fused="Wqkv", output="out_proj"), "mpt.MptAttention dbrx.DbrxAttention"),
     **_by_class(partial(concatenated_layout, fused="Wqkv", output="Wo"), "modernbert.ModernBertAttention"),
     **_by_class(
@@ -121,7 +141,8 @@ REASONS: dict[str, str] = {
             "longcat_flash.LongcatFlashMLA minicpm3.MiniCPM3Attention youtu.YoutuAttention axk1.AXK1Attention "
             "deepseek_v32.DeepseekV32Attention glm_moe_dsa.GlmMoeDsaAttention hy_v4.HYV4Attention "
             "mistral4.Mistral4Attention axk2.AXK2Attention bailing_hybrid.BailingHybridAttention "
-            "deepseek_v4.DeepseekV4Attention dots3_note.Dots3NoteTextAttention kimi_linear.KimiLinearAttention",
+            "deepseek_v4.DeepseekV4Attention dots3_note.Dots3NoteTextAttention kimi_linear.KimiLinearAttention "
+            "mistral_large4.MistralLarge4TextAttention",
         ),
         (_REUSED, "gemma3n.Gemma3nTextAttention gemma4.Gemma4TextAttention"),
         (_SEVERAL_RUNS, "albert.AlbertAttention hrm_text.HrmTextAttention zamba.ZambaAttention zamba2.Zamba2Attention"),
@@ -139,6 +160,20 @@ REASONS: dict[str, str] = {
             "led.LEDEncoderAttention longformer.LongformerAttention",
         ),
         ("its integer arithmetic has no gradient", "ibert.IBertAttention"),
+        (
+            "its fused projection is a parameter that torch.nn.MultiheadAttention keeps, and not a layer",
+            "phi4_multimodal.Phi4MultimodalVisionMultiheadAttentionPoolingHead "
+            "siglip.SiglipMultiheadAttentionPoolingHead siglip2.Siglip2MultiheadAttentionPoolingHead",
+        ),
+        (
+            "the same projection makes the queries of one direction and the keys of the other",
+            "mm_grounding_dino.MMGroundingDinoBiMultiHeadAttention",
+        ),
+        (
+            "it computes no keys: a projection of the query says where to read and with which weights",
+            "mm_grounding_dino.MMGroundingDinoMultiscaleDeformableAttention "
+            "pp_doclayout_v2.PPDocLayoutV2MultiscaleDeformableAttention",
+        ),
         (
             "keys are chosen at random and in blocks, outside of its projections",
             "big_bird.BigBirdBlockSparseAttention bigbird_pegasus.BigBirdPegasusBlockSparseAttention",
@@ -162,6 +197,7 @@ WITHOUT_HEADS = frozenset(
         "kimi_linear.KimiLinearDeltaAttention",
         "minimax.MiniMaxLightningAttention",
         "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",
+        "phi4_multimodal.Phi4MultimodalAudioRelativeAttentionBias",
     )
 )
-"""Linear attention by name: passed over, as state space layers are, where other layers have attention."""
+"""Linear attention by name: passed over, as state space layers are, where other layers have attention; and biases."""

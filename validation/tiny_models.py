@@ -3,6 +3,7 @@
 float64, eager attention, eval mode, weights from :func:`validation.synthetic.draw_weights`.
 """
 
+import copy
 import functools
 from dataclasses import dataclass, field
 
@@ -47,6 +48,8 @@ class Architecture:
         inputs: ``"ids"`` or a key of ``_SHAPES``; with ``"+ids"`` for an encoder-decoder, whose decoder reads tokens too.
             Or ``{keyword: shape of one sample with its leading 1}`` of random numbers, ``"ids"`` instead of a shape.
         fixed: ``{keyword: nested lists, with a leading 1}`` of inputs that are the same for every sample: masks, sizes.
+        joined: ``{keyword: axis}`` of inputs without an axis of samples, which the model takes for all of them in one
+            sequence: they are joined along this axis as it is called.
         layers: Indices of the layers with attention.
         part: Path of the part of the model that is looked at, such as one of two towers.
         attention: Kind of attention, where the model or its part has several.
@@ -65,6 +68,7 @@ class Architecture:
     options: dict = field(default_factory=dict)
     inputs: str | dict = "ids"
     fixed: dict = field(default_factory=dict)
+    joined: dict = field(default_factory=dict)
     layers: tuple[int, ...] = (0, 1)
     part: str = ""
     attention: str | None = None
@@ -97,13 +101,21 @@ def build(architecture):
     """
     model_class = getattr(transformers, architecture.model_class)
     stated = _SHARED | architecture.sizes | architecture.options
-    config = model_class.config_class(**{name: value for name, value in stated.items() if value is not None})
+    # Configurations write into the dictionaries that they are given, which entries share.
+    stated = copy.deepcopy({name: value for name, value in stated.items() if value is not None})
+    config = model_class.config_class(**stated)
     config._attn_implementation = "eager"
     model = draw_weights(model_class(config).double(), seed=3).eval().requires_grad_(True)
     part = model.get_submodule(architecture.part) if architecture.part else model
+    if architecture.joined:
+        part.register_forward_pre_hook(functools.partial(_join, architecture.joined), with_kwargs=True)
     return part, _inputs(architecture.inputs) | {
         name: torch.tensor(value) for name, value in architecture.fixed.items()
     }
+
+
+def _join(axes, module, args, kwargs):
+    return args, kwargs | {name: torch.cat(tuple(kwargs[name]), axis) for name, axis in axes.items()}
 
 
 def decouple(model, architecture):
