@@ -111,6 +111,14 @@ def test_model_without_token_embeddings_passes_the_token_check():
     assert samples.check_tokens(torch.nn.Linear(2, 2), {"input_ids": torch.tensor([[10**6]])}) is None
 
 
+def test_model_that_does_not_know_its_embedding_takes_any_token():
+    class TextTower(torch.nn.Module):
+        def get_input_embeddings(self):
+            raise NotImplementedError("`get_input_embeddings` not auto-handled for TextTower")
+
+    assert samples.check_tokens(TextTower(), {"input_ids": torch.tensor([[10**6]])}) is None
+
+
 # Ids
 
 
