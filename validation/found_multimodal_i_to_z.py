@@ -1,39 +1,34 @@
-"""Models of images, sound and text, from lfm3_vl to x_clip: their towers, their text parts, and both in one model.
-
-In a whole model the image is read into the text, so that what a tower computes reaches the loss through the text part.
-"""
+"""Towers and text parts of models of images, sound and text, from lfm3_vl to x_clip."""
 
 from .found_architectures import FREE, GROUPED, MOE, PLAIN
 from .tiny_models import VOCAB_SIZE, Architecture, models
 
-_ROPE = {"rope_type": "default", "rope_theta": 1e4}
-_ROPE_3D = _ROPE | {"mrope_section": [1, 1, 0]}
-_IMAGE = {"image_size": 8, "patch_size": 4, "num_channels": 3}
+ROPE = {"rope_type": "default", "rope_theta": 1e4}
+ROPE_3D = ROPE | {"mrope_section": [1, 1, 0]}
+IMAGE = {"image_size": 8, "patch_size": 4, "num_channels": 3}
 # Configurations inside of others take none of what all share.
-_LAYERS = PLAIN | {"num_hidden_layers": 2, "intermediate_size": 7}
-_TEXT = GROUPED | {
+LAYERS = PLAIN | {"num_hidden_layers": 2, "intermediate_size": 7}
+TEXT = GROUPED | {
     "vocab_size": VOCAB_SIZE,
     "intermediate_size": 7,
     "num_hidden_layers": 2,
     "max_position_embeddings": 32,
     "pad_token_id": 0,
 }
-_IMAGE_TOKEN = 12
+_BELOW = {"intermediate_size": 7, "num_hidden_layers": 2, "vocab_size": VOCAB_SIZE}
 
-_JOINED = dict.fromkeys(
+JOINED = dict.fromkeys(
     ("reference_gradients", "reference_scores", "head_additivity", "zeroed_weights", "relabelling"),
     "it joins the patches of all images of a batch into one sequence, and collection refuses that",
 )
-_GATES = {
+GATES = {
     "relabelling": "every head has a gate of its own beside its slices, which the permutation would have to move too"
 }
-_POSITIONS = {
-    "relabelling": "every head has its own bias by distance, which the permutation would have to move too"
-}
+POSITIONS = {"relabelling": "every head has its own bias by distance, which the permutation would have to move too"}
 
 # Towers that read the patches of all images as one sequence: one image of 2 x 4 patches per sample.
 _GRID = {"grid_thw": [[1, 2, 4]]}
-_QWEN = {
+QWEN = {
     "depth": 2,
     "num_heads": 6,
     "hidden_size": 24,
@@ -45,18 +40,18 @@ _QWEN = {
     "out_hidden_size": 24,
     "num_position_embeddings": 16,
 }
-_WINDOWS = {"window_size": 8, "fullatt_block_indexes": [1]}
-_DEEP = {"deepstack_visual_indexes": [0]}
+WINDOWS = {"window_size": 8, "fullatt_block_indexes": [1]}
+DEEP = {"deepstack_visual_indexes": [0]}
 
 
 def _patch_towers():
-    rest = {"packing": "concatenated", "expected": PLAIN, "fixed": _GRID, "outside": _JOINED}
+    rest = {"packing": "concatenated", "expected": PLAIN, "fixed": _GRID, "outside": JOINED}
     rest["inputs"] = {"hidden_states": (1, 8, 24)}
     yield from models(
         PLAIN,
         "qwen3_5-vision:Qwen3_5VisionModel qwen3_5_moe-vision:Qwen3_5MoeVisionModel "
         "qwen4_exp-vision:Qwen4ExpVisionModel qwen3_vl_moe-vision:Qwen3VLMoeVisionModel",
-        options=_QWEN | _DEEP,
+        options=QWEN | DEEP,
         **rest,
     )
     experts = {"head_dim": 4, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 7}
@@ -71,8 +66,8 @@ def _patch_towers():
     }
     omni = {
         "audio_config": sound | {"n_window": 4},
-        "vision_config": _QWEN | _WINDOWS,
-        "text_config": _TEXT | {"rope_parameters": _ROPE_3D},
+        "vision_config": QWEN | WINDOWS,
+        "text_config": TEXT | {"rope_parameters": ROPE_3D},
     }
     yield from models(
         {},
@@ -84,12 +79,12 @@ def _patch_towers():
     longer = {"n_window": 50, "n_window_infer": 100, "downsample_hidden_size": 4, "conv_chunksize": 500}
     omni_moe = {
         "audio_config": sound | longer,
-        "vision_config": _QWEN | _DEEP,
-        "text_config": _TEXT | experts | {"rope_parameters": _ROPE_3D},
+        "vision_config": QWEN | DEEP,
+        "text_config": TEXT | experts | {"rope_parameters": ROPE_3D},
     }
     thinker = "Qwen3OmniMoeThinkerForConditionalGeneration"
     yield Architecture("qwen3_omni_moe-vision", thinker, part="model.visual", options=omni_moe, **rest)
-    heard = {"expected": PLAIN, "joined": {"input_features": 1}, "outside": _JOINED}
+    heard = {"expected": PLAIN, "joined": {"input_features": 1}, "outside": JOINED}
     yield Architecture(
         "qwen2_5_omni-audio",
         "Qwen2_5OmniThinkerModel",
@@ -133,15 +128,15 @@ def _patch_towers():
     yield from models(
         PLAIN,
         "paddleocr_vl-vision:PaddleOCRVisionModel",
-        options=_IMAGE | {"spatial_merge_size": 2},
+        options=IMAGE | {"spatial_merge_size": 2},
         inputs={"pixel_values": (1, 8, 3, 4, 4)},
         fixed=_GRID,
-        outside=_JOINED,
+        outside=JOINED,
     )
     strips = {
         "options": {
-            "vision_config": _LAYERS | {"image_size": 16, "patch_size": 4, "insert_layer_id": 0},
-            "text_config": _TEXT | {"model_type": "qwen2"},
+            "vision_config": LAYERS | {"image_size": 16, "patch_size": 4, "insert_layer_id": 0},
+            "text_config": TEXT | {"model_type": "qwen2"},
             "insert_layer_id": 0,
         },
         "inputs": {"pixel_values": (1, 1, 3, 4, 64)},
@@ -149,7 +144,7 @@ def _patch_towers():
         "joined": {"pixel_values": 3},
         "part": "vision_tower",
         "expected": PLAIN,
-        "outside": _JOINED,
+        "outside": JOINED,
     }
     yield from models(
         {},
@@ -166,20 +161,20 @@ def _towers():
     yield from models(
         PLAIN,
         "smolvlm-tower:SmolVLMVisionTransformer tipsv2-vision:Tipsv2VisionModel",
-        options=_IMAGE | {"mlp_ratio": 1},
+        options=IMAGE | {"mlp_ratio": 1},
         inputs="pixels",
     )
     yield from models(
         PLAIN,
         "step3p7-vision:Step3p7VisionModel",
-        options=_IMAGE | {"rope_parameters": _ROPE},
+        options=IMAGE | {"rope_parameters": ROPE},
         inputs="pixels",
     )
     widths = {"intermediate_size": 96, "vision_output_dim": 10, "projector_input_dim": 10, "projector_output_dim": 10}
     yield from models(
         PLAIN,
         "llama4-vision:Llama4VisionModel",
-        options=_IMAGE | widths | {"rope_parameters": _ROPE},
+        options=IMAGE | widths | {"rope_parameters": ROPE},
         inputs="pixels",
     )
     pairs = {"image_size": [8, 8], "patch_size": [4, 4]}
@@ -195,14 +190,14 @@ def _towers():
     yield from models(
         PLAIN,
         "siglip-vision:SiglipVisionModel phi4_multimodal-vision:Phi4MultimodalVisionModel",
-        options=_IMAGE,
+        options=IMAGE,
         inputs="pixels",
         attention=encoder,
     )
     yield from models(
         PLAIN,
         "siglip2-vision:Siglip2VisionModel",
-        options=_IMAGE | {"num_patches": 4},
+        options=IMAGE | {"num_patches": 4},
         inputs={"pixel_values": (1, 4, 48)},
         fixed={"pixel_attention_mask": [[1, 1, 1, 1]], "spatial_shapes": [[2, 2]]},
         attention=encoder,
@@ -214,7 +209,7 @@ def _towers():
         options=sound | {"ext_pw_out_channel": 24, "depthwise_separable_out_channel": 24},
         inputs={"hidden_states": (1, 32, 8)},
         fixed={"mask": [[True] * 32]},
-        outside=_POSITIONS,
+        outside=POSITIONS,
     )
     video = {
         "image_size": 8,
@@ -231,16 +226,16 @@ def _towers():
             options=video,
             inputs={"pixel_values_videos": (1, 2, 3, 8, 8)},
             attention=f"{kind}_layers.*.attention",
-            outside=_JOINED,
+            outside=JOINED,
         )
     yield from models(
         PLAIN,
         "x_clip-vision:XCLIPVisionModel",
-        options=_IMAGE | {"num_frames": 2},
+        options=IMAGE | {"num_frames": 2},
         inputs={"pixel_values": (1, 2, 3, 8, 8)},
         joined={"pixel_values": 0},
         attention=encoder,
-        outside=_JOINED,
+        outside=JOINED,
     )
 
 
@@ -256,21 +251,19 @@ def _text_parts():
         options={"use_repmixer_blocks": False, "projection_dim": 8},
     )
     yield from models(FREE, "molmo2-text:Molmo2TextModel")
-    yield from models(FREE, "paddleocr_vl-text:PaddleOCRTextModel", options={"rope_parameters": _ROPE_3D})
+    yield from models(FREE, "paddleocr_vl-text:PaddleOCRTextModel", options={"rope_parameters": ROPE_3D})
     yield from models(
         PLAIN, "unlimited_ocr-text:UnlimitedOcrTextModel", options=MOE | {"num_key_value_heads": 6, "head_dim": None}
     )
-    yield from models(FREE, "muse_glimmer-text:MuseGlimmerTextModel", outside=_GATES)
-    yield from models(
-        FREE, "muse_spark-text:MuseSparkTextModel", options=MOE | {"moe_hidden_size": 8}, outside=_GATES
-    )
+    yield from models(FREE, "muse_glimmer-text:MuseGlimmerTextModel", outside=GATES)
+    yield from models(FREE, "muse_spark-text:MuseSparkTextModel", options=MOE | {"moe_hidden_size": 8}, outside=GATES)
     yield from models(
         FREE,
         "step3p7-text:Step3p7TextModel",
         options=MOE | {"sliding_window": 4, "layer_types": ["full_attention", "sliding_attention"]},
-        outside=_GATES,
+        outside=GATES,
     )
-    indexer = {"index_n_heads": 2, "index_head_dim": 4, "index_block_size": 2, "index_topk_blocks": 1}
+    indexer = {"index_n_heads": 2, "index_head_dim": 4, "index_block_size": 2, "index_topk_blocks": 2}
     yield from models(
         FREE,
         "minimax_m3_vl-text:MiniMaxM3VLTextModel",
@@ -282,8 +275,17 @@ def _text_parts():
             "shared_intermediate_size": 7,
             "dense_intermediate_size": 7,
         },
+        outside={
+            "relabelling": "every kv group has an indexer of its own, which the permutation would have to move too",
+            "query_position": "a position reads only those that an indexer chose",
+        },
     )
-    delta = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 4, "linear_value_head_dim": 4}
+    delta = {
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 4,
+        "linear_value_head_dim": 4,
+    }
     indexer = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 4}
     rows = "the query projection also holds rows of a gate, which belong to no block"
     yield from models(
@@ -297,8 +299,8 @@ def _text_parts():
         outside=dict.fromkeys(("slices_tile", "head_additivity", "relabelling"), rows),
     )
     speaker = {
-        "code_predictor_config": FREE | _BELOW | {"num_code_groups": 3, "rope_parameters": _ROPE},
-        "text_config": FREE | _BELOW | MOE | {"rope_parameters": _ROPE_3D},
+        "code_predictor_config": FREE | _BELOW | {"num_code_groups": 3, "rope_parameters": ROPE},
+        "text_config": FREE | _BELOW | MOE | {"rope_parameters": ROPE_3D},
         "num_code_groups": 3,
         "thinker_hidden_size": 24,
         "spatial_merge_size": 2,
@@ -316,13 +318,10 @@ def _text_parts():
         "qwen3_omni_moe-wave",
         "Qwen3OmniMoeCode2Wav",
         sizes=GROUPED,
-        options=wave | {"sliding_window": 4, "rope_parameters": _ROPE},
+        options=wave | {"sliding_window": 4, "rope_parameters": ROPE},
         part="pre_transformer",
         inputs={"inputs_embeds": (1, 6, 24)},
     )
-
-
-_BELOW = {"intermediate_size": 7, "num_hidden_layers": 2, "vocab_size": VOCAB_SIZE}
 
 
 def families():
@@ -334,5 +333,5 @@ def families():
 
 def refused():
     """Pairs of an architecture whose heads cannot be placed and words of the reason."""
-    (siglip,) = models(PLAIN, "siglip-pooling:SiglipVisionModel", options=_IMAGE, inputs="pixels")
+    (siglip,) = models(PLAIN, "siglip-pooling:SiglipVisionModel", options=IMAGE, inputs="pixels")
     yield siglip, "a parameter that torch.nn.MultiheadAttention keeps"

@@ -1,6 +1,6 @@
 """Families of transformers whose heads cannot be placed, as data, with words of the reason that the error must state."""
 
-from . import found_multimodal_i_to_z
+from . import found_multimodal_i_to_z, found_whole_multimodal
 from .found_architectures import MOE, PLAIN
 from .tiny_models import VOCAB_SIZE, causal_models, models
 
@@ -62,5 +62,8 @@ def _refused():
         yield next(models(PLAIN, pair, options=options)), reason
 
 
-REFUSED = {one.name: (one, reason) for one, reason in (*_refused(), *found_multimodal_i_to_z.refused())}
+REFUSED = {
+    one.name: (one, reason)
+    for one, reason in (*_refused(), *found_multimodal_i_to_z.refused(), *found_whole_multimodal.refused())
+}
 """Families whose heads cannot be placed, by name, with words of the reason that the error must state."""
