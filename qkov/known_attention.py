@@ -145,7 +145,11 @@ REASONS: dict[str, str] = {
             "mistral_large4.MistralLarge4TextAttention",
         ),
         (_REUSED, "gemma3n.Gemma3nTextAttention gemma4.Gemma4TextAttention"),
-        (_SEVERAL_RUNS, "albert.AlbertAttention hrm_text.HrmTextAttention zamba.ZambaAttention zamba2.Zamba2Attention"),
+        (
+            _SEVERAL_RUNS,
+            "albert.AlbertAttention hrm_text.HrmTextAttention t5gemma2.T5Gemma2MergedAttention zamba.ZambaAttention "
+            "zamba2.Zamba2Attention",
+        ),
         ("two query heads are subtracted from each other and share a value", "diffllama.DiffLlamaAttention"),
         ("its values also decide which positions all heads attend to", "doge.DogeAttention"),
         (

@@ -153,26 +153,12 @@ def _documents():
             expected=heads,
             outside=outside,
         )
-    merged = {
-        "text_config": FREE
-        | _BELOW
-        | {"layer_types": ["full_attention"] * 2, "rope_parameters": {"full_attention": ROPE}},
-        "vision_config": LAYERS | IMAGE,
-    }
     yield from models(
         {},
         "t5gemma2-encoder:T5Gemma2Model",
-        options={"encoder": merged, "decoder": merged["text_config"]},
+        options=_MERGED,
         part="encoder",
         attention="text_model.layers.*.self_attn",
-        expected=FREE,
-    )
-    yield Architecture(
-        "t5gemma2-decoder",
-        "T5Gemma2Model",
-        options={"encoder": merged, "decoder": merged["text_config"]},
-        inputs="ids+ids",
-        attention="decoder.layers.*.self_attn",
         expected=FREE,
     )
     sam = {"image_size": 16, "patch_size": 4, "window_size": 2, "global_attn_indexes": [1], "mlp_dim": 7}
@@ -325,6 +311,11 @@ def _detectors():
 
 
 _BELOW = {"intermediate_size": 7, "num_hidden_layers": 2, "vocab_size": VOCAB_SIZE, "max_position_embeddings": 32}
+_DECODER = FREE | _BELOW | {"layer_types": ["full_attention"] * 2, "rope_parameters": {"full_attention": ROPE}}
+_MERGED = {
+    "encoder": {"text_config": _DECODER, "vision_config": LAYERS | IMAGE | {"vision_use_head": False}},
+    "decoder": _DECODER,
+}
 _WINDOWED = dict.fromkeys(JOINED, "it cuts samples into windows, and collection refuses that")
 _GROUNDING = {
     "backbone_config": {
@@ -395,5 +386,7 @@ def refused():
     inputs = {"input_ids": "ids", "pixel_values": (1, 3, 32, 32)}
     grounding = Architecture("mm_grounding_dino", "MMGroundingDinoModel", options=_GROUNDING, inputs=inputs)
     yield grounding, "the queries of one direction and the keys of the other"
+    # The decoder's keys and values are made of its own states and of the encoder's by the same projections.
+    yield Architecture("t5gemma2", "T5Gemma2Model", options=_MERGED, inputs="ids+ids"), "run several times"
     boxes = {"pixel_values": (1, 3, 64, 64)}
     yield Architecture("pp_doclayout_v2", "PPDocLayoutV2Model", options=_DOCLAYOUT, inputs=boxes), "computes no keys"
