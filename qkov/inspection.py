@@ -7,7 +7,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from .layout import QKOVConfig
+from . import latent_attention, locate
+from .layout import QKOVConfig, uncompiled
 
 
 def chosen_layers(model: Any, layers: list[int] | None = None, *, attention: str | None = None) -> QKOVConfig:
@@ -32,8 +33,8 @@ def describe_model(model: Any, config: QKOVConfig) -> dict[str, Any]:
         config: Its layers that are of interest.
 
     Returns:
-        ``class``; ``layers``, a list of layouts with the starts of every head; ``not_covered``, the parameters of their
-        modules that belong to no head; ``summary``, counts over them.
+        ``class``; ``layers``, a list of layouts with the starts of every head and what placed them; ``not_covered``,
+        the parameters of their modules that belong to no head; ``summary``, counts over them.
     """
     layouts = config.layers
     rest = [entry for layout in layouts for entry in not_covered(model, layout)]
@@ -41,7 +42,7 @@ def describe_model(model: Any, config: QKOVConfig) -> dict[str, Any]:
     num_inside = sum(parameter.numel() for parameter in inside.values())
     return {
         "class": type(model).__name__,
-        "layers": [asdict(layout) for layout in layouts],
+        "layers": [asdict(layout) | {"found_by": _found_by(model, layout)} for layout in layouts],
         "not_covered": rest,
         "summary": {
             "num_layers": len(layouts),
@@ -71,15 +72,7 @@ def not_covered(model: Any, layout: Any) -> list[dict[str, Any]]:
             for unit in range(projection.num_units)
         ]
         axis = claimed[0][0] if claimed else 0
-        gaps = _gaps([interval for _, interval in claimed], parameter.shape[axis]) if claimed else [None]
-        for gap in gaps:
-            output = layout.projection("O").module_name
-            if gap is not None:
-                reason = "a part of the weight that no head uses as query, key, value or output"
-            elif name.startswith(f"{output}.") and parameter.ndim == 1:
-                reason = "added after the heads are summed"
-            else:
-                reason = "not of the Q, K, V or O projection"
+        for gap, reason in _unclaimed(layout, name, parameter, [interval for _, interval in claimed], axis):
             entries.append(
                 {
                     "layer": layout.layer,
@@ -92,6 +85,22 @@ def not_covered(model: Any, layout: Any) -> list[dict[str, Any]]:
                 }
             )
     return entries
+
+
+def _unclaimed(
+    layout: Any, name: str, parameter: Any, claimed: list[tuple[int, int]], axis: int
+) -> list[tuple[tuple[int, int] | None, str]]:
+    """Parts of a parameter that no head owns, None for all of it, each with the reason."""
+    if claimed:
+        reason = "a part of the weight that no head uses as query, key, value or output"
+        return [(gap, reason) for gap in _gaps(claimed, parameter.shape[axis])]
+    if name.startswith(f"{layout.projection('O').module_name}.") and parameter.ndim == 1:
+        return [(None, "added after the heads are summed")]
+    if layout.packing == latent_attention.PACKING:
+        shared = latent_attention.shared_parts(layout, name, parameter.shape[0])
+        if shared:
+            return shared
+    return [(None, "not of the Q, K, V or O projection")]
 
 
 def layout_table(layers: list[dict[str, Any]]) -> str:
@@ -123,10 +132,15 @@ def layout_table(layers: list[dict[str, Any]]) -> str:
         paragraphs.append(
             f"{_layers_label([layout['layer'] for layout in alike])}: {module}\n"
             f"  {one['packing']}, {one['num_heads']} query heads, {one['num_kv_heads']} kv heads{shared}\n"
-            f"  head_dim {one['head_dim']}, v_head_dim {one['v_head_dim']}, hidden_size {one['hidden_size']}\n"
-            + _columns(rows)
+            f"  head_dim {one['head_dim']}, {_own_key(one)}v_head_dim {one['v_head_dim']}, "
+            f"hidden_size {one['hidden_size']}\n"
+            f"  placed by {one['found_by']}\n" + _columns(rows)
         )
     return "\n\n".join(paragraphs)
+
+
+def _own_key(layout: dict[str, Any]) -> str:
+    return f"k_head_dim {layout['k_head_dim']}, " if layout["k_head_dim"] != layout["head_dim"] else ""
 
 
 def not_covered_table(entries: list[dict[str, Any]]) -> str:
@@ -154,6 +168,10 @@ def summary_line(summary: dict[str, Any]) -> str:
         f"heads hold {summary['num_parameters_in_heads']:,} numbers, of {summary['num_parameters_in_attention']:,} in "
         f"these modules and {summary['num_parameters']:,} in the model"
     )
+
+
+def _found_by(model: Any, layout: Any) -> str:
+    return locate.found_by(uncompiled(model).get_submodule(layout.module_name))
 
 
 def _parameters_of(model: Any, layout: Any) -> list[tuple[str, Any]]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from .general_rule import general_layout
 from .geometry import AttentionLayout
+from .latent_attention import latent_layout
 from .packings import (
     blocked_layout,
     concatenated_layout,
@@ -70,6 +71,17 @@ def _gpt2_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     return concatenated_layout(module, name, config, **names)
 
 
+def _dots_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """Sliding layers have sizes of their own, which the configuration keeps by layer."""
+    return latent_layout(module, name, config and config.per_layer_config[module.layer_idx])
+
+
+def _mistral_large_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+    """Layers without rotary positions have wider keys of their own, and some read the latent of an earlier layer."""
+    down = None if module.kv_a_proj_with_mqa is None else "kv_a_proj_with_mqa"
+    return latent_layout(module, name, None, latent=down)
+
+
 def _by_class(finder: Finder, names: str) -> dict[str, Finder]:
     return {_qualified(name): finder for name in names.split()}
 
@@ -79,6 +91,14 @@ def _qualified(short: str) -> str:
     package, *module, name = short.split(".")
     return f"transformers.models.{package}.{module[0] if module else f'modeling_{package}'}.{name}"
 
+
+_LATENT = """
+    axk1.AXK1Attention bailing_hybrid.BailingHybridAttention deepseek_v2.DeepseekV2Attention
+    deepseek_v3.DeepseekV3Attention deepseek_v32.DeepseekV32Attention glm4_moe_lite.Glm4MoeLiteAttention
+    glm5_next.Glm5NextTextAttention glm_moe_dsa.GlmMoeDsaAttention hy_v4.HYV4Attention
+    kimi_linear.KimiLinearAttention longcat_flash.LongcatFlashMLA minicpm3.MiniCPM3Attention
+    mistral4.Mistral4Attention youtu.YoutuAttention
+"""
 
 FINDERS: dict[str, Finder] = {
     # The general rule, beside weights of no block: gates, biases by distance, queries of another kind.
@@ -98,6 +118,10 @@ FINDERS: dict[str, Finder] = {
         "qwen3_next.Qwen3NextAttention qwen3_5.Qwen3_5Attention qwen3_5_moe.Qwen3_5MoeAttention "
         "qwen4_exp.Qwen4ExpTextAttention",
     ),
+    **_by_class(latent_layout, _LATENT),
+    **_by_class(partial(latent_layout, query="q_gate_proj", gate_rows=True), "axk2.AXK2Attention"),
+    **_by_class(_dots_layout, "dots3_note.Dots3NoteTextAttention"),
+    **_by_class(_mistral_large_layout, "mistral_large4.MistralLarge4TextAttention"),
     **_by_class(concatenated_layout, "phi3.Phi3Attention phi4_multimodal.Phi4MultimodalAttention"),
     **_by_class(_gpt2_layout, "gpt2.GPT2Attention"),
     **_by_class(partial(concatenated_layout, fused="c_attn", output="c_proj"), "imagegpt.ImageGPTAttention"),
@@ -128,7 +152,6 @@ FINDERS: dict[str, Finder] = {
 }
 """How to place the heads of each class that :mod:`qkov.general_rule` does not cover."""
 
-_LATENT = "its keys and values are made from a latent that all heads share (multi-latent attention)"
 _REUSED = "layers may take the keys and values of an earlier layer, and then have none of their own"
 _SEVERAL_RUNS = "the same weights serve several layers or run several times, so a gradient belongs to no single layer"
 
@@ -136,13 +159,8 @@ REASONS: dict[str, str] = {
     _qualified(name): reason
     for reason, names in (
         (
-            _LATENT,
-            "deepseek_v2.DeepseekV2Attention deepseek_v3.DeepseekV3Attention glm4_moe_lite.Glm4MoeLiteAttention "
-            "longcat_flash.LongcatFlashMLA minicpm3.MiniCPM3Attention youtu.YoutuAttention axk1.AXK1Attention "
-            "deepseek_v32.DeepseekV32Attention glm_moe_dsa.GlmMoeDsaAttention hy_v4.HYV4Attention "
-            "mistral4.Mistral4Attention axk2.AXK2Attention bailing_hybrid.BailingHybridAttention "
-            "deepseek_v4.DeepseekV4Attention dots3_note.Dots3NoteTextAttention kimi_linear.KimiLinearAttention "
-            "mistral_large4.MistralLarge4TextAttention",
+            "all heads read one key, which is their value too, and groups of heads share a second output projection",
+            "deepseek_v4.DeepseekV4Attention",
         ),
         (_REUSED, "gemma3n.Gemma3nTextAttention gemma4.Gemma4TextAttention"),
         (
@@ -198,6 +216,7 @@ WITHOUT_HEADS = frozenset(
     _qualified(name)
     for name in (
         "bailing_hybrid.BailingHybridDeltaAttention",
+        "glm5_next.Glm5NextTextLinearAttention",
         "kimi_linear.KimiLinearDeltaAttention",
         "minimax.MiniMaxLightningAttention",
         "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",

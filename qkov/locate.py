@@ -23,7 +23,7 @@ from .known_attention import Finder
 from .linear import Linear, described, qualified_name
 from .packings import concatenated_layout, interleaved_layout, split_layout
 
-__all__ = ["concatenated_layout", "find_attention", "interleaved_layout", "register_layout", "split_layout"]
+__all__ = ["concatenated_layout", "find_attention", "found_by", "interleaved_layout", "register_layout", "split_layout"]
 
 
 def find_attention(model: nn.Module, attention: str | None = None) -> tuple[AttentionLayout, ...]:
@@ -115,6 +115,11 @@ def register_layout(attention_class: type | str, finder: Finder) -> None:
         raise LayoutError(f"The layout function is a {type(finder).__name__}; expected finder(module, name, config).")
     name = attention_class if isinstance(attention_class, str) else qualified_name(attention_class)
     _FINDERS[name] = finder
+
+
+def found_by(module: nn.Module) -> str:
+    """Say what places the heads of an attention module: "a layout of its class", or "the general rule"."""
+    return "a layout of its class" if qualified_name(type(module)) in _FINDERS else "the general rule"
 
 
 _FINDERS: dict[str, Finder] = dict(known_attention.FINDERS)

@@ -74,6 +74,7 @@ def test_table_places_split_heads_by_rows_and_output_by_columns(folders):
     assert ("K", "2", "rows", "0:4", "4:8", "4", "yes", "k_proj.weight") in lines
     assert ("O", "6", "columns", "0:4", "20:24", "4", "no", "o_proj.weight") in lines
     assert "2 kv heads (each for 3 query heads)" in result.stdout
+    assert "  placed by the general rule" in result.stdout.splitlines()
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
@@ -81,6 +82,7 @@ def test_table_places_fused_heads_of_conv1d_by_columns(folders):
     lines = words(inspect(folders / "gpt2").stdout)
     assert ("V", "6", "columns", "48:52", "68:72", "4", "yes", "c_attn.weight") in lines
     assert ("O", "6", "rows", "0:4", "20:24", "4", "no", "c_proj.weight") in lines
+    assert ("placed", "by", "a", "layout", "of", "its", "class") in lines
 
 
 def test_layers_with_different_sizes_are_shown_apart():

@@ -4,6 +4,9 @@ Hidden size, heads, kv heads and head_dim are all different where the family all
 is validated on are in :mod:`validation.families`; these are here to show that their layout is what they compute.
 """
 
+import functools
+
+from .latent_architectures import latent_models
 from .tiny_models import Architecture, causal_models, models
 
 # Where the family allows it, head_dim is not hidden_size / heads; else heads may share kv heads; else not.
@@ -359,6 +362,7 @@ ARCHITECTURES = {
         _parts_of_multimodal_models,
         _hybrid_language_models,
         _fused_language_models,
+        functools.partial(latent_models, MOE),
         _encoders,
     )
     for one in group()

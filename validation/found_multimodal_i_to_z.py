@@ -17,10 +17,6 @@ TEXT = GROUPED | {
 }
 _BELOW = {"intermediate_size": 7, "num_hidden_layers": 2, "vocab_size": VOCAB_SIZE}
 
-JOINED = dict.fromkeys(
-    ("reference_gradients", "reference_scores", "head_additivity", "zeroed_weights", "relabelling"),
-    "it joins the patches of all images of a batch into one sequence, and collection refuses that",
-)
 GATES = {
     "relabelling": "every head has a gate of its own beside its slices, which the permutation would have to move too"
 }
@@ -45,7 +41,7 @@ DEEP = {"deepstack_visual_indexes": [0]}
 
 
 def _patch_towers():
-    rest = {"packing": "concatenated", "expected": PLAIN, "fixed": _GRID, "outside": JOINED}
+    rest = {"packing": "concatenated", "expected": PLAIN, "fixed": _GRID}
     rest["inputs"] = {"hidden_states": (1, 8, 24)}
     yield from models(
         PLAIN,
@@ -84,7 +80,7 @@ def _patch_towers():
     }
     thinker = "Qwen3OmniMoeThinkerForConditionalGeneration"
     yield Architecture("qwen3_omni_moe-vision", thinker, part="model.visual", options=omni_moe, **rest)
-    heard = {"expected": PLAIN, "joined": {"input_features": 1}, "outside": JOINED}
+    heard = {"expected": PLAIN, "joined": {"input_features": 1}}
     yield Architecture(
         "qwen2_5_omni-audio",
         "Qwen2_5OmniThinkerModel",
@@ -131,7 +127,6 @@ def _patch_towers():
         options=IMAGE | {"spatial_merge_size": 2},
         inputs={"pixel_values": (1, 8, 3, 4, 4)},
         fixed=_GRID,
-        outside=JOINED,
     )
     strips = {
         "options": {
@@ -144,7 +139,6 @@ def _patch_towers():
         "joined": {"pixel_values": 3},
         "part": "vision_tower",
         "expected": PLAIN,
-        "outside": JOINED,
     }
     yield from models(
         {},
@@ -226,7 +220,6 @@ def _towers():
             options=video,
             inputs={"pixel_values_videos": (1, 2, 3, 8, 8)},
             attention=f"{kind}_layers.*.attention",
-            outside=JOINED,
         )
     yield from models(
         PLAIN,
@@ -235,7 +228,6 @@ def _towers():
         inputs={"pixel_values": (1, 2, 3, 8, 8)},
         joined={"pixel_values": 0},
         attention=encoder,
-        outside=JOINED,
     )
 
 
@@ -277,7 +269,6 @@ def _text_parts():
         },
         outside={
             "relabelling": "every kv group has an indexer of its own, which the permutation would have to move too",
-            "query_position": "a position reads only those that an indexer chose",
         },
     )
     delta = {

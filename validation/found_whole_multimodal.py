@@ -5,7 +5,7 @@ that read documents and that find things in pictures.
 """
 
 from .found_architectures import FREE, GROUPED, MOE, PLAIN
-from .found_multimodal_i_to_z import DEEP, IMAGE, JOINED, LAYERS, POSITIONS, QWEN, ROPE, ROPE_3D, TEXT, WINDOWS
+from .found_multimodal_i_to_z import DEEP, IMAGE, LAYERS, POSITIONS, QWEN, ROPE, ROPE_3D, TEXT, WINDOWS
 from .tiny_models import VOCAB_SIZE, Architecture, models
 
 _IMAGE_TOKEN = 12
@@ -36,7 +36,6 @@ def _text_and_image():
             packing="concatenated",
             attention="visual.blocks.*.attn",
             expected=PLAIN,
-            outside=JOINED,
             **rest,
         )
     yield from _kinds(
@@ -179,7 +178,7 @@ def _documents():
         "UnlimitedOcrModel",
         packing="concatenated",
         attention="sam_encoder.layers.*.attn",
-        outside=_WINDOWED,
+        outside=_DISTANCES,
         **reader,
     )
     yield Architecture(
@@ -198,7 +197,7 @@ def _documents():
             "decoder_hidden_size": 8,
         },
         inputs="pixels",
-        outside={"zeroed_weights": "queries also meet embeddings of distances, which stay where the keys are gone"},
+        outside=_DISTANCES,
     )
 
 
@@ -217,7 +216,6 @@ def _detectors():
         "sam3-vision:Sam3ViTModel",
         options=backbone | {"model_type": None, "patch_size": 2, "window_size": 2, "global_attn_indexes": [1]},
         inputs="pixels",
-        outside=_WINDOWED,
     )
     queries = {"hidden_size": 24, "num_layers": 2, "num_attention_heads": 6, "intermediate_size": 7}
     vision = {"fpn_hidden_size": 24, "backbone_feature_sizes": [[4, 4], [2, 2], [1, 1]]}
@@ -316,7 +314,7 @@ _MERGED = {
     "encoder": {"text_config": _DECODER, "vision_config": LAYERS | IMAGE | {"vision_use_head": False}},
     "decoder": _DECODER,
 }
-_WINDOWED = dict.fromkeys(JOINED, "it cuts samples into windows, and collection refuses that")
+_DISTANCES = {"zeroed_weights": "queries also meet embeddings of distances, which stay where the keys are gone"}
 _GROUNDING = {
     "backbone_config": {
         "model_type": "swin",

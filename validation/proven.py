@@ -8,7 +8,7 @@ inside the query projection (its rows belong to no block).
 import torch
 from tqdm.auto import tqdm
 
-from qkov import checks
+from qkov import checks, samples
 from qkov.errors import LayoutError
 from qkov.layout import QKOVConfig
 
@@ -17,14 +17,13 @@ from . import architectures, suite
 # What a law does not cover in a family: the check fails there for this reason, and counts as not run.
 _SINKS = "every head has a sink of its own beside its slices, which the permutation would have to move too"
 _GATES = "every head has a gate of its own beside its slices, which the permutation would have to move too"
+_SCALES = "every head has a scale of its own beside its slices, which the permutation would have to move too"
 _POSITIONS = "every head has its own bias by distance, which the permutation would have to move too"
 _GATE_ROWS = "the query projection also holds rows of a gate, which belong to no block"
-_TOKENS_FIRST = "its activations have tokens, not samples, along their first axis, and collection refuses them"
-_JOINED = "it joins the patches of all images of a batch into one sequence, and collection refuses that"
-_COLLECTING = ("reference_gradients", "reference_scores", "head_additivity", "zeroed_weights", "relabelling")
 _REASONS = (
     (_SINKS, ("relabelling",), "flint gpt_oss granite_swa granitemoe_swa mimo_v2_flash"),
-    (_GATES, ("relabelling",), "afmoe laguna lfm3"),
+    (_GATES, ("relabelling",), "afmoe laguna lfm3 bailing_hybrid dots3_note hy_v4"),
+    (_SCALES, ("relabelling",), "mistral_large4_text"),
     (_POSITIONS, ("relabelling",), "mpt bloom mpnet t5 mt5 umt5 layoutlmv3 switch_transformers"),
     (
         _POSITIONS,
@@ -32,9 +31,7 @@ _REASONS = (
         "t5-encoder t5-decoder mt5-encoder mt5-decoder umt5-encoder umt5-decoder switch_transformers-encoder "
         "switch_transformers-decoder",
     ),
-    (_GATE_ROWS, ("slices_tile", "head_additivity", "relabelling"), "qwen3_next qwen3_5 qwen3_5_moe"),
-    (_TOKENS_FIRST, (*_COLLECTING, "query_position"), "mlcd"),
-    (_JOINED, _COLLECTING, "pixtral_vision"),
+    (_GATE_ROWS, ("slices_tile", "head_additivity", "relabelling"), "axk2 qwen3_next qwen3_5 qwen3_5_moe"),
     (
         "keys of positions have a projection of their own, which acts where the keys of the content are gone",
         ("relabelling", "zeroed_weights"),
@@ -82,6 +79,7 @@ def measure_architecture(name):
         "num_heads": first.num_heads,
         "num_kv_heads": first.num_kv_heads,
         "head_dim": first.head_dim,
+        "k_head_dim": first.k_head_dim,
         "v_head_dim": first.v_head_dim,
         "hidden_size": first.hidden_size,
         "checks_passed": sum(result.passed for result in results),
@@ -121,7 +119,8 @@ def output_loss(model, batch):
     outputs = model(**batch)
     if not isinstance(outputs, torch.Tensor):
         outputs = next(iter(outputs.values() if hasattr(outputs, "values") else outputs))
-    flat = outputs.reshape(len(outputs), -1)
+    # Some join their samples, which are equally large here, into one sequence.
+    flat = outputs.reshape(samples.batch_size(batch), -1)
     weights = torch.sin(torch.arange(flat.shape[1], dtype=flat.dtype) * 0.7)
     return (flat.square() * weights).sum(1)
 

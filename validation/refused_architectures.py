@@ -2,20 +2,11 @@
 
 from . import found_multimodal_i_to_z, found_whole_multimodal
 from .found_architectures import MOE, PLAIN
-from .tiny_models import VOCAB_SIZE, causal_models, models
-
-_LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4}
-_MULTI = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 6}
+from .tiny_models import VOCAB_SIZE, models
 
 
 def _refused():
     """Pairs of an architecture and words of the reason."""
-    latent = (
-        "deepseek_v2:DeepseekV2 deepseek_v3:DeepseekV3 minicpm3:MiniCPM3 youtu:Youtu glm4_moe_lite:Glm4MoeLite "
-        "longcat_flash:LongcatFlash"
-    )
-    for one in causal_models(_MULTI, latent, options=MOE | _LATENT):
-        yield one, "a latent that all heads share"
     few = {"vocab_size_per_layer_input": VOCAB_SIZE, "hidden_size_per_layer_input": 3}
     for pair, options, reason in (
         ("albert:AlbertModel", {"embedding_size": 24}, "several layers"),
@@ -28,9 +19,9 @@ def _refused():
         ("jetmoe:JetMoeForCausalLM", MOE, "every expert"),
         ("inkling:InklingForCausalLM", MOE, "a convolution"),
         (
-            "kimi_linear:KimiLinearForCausalLM",
-            MOE | _LATENT | {"layer_types": ["linear_attention", "full_attention"]},
-            "a latent that all heads share",
+            "deepseek_v4:DeepseekV4ForCausalLM",
+            MOE | {"head_dim": 8, "q_lora_rank": 8, "o_groups": 2, "o_lora_rank": 4},
+            "all heads read one key",
         ),
         ("rwkv:RwkvModel", {}, "a recurrence"),
         (

@@ -125,14 +125,16 @@ def decouple(model, architecture):
     if architecture.gated:
         heads = architecture.sizes["num_attention_heads"]
         for name, module in model.named_modules():
-            if name.endswith("self_attn.q_proj"):
-                module.register_forward_hook(functools.partial(_hold_gate, heads))
+            if name.endswith(("self_attn.q_proj", "self_attn.q_gate_proj")):
+                width = module.out_features // heads
+                gate = architecture.sizes["v_head_dim"] if name.endswith("q_gate_proj") else width // 2
+                module.register_forward_hook(functools.partial(_hold_gate, heads, [width - gate, gate]))
     return model
 
 
-def _hold_gate(heads, module, args, output):
-    query, gate = output.unflatten(-1, (heads, 2, -1)).unbind(-2)
-    return torch.stack([query, gate.detach()], -2).flatten(-3)
+def _hold_gate(heads, widths, module, args, output):
+    query, gate = output.unflatten(-1, (heads, -1)).split(widths, -1)
+    return torch.cat([query, gate.detach()], -1).flatten(-2)
 
 
 def _inputs(kind):
