@@ -173,14 +173,16 @@ def _documents():
         "part": "vision_tower",
         "expected": PLAIN,
     }
-    yield Architecture(
-        "unlimited_ocr-sam",
-        "UnlimitedOcrModel",
-        packing="concatenated",
-        attention="sam_encoder.layers.*.attn",
-        outside=_DISTANCES,
-        **reader,
-    )
+    for suffix, implementation in (("sam", "eager"), ("sam_sdpa", "sdpa")):
+        yield Architecture(
+            f"unlimited_ocr-{suffix}",
+            "UnlimitedOcrModel",
+            packing="concatenated",
+            attention="sam_encoder.layers.*.attn",
+            implementation=implementation,
+            outside=_DISTANCES,
+            **reader,
+        )
     yield Architecture(
         "unlimited_ocr-vision", "UnlimitedOcrModel", attention="vision_encoder.encoder.layers.*.self_attn", **reader
     )

@@ -1,6 +1,6 @@
 """What a tiny random model of a family of transformers is, and how to build it without any file or network.
 
-float64, eager attention, eval mode, weights from :func:`validation.synthetic.draw_weights`.
+float64, eager attention if possible, eval mode, weights from :func:`validation.synthetic.draw_weights`.
 """
 
 import copy
@@ -57,6 +57,7 @@ class Architecture:
             direction; for the experiment on the layout they are taken out.
         gated: Whether the query projection also holds rows of a gate, which belong to no block; for the experiment
             no gradient passes through the gate.
+        implementation: Of attention, as transformers calls it: some classes exist for one of them alone.
         expected: What the layout must say where it is not ``sizes``: tuples where layers differ.
         outside: ``{check: reason}`` of the laws that do not cover this family.
     """
@@ -74,6 +75,7 @@ class Architecture:
     attention: str | None = None
     coupling: tuple[str, ...] = ()
     gated: bool = False
+    implementation: str = "eager"
     expected: dict = field(default_factory=dict)
     outside: dict = field(default_factory=dict)
 
@@ -104,7 +106,7 @@ def build(architecture):
     # Configurations write into the dictionaries that they are given, which entries share.
     stated = copy.deepcopy({name: value for name, value in stated.items() if value is not None})
     config = model_class.config_class(**stated)
-    config._attn_implementation = "eager"
+    config._attn_implementation = architecture.implementation
     model = draw_weights(model_class(config).double(), seed=3).eval().requires_grad_(True)
     part = model.get_submodule(architecture.part) if architecture.part else model
     if architecture.joined:
