@@ -125,9 +125,10 @@ FINDERS: dict[str, Finder] = {
         general_layout,
         "afmoe.AfmoeAttention beam.BeamAttention chameleon.ChameleonAttention deberta_v2.DebertaV2Attention "
         "esmfold2.EsmFold2DiffusionAttention laguna.LagunaAttention lfm3.Lfm3Attention lilt.LiltAttention "
-        "longt5.LongT5Attention longt5.LongT5LocalAttention luke.LukeAttention mt5.MT5Attention "
-        "pix2struct.Pix2StructTextAttention switch_transformers.SwitchTransformersAttention t5.T5Attention "
-        "umt5.UMT5Attention",
+        "longt5.LongT5Attention longt5.LongT5LocalAttention luke.LukeAttention minimax_m3_vl.MiniMaxM3VLAttention "
+        "mt5.MT5Attention muse_glimmer.MuseGlimmerTextAttention muse_spark.MuseSparkTextAttention "
+        "pix2struct.Pix2StructTextAttention step3p7.Step3p7Attention "
+        "switch_transformers.SwitchTransformersAttention t5.T5Attention udop.UdopAttention umt5.UMT5Attention",
     ),
     # Layers that may clip their inputs and outputs hold the linear layers.
     **_by_class(
@@ -159,13 +160,14 @@ FINDERS: dict[str, Finder] = {
     ),
     **_by_class(
         partial(split_layout, gate_rows=True),
-        "qwen3_next.Qwen3NextAttention qwen3_5.Qwen3_5Attention qwen3_5_moe.Qwen3_5MoeAttention",
+        "qwen3_next.Qwen3NextAttention qwen3_5.Qwen3_5Attention qwen3_5_moe.Qwen3_5MoeAttention "
+        "qwen4_exp.Qwen4ExpTextAttention",
     ),
     **_by_class(latent_layout, _LATENT),
     **_by_class(partial(latent_layout, query="q_gate_proj", gate_rows=True), "axk2.AXK2Attention"),
     **_by_class(_dots_layout, "dots3_note.Dots3NoteTextAttention"),
     **_by_class(_mistral_large_layout, "mistral_large4.MistralLarge4TextAttention"),
-    **_by_class(concatenated_layout, "phi3.Phi3Attention"),
+    **_by_class(concatenated_layout, "phi3.Phi3Attention phi4_multimodal.Phi4MultimodalAttention"),
     **_by_class(_gpt2_layout, "gpt2.GPT2Attention decision_transformer.DecisionTransformerGPT2Attention"),
     **_by_class(partial(concatenated_layout, fused="c_attn", output="c_proj"), "imagegpt.ImageGPTAttention"),
     **_by_class(
@@ -178,13 +180,17 @@ FINDERS: dict[str, Finder] = {
         "cohere_compass.CohereCompassVisionAttention dots3_note.Dots3NoteVisionAttention "
         "ernie4_5_vl_moe.Ernie4_5_VLMoeVisionAttention florence2.Florence2VisionWindowAttention "
         "glm4v.Glm4vVisionAttention glm4v_moe.Glm4vMoeVisionAttention glm5_next.Glm5NextVisionAttention "
-        "glm_image.GlmImageVisionAttention glm_ocr.GlmOcrVisionAttention",
+        "glm_image.GlmImageVisionAttention glm_ocr.GlmOcrVisionAttention qwen2_5_vl.Qwen2_5_VLVisionAttention "
+        "qwen2_vl.VisionAttention qwen3_5.Qwen3_5VisionAttention qwen3_5_moe.Qwen3_5MoeVisionAttention "
+        "qwen3_omni_moe.Qwen3OmniMoeVisionAttention qwen3_vl.Qwen3VLVisionAttention "
+        "qwen3_vl_moe.Qwen3VLMoeVisionAttention qwen4_exp.Qwen4ExpVisionAttention",
     ),
     # Beside distances that all heads share.
     **_by_class(
         partial(_concatenated_evenly, stated="num_attention_heads"),
         "deepseek_ocr2.DeepseekOcr2SamVisionAttention deepseek_ocr2.DeepseekOcr2SamVisionSdpaAttention "
-        "got_ocr2.GotOcr2VisionAttention",
+        "got_ocr2.GotOcr2VisionAttention pp_formulanet.PPFormulaNetVisionAttention "
+        "unlimited_ocr.UnlimitedOcrSamVisionAttention unlimited_ocr.UnlimitedOcrSamVisionSdpaAttention",
     ),
     **_by_class(
         partial(concatenated_layout, fused="qkv", output="proj"),
@@ -222,7 +228,11 @@ REASONS: dict[str, str] = {
             "deepseek_v4.DeepseekV4Attention",
         ),
         (_REUSED, "gemma3n.Gemma3nTextAttention gemma4.Gemma4TextAttention"),
-        (_SEVERAL_RUNS, "albert.AlbertAttention hrm_text.HrmTextAttention zamba.ZambaAttention zamba2.Zamba2Attention"),
+        (
+            _SEVERAL_RUNS,
+            "albert.AlbertAttention hrm_text.HrmTextAttention t5gemma2.T5Gemma2MergedAttention zamba.ZambaAttention "
+            "zamba2.Zamba2Attention",
+        ),
         ("two query heads are subtracted from each other and share a value", "diffllama.DiffLlamaAttention"),
         ("its values also decide which positions all heads attend to", "doge.DogeAttention"),
         (
@@ -238,6 +248,20 @@ REASONS: dict[str, str] = {
             "led.LEDEncoderAttention longformer.LongformerAttention",
         ),
         ("its integer arithmetic has no gradient", "ibert.IBertAttention"),
+        (
+            "its fused projection is a parameter that torch.nn.MultiheadAttention keeps, and not a layer",
+            "phi4_multimodal.Phi4MultimodalVisionMultiheadAttentionPoolingHead "
+            "siglip.SiglipMultiheadAttentionPoolingHead siglip2.Siglip2MultiheadAttentionPoolingHead",
+        ),
+        (
+            "the same projection makes the queries of one direction and the keys of the other",
+            "mm_grounding_dino.MMGroundingDinoBiMultiHeadAttention",
+        ),
+        (
+            "it computes no keys: a projection of the query says where to read and with which weights",
+            "mm_grounding_dino.MMGroundingDinoMultiscaleDeformableAttention "
+            "pp_doclayout_v2.PPDocLayoutV2MultiscaleDeformableAttention",
+        ),
         (
             "keys are chosen at random and in blocks, outside of its projections",
             "big_bird.BigBirdBlockSparseAttention bigbird_pegasus.BigBirdPegasusBlockSparseAttention",
@@ -325,11 +349,12 @@ WITHOUT_HEADS = frozenset(
         "kimi_linear.KimiLinearDeltaAttention",
         "minimax.MiniMaxLightningAttention",
         "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",
+        "phi4_multimodal.Phi4MultimodalAudioRelativeAttentionBias",
         "slanet.SLANetAttentionGRUCell",
     )
 )
 """Attention by name only: passed over, as state space layers are, where other layers have attention.
 
-Linear attention, weighted residuals, and weights of a mean that one score per position gives, without queries, keys and
-values.
+Linear attention, weighted residuals, biases, and weights of a mean that one score per position gives, without queries,
+keys and values.
 """

@@ -123,6 +123,14 @@ def test_a_model_without_one_embedding_of_tokens_is_not_asked_for_it():
     assert samples.check_tokens(model, inputs) is None
 
 
+def test_model_that_does_not_know_its_embedding_takes_any_token():
+    class TextTower(torch.nn.Module):
+        def get_input_embeddings(self):
+            raise NotImplementedError("`get_input_embeddings` not auto-handled for TextTower")
+
+    assert samples.check_tokens(TextTower(), {"input_ids": torch.tensor([[10**6]])}) is None
+
+
 # Ids
 
 

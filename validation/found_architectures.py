@@ -355,8 +355,8 @@ def _encoders():
     )
 
 
-ARCHITECTURES = {
-    one.name: one
+def families():
+    """Entries of all families."""
     for group in (
         _split_language_models,
         _parts_of_multimodal_models,
@@ -364,7 +364,5 @@ ARCHITECTURES = {
         _fused_language_models,
         functools.partial(latent_models, MOE),
         _encoders,
-    )
-    for one in group()
-}
-"""Families whose heads are found, by name."""
+    ):
+        yield from group()

@@ -1,10 +1,10 @@
 """Parts of multimodal models, by family from aimv2 to layoutlmv3: text parts, towers, query transformers.
 
-Models with image and text as their input are in :mod:`validation.found_whole_multimodal`.
+Models with image and text as their input are in :mod:`validation.found_whole_multimodal_a_to_h`.
 """
 
 from .found_architectures import FREE, GROUPED, MOE, PLAIN
-from .found_whole_multimodal import (
+from .found_whole_multimodal_a_to_h import (
     ARIA,
     DAVIT,
     GROUPED_TEXT,

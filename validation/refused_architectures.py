@@ -1,11 +1,10 @@
 """Families of transformers whose heads cannot be placed, as data, with words of the reason that the error must state."""
 
-from . import found_multimodal_a_to_l, found_text_parts
 from .found_architectures import MOE, PLAIN
 from .tiny_models import VOCAB_SIZE, models
 
 
-def _refused():
+def refused():
     """Pairs of an architecture and words of the reason."""
     few = {"vocab_size_per_layer_input": VOCAB_SIZE, "hidden_size_per_layer_input": 3}
     for pair, options, reason in (
@@ -51,10 +50,3 @@ def _refused():
         ("big_bird:BigBirdModel", {"attention_type": "block_sparse"}, "keys are chosen at random"),
     ):
         yield next(models(PLAIN, pair, options=options)), reason
-
-
-REFUSED = {
-    one.name: (one, reason)
-    for one, reason in (*_refused(), *found_multimodal_a_to_l.refused(), *found_text_parts.refused())
-}
-"""Families whose heads cannot be placed, by name, with words of the reason that the error must state."""

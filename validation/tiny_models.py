@@ -1,6 +1,6 @@
 """What a tiny random model of a family of transformers is, and how to build it without any file or network.
 
-float64, eager attention, eval mode, weights from :func:`validation.synthetic.draw_weights`.
+float64, eager attention if possible, eval mode, weights from :func:`validation.synthetic.draw_weights`.
 """
 
 import copy
@@ -57,9 +57,9 @@ class Architecture:
             direction; for the experiment on the layout they are taken out.
         gated: Whether the query projection also holds rows of a gate, which belong to no block; for the experiment
             no gradient passes through the gate.
+        implementation: Of attention, as transformers calls it: some classes exist for one of them alone.
         expected: What the layout must say where it is not ``sizes``: tuples where layers differ.
         outside: ``{check: reason}`` of the laws that do not cover this family.
-        implementation: Of attention in transformers; some families have a class of their own for another one.
         output: Name of the output that the loss is made of, where the first one does not depend on this attention.
     """
 
@@ -76,9 +76,9 @@ class Architecture:
     attention: str | None = None
     coupling: tuple[str, ...] = ()
     gated: bool = False
+    implementation: str = "eager"
     expected: dict = field(default_factory=dict)
     outside: dict = field(default_factory=dict)
-    implementation: str = "eager"
     output: str = ""
 
     @property
