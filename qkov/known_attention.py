@@ -74,12 +74,28 @@ def _qualified(short: str) -> str:
 
 
 FINDERS: dict[str, Finder] = {
-    # The general rule, beside weights of no block: gates, biases by distance, queries of another kind.
+    # The general rule, beside weights of no block: gates, biases and keys by distance, queries of another kind.
     **_by_class(
         general_layout,
-        "afmoe.AfmoeAttention deberta_v2.DebertaV2Attention laguna.LagunaAttention lfm3.Lfm3Attention "
-        "luke.LukeAttention mt5.MT5Attention switch_transformers.SwitchTransformersAttention t5.T5Attention "
-        "umt5.UMT5Attention",
+        "afmoe.AfmoeAttention clap.ClapAudioAttention deberta_v2.DebertaV2Attention "
+        "fastspeech2_conformer.FastSpeech2ConformerAttention granite_speech5.GraniteSpeech5EncoderAttention "
+        "laguna.LagunaAttention lfm3.Lfm3Attention luke.LukeAttention mt5.MT5Attention "
+        "nemotron_asr_streaming.NemotronAsrStreamingEncoderAttention parakeet.ParakeetEncoderAttention "
+        "pop2piano.Pop2PianoAttention seamless_m4t.SeamlessM4TConformerSelfAttention "
+        "seamless_m4t_v2.SeamlessM4Tv2ConformerSelfAttention sew_d.SEWDAttention "
+        "switch_transformers.SwitchTransformersAttention t5.T5Attention umt5.UMT5Attention "
+        "wav2vec2_bert.Wav2Vec2BertSelfAttention wav2vec2_conformer.Wav2Vec2ConformerSelfAttention",
+    ),
+    # Every projection is wrapped, because that of another part of the model holds one weight per codebook.
+    **_by_class(
+        partial(
+            split_layout,
+            query="q_proj.linear",
+            key="k_proj.linear",
+            value="v_proj.linear",
+            output="o_proj.linear",
+        ),
+        "kyutai_speech_to_text.KyutaiSpeechToTextAttention moshi.MoshiAttention",
     ),
     **_by_class(
         partial(split_layout, query="attn.q", key="attn.k", value="attn.v", output="attn.o", stated_by="attn"),
@@ -92,7 +108,12 @@ FINDERS: dict[str, Finder] = {
     **_by_class(concatenated_layout, "phi3.Phi3Attention"),
     **_by_class(_gpt2_layout, "gpt2.GPT2Attention"),
     **_by_class(partial(concatenated_layout, fused="c_attn", output="c_proj"), "imagegpt.ImageGPTAttention"),
+    **_by_class(partial(concatenated_layout, fused="att_proj", output="out_proj"), "bark.BarkSelfAttention"),
     **_by_class(_blip_layout, "blip.BlipAttention"),
+    **_by_class(
+        query_apart_layout,
+        "granite_speech.GraniteSpeechConformerAttention granite_speech_plus.GraniteSpeechPlusConformerAttention",
+    ),
     **_by_class(_openai_layout, "openai.Attention"),
     **_by_class(partial(concatenated_layout, fused="Wqkv", output="out_proj"), "mpt.MptAttention dbrx.DbrxAttention"),
     **_by_class(partial(concatenated_layout, fused="Wqkv", output="Wo"), "modernbert.ModernBertAttention"),
@@ -127,6 +148,15 @@ REASONS: dict[str, str] = {
         (_SEVERAL_RUNS, "albert.AlbertAttention hrm_text.HrmTextAttention zamba.ZambaAttention zamba2.Zamba2Attention"),
         ("two query heads are subtracted from each other and share a value", "diffllama.DiffLlamaAttention"),
         ("its values also decide which positions all heads attend to", "doge.DogeAttention"),
+        ("all heads together choose the delays at which values are read", "autoformer.AutoformerAttention"),
+        (
+            "queries take part or not by a random sample of keys, so no two passes compute the same",
+            "informer.InformerProbSparseAttention",
+        ),
+        (
+            "its values also reach the output through a convolution beside the output projection",
+            "fun_asr_nano.FunAsrNanoAttention",
+        ),
         (
             "a convolution is mixed into its heads",
             "convbert.ConvBertAttention inkling.InklingAttention zaya.ZayaAttention",
@@ -159,9 +189,14 @@ WITHOUT_HEADS = frozenset(
     _qualified(name)
     for name in (
         "bailing_hybrid.BailingHybridDeltaAttention",
+        "hubert.HubertAttnAdapterLayer",
         "kimi_linear.KimiLinearDeltaAttention",
         "minimax.MiniMaxLightningAttention",
         "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",
+        "patchtsmixer.PatchTSMixerGatedAttention",
+        "unispeech.UniSpeechAttnAdapterLayer",
+        "unispeech_sat.UniSpeechSatAttnAdapterLayer",
+        "wav2vec2.Wav2Vec2AttnAdapterLayer",
     )
 )
-"""Linear attention by name: passed over, as state space layers are, where other layers have attention."""
+"""Passed over where other layers have attention: linear attention (as state space layers are), a gate, an adapter."""

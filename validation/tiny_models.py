@@ -51,10 +51,12 @@ class Architecture:
         part: Path of the part of the model that is looked at, such as one of two towers.
         attention: Kind of attention, where the model or its part has several.
         coupling: Names of norms inside the attention that make heads depend on each other or give an absent query a
-            direction; for the experiment on the layout they are taken out.
+            direction, and of biases that are added to the query beside its projection and do the latter; for the
+            experiment on the layout they are taken out.
         gated: Whether the query projection also holds rows of a gate, which belong to no block; for the experiment
             no gradient passes through the gate.
         expected: What the layout must say where it is not ``sizes``: tuples where layers differ.
+        implementation: Of attention, as transformers calls it.
         outside: ``{check: reason}`` of the laws that do not cover this family.
     """
 
@@ -71,6 +73,7 @@ class Architecture:
     coupling: tuple[str, ...] = ()
     gated: bool = False
     expected: dict = field(default_factory=dict)
+    implementation: str = "eager"
     outside: dict = field(default_factory=dict)
 
     @property
@@ -98,7 +101,7 @@ def build(architecture):
     model_class = getattr(transformers, architecture.model_class)
     stated = _SHARED | architecture.sizes | architecture.options
     config = model_class.config_class(**{name: value for name, value in stated.items() if value is not None})
-    config._attn_implementation = "eager"
+    config._attn_implementation = architecture.implementation
     model = draw_weights(model_class(config).double(), seed=3).eval().requires_grad_(True)
     part = model.get_submodule(architecture.part) if architecture.part else model
     return part, _inputs(architecture.inputs) | {
@@ -107,9 +110,12 @@ def build(architecture):
 
 
 def decouple(model, architecture):
-    """Take out what lets a head move weights of no block or of another head, in place: coupling norms and gates."""
+    """Take out what lets a head move weights of no block or of another head, in place: coupling norms, biases, gates."""
     for name in [name for name, _ in model.named_modules() if name.rpartition(".")[2] in architecture.coupling]:
         model.set_submodule(name, torch.nn.Identity())
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in architecture.coupling:
+            parameter.data.zero_()
     if architecture.gated:
         heads = architecture.sizes["num_attention_heads"]
         for name, module in model.named_modules():
