@@ -61,7 +61,7 @@ def _speech():
             "max_source_positions": 32,
             "max_target_positions": 32,
         },
-        inputs=_MEL_AND_IDS,
+        inputs={"input_features": (1, 24, 8), "decoder_input_ids": "ids"},
     )
     yield from one_kind_at_a_time(speech_to_text, _KINDS)
     speecht5 = Architecture(
@@ -70,14 +70,10 @@ def _speech():
         options=TOWERS | {"hidden_size": 24, "encoder_max_relative_position": 4},
         inputs={"input_values": (1, 6, 24), "decoder_input_values": (1, 5, 24)},
     )
-    yield from one_kind_at_a_time(
-        speecht5,
-        {
-            "encoder": ("encoder.wrapped_encoder.layers.*.attention", 6),
-            "decoder": ("decoder.wrapped_decoder.layers.*.self_attn", 4),
-            "cross": ("decoder.wrapped_decoder.layers.*.encoder_attn", 4),
-        },
-    )
+    encoder = {"encoder": ("encoder.wrapped_encoder.layers.*.attention", 6)}
+    decoder = {which: (f"decoder.wrapped_{kind}", heads) for which, (kind, heads) in _DECODER.items()}
+    yield from one_kind_at_a_time(dataclasses.replace(speecht5, outside=DISTANCES), encoder)
+    yield from one_kind_at_a_time(speecht5, decoder)
     pop2piano = Architecture(
         "pop2piano",
         "Pop2PianoForConditionalGeneration",
