@@ -120,22 +120,28 @@ _LATENT = """
 """
 
 FINDERS: dict[str, Finder] = {
-    # The general rule, beside weights of no block: gates, biases by distance, queries of another kind.
+    # The general rule, beside weights of no block: gates, biases and keys by distance, queries of another kind.
     **_by_class(
         general_layout,
-        "afmoe.AfmoeAttention beam.BeamAttention chameleon.ChameleonAttention deberta_v2.DebertaV2Attention "
-        "esmfold2.EsmFold2DiffusionAttention laguna.LagunaAttention lfm3.Lfm3Attention lilt.LiltAttention "
-        "longt5.LongT5Attention longt5.LongT5LocalAttention luke.LukeAttention minimax_m3_vl.MiniMaxM3VLAttention "
-        "mt5.MT5Attention muse_glimmer.MuseGlimmerTextAttention muse_spark.MuseSparkTextAttention "
-        "pix2struct.Pix2StructTextAttention step3p7.Step3p7Attention "
-        "switch_transformers.SwitchTransformersAttention t5.T5Attention udop.UdopAttention umt5.UMT5Attention",
+        "afmoe.AfmoeAttention beam.BeamAttention chameleon.ChameleonAttention clap.ClapAudioAttention "
+        "deberta_v2.DebertaV2Attention esmfold2.EsmFold2DiffusionAttention "
+        "fastspeech2_conformer.FastSpeech2ConformerAttention granite_speech5.GraniteSpeech5EncoderAttention "
+        "laguna.LagunaAttention lfm3.Lfm3Attention lilt.LiltAttention longt5.LongT5Attention "
+        "longt5.LongT5LocalAttention luke.LukeAttention minimax_m3_vl.MiniMaxM3VLAttention mt5.MT5Attention "
+        "muse_glimmer.MuseGlimmerTextAttention muse_spark.MuseSparkTextAttention "
+        "nemotron_asr_streaming.NemotronAsrStreamingEncoderAttention parakeet.ParakeetEncoderAttention "
+        "pix2struct.Pix2StructTextAttention pop2piano.Pop2PianoAttention "
+        "seamless_m4t.SeamlessM4TConformerSelfAttention seamless_m4t_v2.SeamlessM4Tv2ConformerSelfAttention "
+        "sew_d.SEWDAttention step3p7.Step3p7Attention switch_transformers.SwitchTransformersAttention t5.T5Attention "
+        "udop.UdopAttention umt5.UMT5Attention wav2vec2_bert.Wav2Vec2BertSelfAttention "
+        "wav2vec2_conformer.Wav2Vec2ConformerSelfAttention",
     ),
-    # Layers that may clip their inputs and outputs hold the linear layers.
+    # Wrapped: by layers that may clip, or because that of another part of the model holds one weight per codebook.
     **_by_class(
         partial(
             split_layout, query="q_proj.linear", key="k_proj.linear", value="v_proj.linear", output="o_proj.linear"
         ),
-        "gemma4.Gemma4VisionAttention",
+        "gemma4.Gemma4VisionAttention kyutai_speech_to_text.KyutaiSpeechToTextAttention moshi.MoshiAttention",
     ),
     # Beside the keys of positions.
     **_by_class(
@@ -170,6 +176,11 @@ FINDERS: dict[str, Finder] = {
     **_by_class(concatenated_layout, "phi3.Phi3Attention phi4_multimodal.Phi4MultimodalAttention"),
     **_by_class(_gpt2_layout, "gpt2.GPT2Attention decision_transformer.DecisionTransformerGPT2Attention"),
     **_by_class(partial(concatenated_layout, fused="c_attn", output="c_proj"), "imagegpt.ImageGPTAttention"),
+    **_by_class(partial(concatenated_layout, fused="att_proj", output="out_proj"), "bark.BarkSelfAttention"),
+    **_by_class(
+        query_apart_layout,
+        "granite_speech.GraniteSpeechConformerAttention granite_speech_plus.GraniteSpeechPlusConformerAttention",
+    ),
     **_by_class(
         partial(_concatenated_evenly, output="projection"),
         "blip.BlipAttention blip_2.Blip2Attention instructblip.InstructBlipAttention "
@@ -235,6 +246,15 @@ REASONS: dict[str, str] = {
         ),
         ("two query heads are subtracted from each other and share a value", "diffllama.DiffLlamaAttention"),
         ("its values also decide which positions all heads attend to", "doge.DogeAttention"),
+        ("all heads together choose the delays at which values are read", "autoformer.AutoformerAttention"),
+        (
+            "queries take part or not by a random sample of keys, so no two passes compute the same",
+            "informer.InformerProbSparseAttention",
+        ),
+        (
+            "its values also reach the output through a convolution beside the output projection",
+            "fun_asr_nano.FunAsrNanoAttention",
+        ),
         (
             "a convolution is mixed into its heads",
             "convbert.ConvBertAttention inkling.InklingAttention inkling2.Inkling2FullAttention "
@@ -344,17 +364,22 @@ WITHOUT_HEADS = frozenset(
     for name in (
         "bailing_hybrid.BailingHybridDeltaAttention",
         "glm5_next.Glm5NextTextLinearAttention",
+        "hubert.HubertAttnAdapterLayer",
         "inkling2.Inkling2BlockAttentionResidual",
         "esmfold2.EsmFold2RowAttentionPooling",
         "kimi_linear.KimiLinearDeltaAttention",
         "minimax.MiniMaxLightningAttention",
         "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",
+        "patchtsmixer.PatchTSMixerGatedAttention",
         "phi4_multimodal.Phi4MultimodalAudioRelativeAttentionBias",
         "slanet.SLANetAttentionGRUCell",
+        "unispeech.UniSpeechAttnAdapterLayer",
+        "unispeech_sat.UniSpeechSatAttnAdapterLayer",
+        "wav2vec2.Wav2Vec2AttnAdapterLayer",
     )
 )
 """Attention by name only: passed over, as state space layers are, where other layers have attention.
 
-Linear attention, weighted residuals, biases, and weights of a mean that one score per position gives, without queries,
-keys and values.
+Linear attention, weighted residuals, biases, gates, adapters, and weights of a mean that one score per position gives,
+without queries, keys and values.
 """

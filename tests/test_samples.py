@@ -108,6 +108,17 @@ def test_other_batches_pass_the_token_check(batch):
     assert samples.check_tokens(build_model("gpt2"), batch) is None
 
 
+def test_model_whose_library_cannot_name_its_embedding_passes_the_token_check():
+    class Nameless(torch.nn.Module):
+        def get_input_embeddings(self):
+            raise NotImplementedError("not auto-handled; please override in the subclass")
+
+    batch = {"input_ids": torch.tensor([[VOCABULARY]])}
+    assert samples.check_tokens(Nameless(), batch) is None
+    with pytest.raises(BatchError, match="the model embeds 0 to"):
+        samples.check_tokens(build_model("llama"), batch)
+
+
 def test_model_without_token_embeddings_passes_the_token_check():
     batch = {"input_ids": torch.tensor([[10**6]])}
     assert samples.check_tokens(torch.nn.Linear(2, 2), batch) is None

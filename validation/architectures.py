@@ -6,6 +6,7 @@ The modules named ``found_...`` are the tables, :mod:`validation.tiny_models` sa
 from . import (
     encoder_decoders,
     found_architectures,
+    found_audio,
     found_multimodal_a_to_l,
     found_multimodal_i_to_z,
     found_text,
@@ -21,6 +22,7 @@ _TABLES = (
     encoder_decoders,
     found_text,
     found_text_parts,
+    found_audio,
     found_multimodal_a_to_l,
     found_multimodal_i_to_z,
     found_whole_multimodal_a_to_h,

@@ -54,7 +54,8 @@ class Architecture:
         part: Path of the part of the model that is looked at, such as one of two towers.
         attention: Kind of attention, where the model or its part has several.
         coupling: Names of norms inside the attention that make heads depend on each other or give an absent query a
-            direction; for the experiment on the layout they are taken out.
+            direction, and of biases that are added to the query beside its projection and do the latter; for the
+            experiment on the layout they are taken out.
         gated: Whether the query projection also holds rows of a gate, which belong to no block; for the experiment
             no gradient passes through the gate.
         implementation: Of attention, as transformers calls it: some classes exist for one of them alone.
@@ -126,7 +127,7 @@ def _join(axes, module, args, kwargs):
 
 
 def decouple(model, architecture):
-    """Take out what lets a head move weights of no block or of another head, in place: coupling norms and gates."""
+    """Take out what lets a head move weights of no block or of another head, in place: coupling norms, biases, gates."""
     coupling = [
         name
         for name, module in model.named_modules()
@@ -134,6 +135,9 @@ def decouple(model, architecture):
     ]
     for name in coupling:
         model.set_submodule(name, torch.nn.Identity())
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in architecture.coupling:
+            parameter.data.zero_()
     if architecture.gated:
         heads = architecture.sizes["num_attention_heads"]
         for name, module in model.named_modules():
