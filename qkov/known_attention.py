@@ -55,6 +55,21 @@ def _blip_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     return concatenated_layout(module, name, config, fused="qkv", output="projection", num_kv_heads=module.num_heads)
 
 
+def _concatenated_evenly(
+    module: nn.Module,
+    name: str,
+    config: Any,
+    *,
+    fused: str = "qkv",
+    output: str = "proj",
+    stated: str = "num_heads",
+    stated_by: str = "",
+) -> AttentionLayout:
+    """As many kv heads as heads, and a module that alone knows them: stages of one model differ in their heads."""
+    heads = getattr(module.get_submodule(stated_by), stated)
+    return concatenated_layout(module, name, None, fused=fused, output=output, num_heads=heads, num_kv_heads=heads)
+
+
 def _gpt2_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
     """Self-attention fuses queries, keys and values; cross-attention fuses keys and values and takes queries apart."""
     names = {"fused": "c_attn", "output": "c_proj", "num_heads": module.num_heads}
@@ -81,9 +96,26 @@ FINDERS: dict[str, Finder] = {
         "luke.LukeAttention mt5.MT5Attention switch_transformers.SwitchTransformersAttention t5.T5Attention "
         "umt5.UMT5Attention",
     ),
+    # The same, beside biases between the places of a window, or convolutions before keys and values.
+    **_by_class(
+        general_layout,
+        "donut.modeling_donut_swin.DonutSwinAttention glpn.GLPNAttention pvt.PvtAttention pvt_v2.PvtV2SelfAttention "
+        "segformer.SegformerAttention swin.SwinAttention swin2sr.Swin2SRAttention swinv2.Swinv2Attention",
+    ),
     **_by_class(
         partial(split_layout, query="attn.q", key="attn.k", value="attn.v", output="attn.o", stated_by="attn"),
         "mpnet.MPNetAttention",
+    ),
+    **_by_class(
+        partial(
+            split_layout,
+            query="attention.projection_query",
+            key="attention.projection_key",
+            value="attention.projection_value",
+            output="output.dense",
+            stated_by="attention",
+        ),
+        "cvt.CvtAttention",
     ),
     **_by_class(
         partial(split_layout, gate_rows=True),
@@ -93,6 +125,18 @@ FINDERS: dict[str, Finder] = {
     **_by_class(_gpt2_layout, "gpt2.GPT2Attention"),
     **_by_class(partial(concatenated_layout, fused="c_attn", output="c_proj"), "imagegpt.ImageGPTAttention"),
     **_by_class(_blip_layout, "blip.BlipAttention"),
+    **_by_class(
+        _concatenated_evenly,
+        "hiera.HieraMaskUnitAttention mgp_str.MgpstrAttention vitdet.VitDetAttention",
+    ),
+    **_by_class(
+        partial(_concatenated_evenly, stated="num_attention_heads"),
+        "sam.SamVisionAttention sam.SamVisionSdpaAttention sam2.Sam2MultiScaleAttention seggpt.SegGptAttention",
+    ),
+    **_by_class(
+        partial(_concatenated_evenly, fused="attention.qkv", output="output.dense", stated_by="attention"),
+        "timesformer.TimeSformerAttention",
+    ),
     **_by_class(_openai_layout, "openai.Attention"),
     **_by_class(partial(concatenated_layout, fused="Wqkv", output="out_proj"), "mpt.MptAttention dbrx.DbrxAttention"),
     **_by_class(partial(concatenated_layout, fused="Wqkv", output="Wo"), "modernbert.ModernBertAttention"),

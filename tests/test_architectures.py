@@ -41,8 +41,14 @@ def test_layout_is_what_the_model_computes(name):
     layouts = locate.find_attention(model, architecture.attention)
     decouple(model, architecture)
     num_heads, _, _, v_head_dim, _ = architecture.heads
-    for layout in layouts:
-        prove_layout(model, layout, inputs, num_heads=num_heads, v_head_dim=v_head_dim)
+    for place, layout in enumerate(layouts):
+        sizes = {"num_heads": of_layer(num_heads, place), "v_head_dim": of_layer(v_head_dim, place)}
+        prove_layout(model, layout, inputs, **sizes)
+
+
+def of_layer(size, place):
+    """A size of one layer, where layers (stages of a vision model) differ in it."""
+    return size[place] if isinstance(size, tuple) else size
 
 
 @pytest.mark.parametrize("name", ENCODER_DECODERS)

@@ -4,12 +4,17 @@
 :mod:`validation.tiny_models` says what an entry is and builds its model.
 """
 
-from . import encoder_decoders, found_architectures
+from . import encoder_decoders, found_architectures, found_vision
 from .refused_architectures import REFUSED
 from .tiny_models import TOKENS, VOCAB_SIZE, Architecture, build, decouple
 
 ARCHITECTURES = {
-    one.name: one for one in (*found_architectures.ARCHITECTURES.values(), *encoder_decoders.encoder_decoders())
+    one.name: one
+    for one in (
+        *found_architectures.ARCHITECTURES.values(),
+        *encoder_decoders.encoder_decoders(),
+        *found_vision.families(),
+    )
 }
 """Families whose heads are found, by name. A second entry of a family ends in "-" and what differs."""
 

@@ -5,6 +5,8 @@ not for the scores: a norm that spans several heads (it makes heads depend on ea
 inside the query projection (its rows belong to no block).
 """
 
+import functools
+
 import torch
 from tqdm.auto import tqdm
 
@@ -116,9 +118,11 @@ def measure_refusal(name):
     return {"family": name, "model_class": architecture.model_class, "status": status, "reason": said}
 
 
-def output_loss(model, batch):
-    """A loss for any model, one number per sample: its first output squared, weighted by a fixed pattern."""
+def output_loss(model, batch, output=""):
+    """A loss for any model, one number per sample: an output (the first) squared, weighted by a fixed pattern."""
     outputs = model(**batch)
+    if output:
+        outputs = getattr(outputs, output)
     if not isinstance(outputs, torch.Tensor):
         outputs = next(iter(outputs.values() if hasattr(outputs, "values") else outputs))
     flat = outputs.reshape(len(outputs), -1)
@@ -130,7 +134,7 @@ def _case(architecture, model, inputs):
     batch_a, batch_b = (_batch(inputs, seed, architecture.fixed) | _more(architecture.name, seed) for seed in (1, 2))
     with torch.no_grad():
         model(**batch_a)  # some convert a part of themselves in their first pass
-    loss_fn = None if architecture.is_causal_lm else output_loss
+    loss_fn = None if architecture.is_causal_lm else functools.partial(output_loss, output=architecture.output)
     return checks.Case(architecture.name, model, batch_a, batch_b, loss_fn, attention=architecture.attention)
 
 

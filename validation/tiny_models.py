@@ -56,6 +56,8 @@ class Architecture:
             no gradient passes through the gate.
         expected: What the layout must say where it is not ``sizes``: tuples where layers differ.
         outside: ``{check: reason}`` of the laws that do not cover this family.
+        implementation: Of attention in transformers; some families have a class of their own for another one.
+        output: Name of the output that the loss is made of, where the first one does not depend on this attention.
     """
 
     name: str
@@ -72,13 +74,15 @@ class Architecture:
     gated: bool = False
     expected: dict = field(default_factory=dict)
     outside: dict = field(default_factory=dict)
+    implementation: str = "eager"
+    output: str = ""
 
     @property
     def heads(self):
         """Heads, kv heads, width of queries, width of values and hidden size that the layout must state."""
         stated = self.sizes | self.expected
         heads, hidden = stated["num_attention_heads"], stated["hidden_size"]
-        width = stated.get("head_dim", hidden // heads)
+        width = stated["head_dim"] if "head_dim" in stated else hidden // heads
         kv_heads = stated.get("num_key_value_heads", heads)
         return heads, kv_heads, width, stated.get("v_head_dim", width), hidden
 
@@ -98,7 +102,7 @@ def build(architecture):
     model_class = getattr(transformers, architecture.model_class)
     stated = _SHARED | architecture.sizes | architecture.options
     config = model_class.config_class(**{name: value for name, value in stated.items() if value is not None})
-    config._attn_implementation = "eager"
+    config._attn_implementation = architecture.implementation
     model = draw_weights(model_class(config).double(), seed=3).eval().requires_grad_(True)
     part = model.get_submodule(architecture.part) if architecture.part else model
     return part, _inputs(architecture.inputs) | {
@@ -108,7 +112,12 @@ def build(architecture):
 
 def decouple(model, architecture):
     """Take out what lets a head move weights of no block or of another head, in place: coupling norms and gates."""
-    for name in [name for name, _ in model.named_modules() if name.rpartition(".")[2] in architecture.coupling]:
+    coupling = [
+        name
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in architecture.coupling and not isinstance(module, torch.nn.ModuleList)
+    ]
+    for name in coupling:
         model.set_submodule(name, torch.nn.Identity())
     if architecture.gated:
         heads = architecture.sizes["num_attention_heads"]
