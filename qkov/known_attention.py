@@ -194,8 +194,43 @@ REASONS: dict[str, str] = {
         ),
         ("its projections are handed to one function and never called as layers", "wavlm.WavLMAttention"),
         ("queries and keys read a narrower input than values", "mobilebert.MobileBertAttention"),
+        (
+            "it reads values at positions that it computes, and has no keys",
+            "d_fine.DFineMultiscaleDeformableAttention deformable_detr.DeformableDetrMultiscaleDeformableAttention "
+            "deimv2.Deimv2MultiscaleDeformableAttention lw_detr.LwDetrMultiscaleDeformableAttention "
+            "mask2former.Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention "
+            "omdet_turbo.OmDetTurboMultiscaleDeformableAttention "
+            "oneformer.OneFormerPixelDecoderEncoderMultiscaleDeformableAttention "
+            "pp_doclayout_v3.PPDocLayoutV3MultiscaleDeformableAttention "
+            "pp_doclayout_v4.PPDocLayoutV4MultiscaleDeformableAttention rf_detr.RfDetrMultiscaleDeformableAttention "
+            "rt_detr.RTDetrMultiscaleDeformableAttention rt_detr_v2.RTDetrV2MultiscaleDeformableAttention",
+        ),
+        (
+            "its queries and keys are made by several projections each, of contents and of positions",
+            "conditional_detr.ConditionalDetrDecoderCrossAttention conditional_detr.ConditionalDetrDecoderSelfAttention "
+            "dab_detr.DabDetrDecoderLayerCrossAttention dab_detr.DabDetrDecoderLayerSelfAttention",
+        ),
+        (
+            "it has queries and keys, but no values",
+            "conditional_detr.ConditionalDetrMHAttentionMap dab_detr.DabDetrMHAttentionMap detr.DetrMHAttentionMap "
+            "maskformer.MaskFormerDetrMHAttentionMap",
+        ),
+        ("it has no output projection", "vjepa2.VJEPA2PoolerCrossAttention"),
+        (
+            "its tokens are weighed by one number each and summed up, and no query meets a single key",
+            "mobilevitv2.MobileViTV2LinearSelfAttention swiftformer.SwiftFormerEfficientAdditiveAttention",
+        ),
+        (
+            "it keeps its biases of the first pass in eval mode with their graph, through which no second backward pass "
+            "can go",
+            "levit.LevitAttention levit.LevitAttentionSubsample",
+        ),
     )
     for name in names.split()
+} | {
+    "torch.nn.modules.activation.MultiheadAttention": (
+        "torch.nn.MultiheadAttention holds its projections as one parameter and calls no layer for it"
+    )
 }
 """Why the heads of a class cannot be placed."""
 

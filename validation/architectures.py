@@ -4,7 +4,7 @@
 :mod:`validation.tiny_models` says what an entry is and builds its model.
 """
 
-from . import encoder_decoders, found_architectures, found_vision
+from . import encoder_decoders, found_architectures, found_detection, found_vision
 from .refused_architectures import REFUSED
 from .tiny_models import TOKENS, VOCAB_SIZE, Architecture, build, decouple
 
@@ -14,6 +14,7 @@ ARCHITECTURES = {
         *found_architectures.ARCHITECTURES.values(),
         *encoder_decoders.encoder_decoders(),
         *found_vision.families(),
+        *found_detection.families(),
     )
 }
 """Families whose heads are found, by name. A second entry of a family ends in "-" and what differs."""

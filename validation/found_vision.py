@@ -4,7 +4,7 @@ What an entry is says :mod:`validation.tiny_models`. Layers in stages differ in 
 """
 
 from .found_architectures import PLAIN
-from .tiny_models import models
+from .tiny_models import Architecture, models
 
 _PICTURE = {"pixel_values": (1, 3, 16, 16)}
 _SPLIT = "a sample has several rows (windows, frames, prompts) along the first axis, and collection refuses that"
@@ -12,11 +12,21 @@ _FEWER = "its keys have fewer positions than its queries"
 _POSITIONS = "every head has its own bias by distance, which the permutation would have to move too"
 _MEET_POSITIONS = "queries also meet positions, which still move them where the keys of the content are gone"
 # Seen with torch 2.13 on CPU, in eval mode: numerical derivatives agree with a batch of two, not with one sample.
-_ONE_SAMPLE = "BatchNorm2d of torch differentiates one sample wrongly where its channels come last in memory"
-_SCORES = ("reference_gradients", "reference_scores", "head_additivity")
-_COLLECTING = (*_SCORES, "zeroed_weights", "relabelling")
+ONE_SAMPLE = "BatchNorm2d of torch differentiates one sample wrongly where its channels come last in memory"
+SCORES = ("reference_gradients", "reference_scores", "head_additivity")
+_COLLECTING = (*SCORES, "zeroed_weights", "relabelling")
 _ROWS = dict.fromkeys(_COLLECTING, _SPLIT)
 _IMAGE = {"image_size": 16, "patch_size": 4, "num_channels": 3}
+_SMALL = {
+    "hidden_size": 24,
+    "num_attention_heads": 6,
+    "pred_hidden_size": 24,
+    "pred_num_attention_heads": 4,
+    "pred_num_hidden_layers": 1,
+    "width_multiplier": 0.25,
+    "depths": [1, 1, 1, 1],
+    "embed_dims": [8, 8, 8, 8],
+}
 _STAGES = {"num_attention_heads": (2, 2, 4), "hidden_size": (12, 12, 24), "head_dim": 6}
 # The norm before shortened keys: checks take any norm inside of attention for one that heads share.
 _NORM = ("layer_norm",)
@@ -88,7 +98,7 @@ def _stages_of_other_kinds():
         layers=(0, 1, 2),
         expected={"num_attention_heads": (2, 4, 4), "hidden_size": (12, 24, 24), "head_dim": 6},
         coupling=("normalization",),
-        outside={"query_position": _FEWER} | dict.fromkeys(_SCORES, _ONE_SAMPLE),
+        outside={"query_position": _FEWER} | dict.fromkeys(SCORES, ONE_SAMPLE),
     )
     yield from models(
         {},
@@ -248,4 +258,11 @@ def families():
 
 def refused():
     """Pairs of an architecture and words of the reason."""
-    yield from ()
+    for one, reason in (
+        ("vjepa2-classifier:VJEPA2ForVideoClassification", "no output projection"),
+        ("mobilevitv2:MobileViTV2Model", "no query meets a single key"),
+        ("swiftformer:SwiftFormerModel", "no query meets a single key"),
+    ):
+        yield next(models({}, one, options=_SMALL)), reason
+    stages = {"hidden_sizes": (8, 8, 8), "num_attention_heads": (2, 2, 2), "depths": (1, 1, 1), "key_dim": (4, 4, 4)}
+    yield Architecture("levit", "LevitModel", options=stages | {"image_size": 64}), "no second backward pass"
