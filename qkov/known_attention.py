@@ -131,7 +131,8 @@ FINDERS: dict[str, Finder] = {
     ),
     **_by_class(
         partial(_concatenated_evenly, stated="num_attention_heads"),
-        "sam.SamVisionAttention sam.SamVisionSdpaAttention sam2.Sam2MultiScaleAttention seggpt.SegGptAttention",
+        "sam.SamVisionAttention sam.SamVisionSdpaAttention sam_hq.SamHQVisionAttention "
+        "sam_hq.SamHQVisionSdpaAttention sam2.Sam2MultiScaleAttention seggpt.SegGptAttention",
     ),
     **_by_class(
         partial(_concatenated_evenly, fused="attention.qkv", output="output.dense", stated_by="attention"),

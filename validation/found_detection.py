@@ -4,8 +4,8 @@ What an entry is says :mod:`validation.tiny_models`. Their kinds of attention ar
 """
 
 from .found_architectures import PLAIN
-from .found_vision import ONE_SAMPLE, SCORES
-from .tiny_models import Architecture
+from .found_vision import IMAGE, MEET_POSITIONS, ONE_SAMPLE, ROWS, SCORES
+from .tiny_models import Architecture, models
 
 _RESNET = {
     "model_type": "resnet",
@@ -47,6 +47,7 @@ _LEVELS = _SIZES | {
 }
 _WIDE = {"d_model": 32, "encoder_attention_heads": 8, "decoder_attention_heads": 4}
 _ENCODER, _DECODER = PLAIN, {"hidden_size": 24, "num_attention_heads": 4}
+_SMALL_PICTURE = {"pixel_values": (1, 3, 16, 16)}
 _PICTURE = {"pixel_values": (1, 3, 24, 24)}
 
 
@@ -137,10 +138,101 @@ def _deformable():
         )
 
 
+def _segment_anything():
+    prompts = {"pixel_values": (1, 3, 16, 16), "input_points": (1, 1, 3, 2)}
+    decoder = {"hidden_size": 24, "num_attention_heads": 6, "mlp_dim": 7, "iou_head_hidden_dim": 8, "vit_dim": 24}
+    prompt = {"hidden_size": 24, "image_size": 16, "patch_size": 4, "mask_input_channels": 4}
+    vision = IMAGE | {"output_channels": 24, "num_pos_feats": 12, "window_size": 0, "mlp_dim": 7}
+    windows = vision | {"window_size": 2, "global_attn_indexes": [1]}
+    for implementation, mark in (("eager", ""), ("sdpa", "-sdpa")):
+        yield from models(
+            PLAIN,
+            f"sam-vision{mark}:SamVisionModel sam_hq-vision{mark}:SamHQVisionModel",
+            packing="concatenated",
+            inputs=_SMALL_PICTURE,
+            options=vision,
+            implementation=implementation,
+            outside={"zeroed_weights": MEET_POSITIONS},
+        )
+    yield from models(
+        PLAIN,
+        "sam-vision-windows:SamVisionModel",
+        packing="concatenated",
+        inputs=_SMALL_PICTURE,
+        options=windows,
+        outside=ROWS,
+    )
+    parts = {
+        "vision_config": PLAIN | vision | {"num_hidden_layers": 1},
+        "mask_decoder_config": decoder,
+        "prompt_encoder_config": prompt,
+    }
+    within = {"hidden_size": 24, "num_attention_heads": 6, "head_dim": 2}
+    for name, model in (("sam", "SamModel"), ("sam_hq", "SamHQModel")):
+        for which, kind, layers, expected in (
+            ("prompt", "layers.*.self_attn", (0, 1), PLAIN),
+            ("prompt-image", "layers.*.cross_attn_token_to_image", (0, 1), within),
+            ("image-prompt", "layers.*.cross_attn_image_to_token", (0, 1), within),
+            ("prompt-final", "final_attn_token_to_image", (0,), within),
+        ):
+            yield from models(
+                {},
+                f"{name}-{which}:{model}",
+                inputs=prompts,
+                options=parts,
+                attention=f"mask_decoder.transformer.{kind}",
+                expected=expected,
+                layers=layers,
+            )
+
+
+def _segment_anything_in_stages():
+    stages = {
+        "hidden_size": 12,
+        "image_size": [16, 16],
+        "patch_kernel_size": [3, 3],
+        "patch_stride": [2, 2],
+        "patch_padding": [1, 1],
+        # Queries that are the largest of several tokens' (a stride above 1) belong to no single token.
+        "query_stride": [1, 1],
+        "window_positional_embedding_background_size": [4, 4],
+        "num_query_pool_stages": 1,
+        "blocks_per_stage": [2, 1],
+        "embed_dim_per_stage": [12, 24],
+        "num_attention_heads_per_stage": [2, 4],
+        "window_size_per_stage": [4, 4],
+        "num_hidden_layers": None,
+    }
+    one_stage = {
+        "blocks_per_stage": [2],
+        "embed_dim_per_stage": [12],
+        "num_attention_heads_per_stage": [2],
+        "window_size_per_stage": [4],
+        "global_attention_blocks": [0, 1],
+    }
+    stages_in_windows = {"hidden_size": 12, "num_attention_heads": (2, 2, 4), "head_dim": 6}
+    for which, options, layers, expected, outside in (
+        ("sam2-vision", one_stage, (0, 1), {"hidden_size": 12, "num_attention_heads": 2}, {}),
+        ("sam2-vision-windows", {"global_attention_blocks": [1]}, (0, 1, 2), stages_in_windows, ROWS),
+    ):
+        yield Architecture(
+            which,
+            "Sam2HieraDetModel",
+            "concatenated",
+            options=stages | options,
+            inputs=_SMALL_PICTURE,
+            layers=layers,
+            expected=expected,
+            outside=outside,
+        )
+
+
 def families():
     """Entries of this area."""
     yield from _transformers_over_a_picture()
     yield from _deformable()
+    yield from _segment_anything()
+    yield from _segment_anything_in_stages()
 
 
 def refused():

@@ -10,13 +10,13 @@ _PICTURE = {"pixel_values": (1, 3, 16, 16)}
 _SPLIT = "a sample has several rows (windows, frames, prompts) along the first axis, and collection refuses that"
 _FEWER = "its keys have fewer positions than its queries"
 _POSITIONS = "every head has its own bias by distance, which the permutation would have to move too"
-_MEET_POSITIONS = "queries also meet positions, which still move them where the keys of the content are gone"
+MEET_POSITIONS = "queries also meet positions, which still move them where the keys of the content are gone"
 # Seen with torch 2.13 on CPU, in eval mode: numerical derivatives agree with a batch of two, not with one sample.
 ONE_SAMPLE = "BatchNorm2d of torch differentiates one sample wrongly where its channels come last in memory"
 SCORES = ("reference_gradients", "reference_scores", "head_additivity")
 _COLLECTING = (*SCORES, "zeroed_weights", "relabelling")
-_ROWS = dict.fromkeys(_COLLECTING, _SPLIT)
-_IMAGE = {"image_size": 16, "patch_size": 4, "num_channels": 3}
+ROWS = dict.fromkeys(_COLLECTING, _SPLIT)
+IMAGE = {"image_size": 16, "patch_size": 4, "num_channels": 3}
 _SMALL = {
     "hidden_size": 24,
     "num_attention_heads": 6,
@@ -41,7 +41,7 @@ def _windows():
         "num_heads": (2, 4),
         "window_size": 4,
     }
-    found = {"inputs": _PICTURE, "options": stages, "layers": (0, 1, 2), "expected": _STAGES, "outside": _ROWS}
+    found = {"inputs": _PICTURE, "options": stages, "layers": (0, 1, 2), "expected": _STAGES, "outside": ROWS}
     yield from models({}, "swin:SwinModel swinv2:Swinv2Model donut:DonutSwinModel", **found)
     yield from models(
         {},
@@ -129,26 +129,26 @@ def _towers():
         PLAIN,
         "dpt:DPTModel",
         inputs=_PICTURE,
-        options=_IMAGE | {"backbone_out_indices": [0, 1]},
+        options=IMAGE | {"backbone_out_indices": [0, 1]},
     )
     yield from models(
         PLAIN,
         "vitdet:VitDetModel",
         packing="concatenated",
         inputs=_PICTURE,
-        options=_IMAGE | {"pretrain_image_size": 16, "use_relative_position_embeddings": True},
-        outside={"zeroed_weights": _MEET_POSITIONS},
+        options=IMAGE | {"pretrain_image_size": 16, "use_relative_position_embeddings": True},
+        outside={"zeroed_weights": MEET_POSITIONS},
     )
     yield from models(
         PLAIN,
         "vitdet-windows:VitDetModel",
         packing="concatenated",
         inputs=_PICTURE,
-        options=_IMAGE | {"pretrain_image_size": 16, "window_size": 2, "window_block_indices": [0]},
-        outside=_ROWS,
+        options=IMAGE | {"pretrain_image_size": 16, "window_size": 2, "window_block_indices": [0]},
+        outside=ROWS,
     )
     clips = {"packing": "concatenated", "inputs": {"pixel_values": (1, 3, 3, 8, 8)}}
-    frames = _IMAGE | {"image_size": 8, "num_frames": 3}
+    frames = IMAGE | {"image_size": 8, "num_frames": 3}
     yield from models(
         PLAIN,
         "timesformer:TimesformerModel",
@@ -161,7 +161,7 @@ def _towers():
             f"timesformer-{which}:TimesformerModel",
             options=frames,
             attention=f"encoder.layer.*.{kind}",
-            outside=_ROWS,
+            outside=ROWS,
             **clips,
         )
     yield from models(
@@ -169,7 +169,7 @@ def _towers():
         "mgp_str:MgpstrModel",
         packing="concatenated",
         inputs={"pixel_values": (1, 3, 8, 16)},
-        options=_IMAGE | {"image_size": (8, 16)},
+        options=IMAGE | {"image_size": (8, 16)},
     )
     vjepa = {
         "crop_size": 16,
@@ -203,56 +203,100 @@ def _towers():
         )
 
 
-def _segment_anything():
-    prompts = {"pixel_values": (1, 3, 16, 16), "input_points": (1, 1, 3, 2)}
-    decoder = {"hidden_size": 24, "num_attention_heads": 6, "mlp_dim": 7, "iou_head_hidden_dim": 8}
-    prompt = {"hidden_size": 24, "image_size": 16, "patch_size": 4, "mask_input_channels": 4}
-    vision = _IMAGE | {"output_channels": 24, "num_pos_feats": 12, "window_size": 0, "mlp_dim": 7}
-    windows = vision | {"window_size": 2, "global_attn_indexes": [1]}
-    for implementation, mark in (("eager", ""), ("sdpa", "-sdpa")):
+def _more_towers():
+    tower = IMAGE | {"use_mask_token": False, "num_register_tokens": 2, "n_cls_tokens": 2}
+    yield from models(PLAIN, "pixio:PixioModel", inputs=_PICTURE, options=tower)
+    yield from models(
+        PLAIN,
+        "radio:RadioModel",
+        inputs=_PICTURE,
+        options=IMAGE | {"max_img_size": 16, "num_cls_tokens": 1, "num_registers": 1, "summary_idxs": [0]},
+    )
+    yield from models(
+        PLAIN,
+        "sapiens2:Sapiens2Model",
+        inputs=_PICTURE,
+        options=tower | {"num_key_value_heads_per_layer": [2, 3], "num_first_full_attention_layers": 0},
+        expected={"num_key_value_heads": (2, 3)},
+    )
+    for pair in ("eomt:EomtForUniversalSegmentation", "eomt_dinov3:EomtDinov3ForUniversalSegmentation"):
         yield from models(
-            PLAIN,
-            f"sam-vision{mark}:SamVisionModel",
-            packing="concatenated",
-            inputs=_PICTURE,
-            options=vision,
-            implementation=implementation,
-            outside={"zeroed_weights": _MEET_POSITIONS},
+            PLAIN, pair, inputs=_PICTURE, options=tower | {"num_blocks": 1, "num_queries": 3, "num_upscale_blocks": 1}
         )
     yield from models(
         PLAIN,
-        "sam-vision-windows:SamVisionModel",
-        packing="concatenated",
-        inputs=_PICTURE,
-        options=windows,
-        outside=_ROWS,
+        "vitpose_backbone:VitPoseBackbone",
+        inputs={"hidden_states": (1, 6, 24)},
+        options=IMAGE | {"image_size": (16, 16), "patch_size": (4, 4)},
+        part="encoder",
     )
-    parts = {
-        "vision_config": PLAIN | vision | {"num_hidden_layers": 1},
-        "mask_decoder_config": decoder,
-        "prompt_encoder_config": prompt,
-    }
-    within = {"hidden_size": 24, "num_attention_heads": 6, "head_dim": 2}
-    for which, kind, layers, expected in (
-        ("prompt", "layers.*.self_attn", (0, 1), PLAIN),
-        ("prompt-image", "layers.*.cross_attn_token_to_image", (0, 1), within),
-        ("image-prompt", "layers.*.cross_attn_image_to_token", (0, 1), within),
-        ("prompt-final", "final_attn_token_to_image", (0,), within),
-    ):
+    reader = {"d_model": 24, "decoder_layers": 2, "decoder_attention_heads": 6, "decoder_ffn_dim": 7}
+    for which, kind in (("trocr", "self_attn"), ("trocr-cross", "encoder_attn")):
         yield from models(
-            {},
-            f"sam-{which}:SamModel",
-            inputs=prompts,
-            options=parts,
-            attention=f"mask_decoder.transformer.{kind}",
-            expected=expected,
-            layers=layers,
+            PLAIN,
+            f"{which}:TrOCRForCausalLM",
+            options=reader,
+            part="model.decoder",
+            inputs={"input_ids": "ids", "encoder_hidden_states": (1, 4, 24)},
+            attention=f"layers.*.{kind}",
         )
+    yield from models(
+        PLAIN,
+        "seggpt:SegGptModel",
+        packing="concatenated",
+        inputs={"pixel_values": (1, 3, 16, 16), "prompt_pixel_values": (1, 3, 16, 16), "prompt_masks": (1, 3, 16, 16)},
+        options=IMAGE
+        | {
+            "image_size": (32, 16),
+            "pretrain_image_size": 16,
+            "mlp_dim": 7,
+            "decoder_hidden_size": 8,
+            "merge_index": 0,
+            "intermediate_hidden_state_indices": [0, 1],
+        },
+        outside=ROWS,
+    )
+
+
+def _parts_of_larger_models():
+    yield from models(
+        {},
+        "mobilevit:MobileViTModel",
+        inputs={"pixel_values": (1, 3, 128, 128)},
+        options={
+            "hidden_sizes": (12, 12, 24),
+            "neck_hidden_sizes": (4, 4, 4, 4, 4, 4, 8),
+            "num_attention_heads": 3,
+            "image_size": 128,
+        },
+        layers=tuple(range(9)),
+        attention="encoder.layer.*.transformer.layer.*.attention",
+        expected={
+            "num_attention_heads": 3,
+            "hidden_size": (*[12] * 6, *[24] * 3),
+            "head_dim": (*[4] * 6, *[8] * 3),
+        },
+        outside=ROWS,
+    )
+    yield from models(
+        PLAIN,
+        "superglue:SuperGlueForKeypointMatching",
+        inputs={"descriptors": (1, 6, 24)},
+        options={"keypoint_encoder_sizes": [4, 24], "gnn_layers_types": ["self", "self"]},
+        part="gnn",
+    )
 
 
 def families():
     """Entries of this area."""
-    for group in (_windows, _pyramids, _stages_of_other_kinds, _towers, _segment_anything):
+    for group in (
+        _windows,
+        _pyramids,
+        _stages_of_other_kinds,
+        _towers,
+        _more_towers,
+        _parts_of_larger_models,
+    ):
         yield from group()
 
 
