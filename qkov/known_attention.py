@@ -99,7 +99,8 @@ FINDERS: dict[str, Finder] = {
     # The same, beside biases between the places of a window, or convolutions before keys and values.
     **_by_class(
         general_layout,
-        "donut.modeling_donut_swin.DonutSwinAttention glpn.GLPNAttention pvt.PvtAttention pvt_v2.PvtV2SelfAttention "
+        "donut.modeling_donut_swin.DonutSwinAttention glpn.GLPNAttention "
+        "maskformer.modeling_maskformer_swin.MaskFormerSwinAttention pvt.PvtAttention pvt_v2.PvtV2SelfAttention "
         "segformer.SegformerAttention swin.SwinAttention swin2sr.Swin2SRAttention swinv2.Swinv2Attention",
     ),
     **_by_class(
@@ -132,7 +133,12 @@ FINDERS: dict[str, Finder] = {
     **_by_class(
         partial(_concatenated_evenly, stated="num_attention_heads"),
         "sam.SamVisionAttention sam.SamVisionSdpaAttention sam_hq.SamHQVisionAttention "
-        "sam_hq.SamHQVisionSdpaAttention sam2.Sam2MultiScaleAttention seggpt.SegGptAttention",
+        "sam_hq.SamHQVisionSdpaAttention slanext.SLANeXtVisionAttention sam2.Sam2MultiScaleAttention seggpt.SegGptAttention",
+    ),
+    **_by_class(
+        partial(_concatenated_evenly, output="projection"),
+        "pp_ocrv5_mobile_rec.PPOCRV5MobileRecAttention pp_ocrv5_server_rec.PPOCRV5ServerRecAttention "
+        "pp_ocrv6_small_rec.PPOCRV6SmallRecAttention",
     ),
     **_by_class(
         partial(_concatenated_evenly, fused="attention.qkv", output="output.dense", stated_by="attention"),
@@ -242,6 +248,8 @@ WITHOUT_HEADS = frozenset(
         "kimi_linear.KimiLinearDeltaAttention",
         "minimax.MiniMaxLightningAttention",
         "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",
+        "slanext.SLANeXtAttentionGRUCell",
     )
 )
-"""Linear attention by name: passed over, as state space layers are, where other layers have attention."""
+"""Linear attention by name, and a recurrent cell that weighs tokens by one number each: passed over, as state space
+layers are, where other layers have attention."""

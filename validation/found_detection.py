@@ -138,6 +138,103 @@ def _deformable():
         )
 
 
+def _plain_towers_under_a_detector():
+    tower = PLAIN | {"num_hidden_layers": 2, "mlp_ratio": 1, "image_size": 32, "patch_size": 8, "out_indices": [2]}
+    detector = {
+        "projector_scale_factors": [1.0],
+        "d_model": 24,
+        "decoder_self_attention_heads": 3,
+        "decoder_cross_attention_heads": 6,
+        "num_queries": 5,
+        "group_detr": 1,
+        "decoder_layers": 2,
+        "decoder_ffn_dim": 7,
+        "num_feature_levels": 1,
+        "num_hidden_layers": None,
+    }
+    for name, model, backbone in (
+        ("lw_detr", "LwDetrModel", {"model_type": "lw_detr_vit", "pretrain_image_size": 32, "num_windows": 4}),
+        ("rf_detr", "RfDetrModel", {"model_type": "rf_detr_dinov2", "num_windows": 2}),
+    ):
+        inside = "window_block_indices" if name == "lw_detr" else "window_block_indexes"
+        for which, kind, windows, expected, outside in (
+            ("vision", "backbone.backbone.encoder.layer.*.attention", [], PLAIN, {}),
+            ("vision-windows", "backbone.backbone.encoder.layer.*.attention", [0], PLAIN, ROWS),
+            ("decoder", "decoder.layers.*.self_attn", [], {"hidden_size": 24, "num_attention_heads": 3}, {}),
+        ):
+            yield Architecture(
+                f"{name}-{which}",
+                model,
+                options=detector | {"backbone_config": tower | backbone | {inside: windows}},
+                inputs={"pixel_values": (1, 3, 32, 32)},
+                attention=kind,
+                expected=expected,
+                outside=outside,
+                output="last_hidden_state",
+            )
+
+
+def _masks():
+    swin = {
+        "model_type": "swin",
+        "image_size": 32,
+        "patch_size": 2,
+        "embed_dim": 12,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [2, 2, 4, 4],
+        "window_size": 2,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    }
+    options = {
+        "backbone_config": swin,
+        "decoder_config": {"model_type": "detr", **_SIZES},
+        "fpn_feature_size": 32,
+        "mask_feature_size": 32,
+        "feature_size": 32,
+        "hidden_dim": 32,
+        "num_attention_heads": 4,
+        "num_queries": 5,
+        "encoder_layers": 1,
+        "decoder_layers": 3,
+        "num_hidden_layers": None,
+    }
+    for which, kind in (("decoder", "self_attn"), ("cross", "encoder_attn")):
+        # All its queries start as zeros, as in Table Transformer.
+        yield Architecture(
+            f"maskformer-{which}",
+            "MaskFormerModel",
+            options=options,
+            part="transformer_module.decoder",
+            attention=f"layers.*.{kind}",
+            inputs={
+                "inputs_embeds": (1, 5, 24),
+                "object_queries_position_embeddings": (1, 5, 24),
+                "encoder_hidden_states": (1, 4, 24),
+                "spatial_position_embeddings": (1, 4, 24),
+            },
+            expected=_DECODER,
+        )
+    yield Architecture(
+        "maskformer-swin",
+        "MaskFormerModel",
+        options=options,
+        attention="pixel_level_module.encoder.model.encoder.layers.*.blocks.0.attention",
+        inputs={"pixel_values": (1, 3, 32, 32)},
+        layers=(0, 1, 2, 3),
+        expected={"num_attention_heads": (2, 2, 4, 4), "hidden_size": (12, 24, 48, 96), "head_dim": (6, 12, 12, 24)},
+        outside=ROWS,
+    )
+    yield Architecture(
+        "mask2former",
+        "Mask2FormerModel",
+        options=options,
+        attention="transformer_module.decoder.layers.*.self_attn",
+        inputs={"pixel_values": (1, 3, 32, 32)},
+        expected={"num_attention_heads": 4, "hidden_size": 32},
+        output="transformer_decoder_last_hidden_state",
+    )
+
+
 def _segment_anything():
     prompts = {"pixel_values": (1, 3, 16, 16), "input_points": (1, 1, 3, 2)}
     decoder = {"hidden_size": 24, "num_attention_heads": 6, "mlp_dim": 7, "iou_head_hidden_dim": 8, "vit_dim": 24}
@@ -231,6 +328,8 @@ def families():
     """Entries of this area."""
     yield from _transformers_over_a_picture()
     yield from _deformable()
+    yield from _plain_towers_under_a_detector()
+    yield from _masks()
     yield from _segment_anything()
     yield from _segment_anything_in_stages()
 

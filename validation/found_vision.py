@@ -285,6 +285,72 @@ def _parts_of_larger_models():
         options={"keypoint_encoder_sizes": [4, 24], "gnn_layers_types": ["self", "self"]},
         part="gnn",
     )
+    bins = {"n_bins": 4, "min_depth": 0.1, "max_depth": 10.0}
+    yield from models(
+        {},
+        "zoedepth:ZoeDepthForDepthEstimation",
+        inputs={"x": (1, 8, 4, 4)},
+        options={
+            "backbone_config": PLAIN
+            | {
+                "model_type": "beit",
+                "num_hidden_layers": 4,
+                "intermediate_size": 7,
+                "image_size": 32,
+                "patch_size": 8,
+                "out_features": ["stage1", "stage2", "stage3", "stage4"],
+                "reshape_hidden_states": False,
+            },
+            "neck_hidden_sizes": [8] * 4,
+            "fusion_hidden_size": 8,
+            "bottleneck_features": 8,
+            "num_relative_features": 4,
+            "bin_configurations": [bins | {"name": "near"}, bins | {"name": "far"}],
+            "num_patch_transformer_layers": 4,
+            "patch_transformer_hidden_size": 24,
+            "patch_transformer_intermediate_size": 7,
+            "patch_transformer_num_attention_heads": 6,
+            "bin_embedding_dim": 8,
+        },
+        part="metric_head.patch_transformer",
+        layers=(0, 1, 2, 3),
+        expected=PLAIN,
+    )
+
+
+def _text_readers():
+    blocks = [[[3, 16, 16, 1, False]]] * 5
+    for pair, backbone in (
+        (
+            "pp_ocrv5_server_rec:PPOCRV5ServerRecEncoderWithSVTR",
+            {"model_type": "hgnet_v2", "stage_out_channels": [4, 4, 4, 16]},
+        ),
+        (
+            "pp_ocrv5_mobile_rec:PPOCRV5MobileRecEncoderWithSVTR",
+            {"model_type": "pp_lcnet_v3", "block_configs": blocks, "out_features": ["stage1"]},
+        ),
+        (
+            "pp_ocrv6_small_rec:PPOCRV6SmallRecEncoderWithSVTR",
+            {"model_type": "pp_lcnet_v3", "block_configs": blocks, "out_features": ["stage1"]},
+        ),
+    ):
+        yield from models(
+            PLAIN,
+            pair,
+            packing="concatenated",
+            inputs={"hidden_states": (1, 16, 1, 6)},
+            options={"depth": 2, "backbone_config": backbone, "num_hidden_layers": None},
+        )
+    vision = PLAIN | IMAGE | {"num_hidden_layers": 2, "output_channels": 6, "window_size": 0, "mlp_dim": 7}
+    yield from models(
+        {},
+        "slanext:SLANeXtBackbone",
+        packing="concatenated",
+        inputs={"hidden_states": (1, 3, 16, 16)},
+        options={"vision_config": vision, "post_conv_in_channels": 6, "post_conv_out_channels": 4},
+        expected=PLAIN,
+        outside={"zeroed_weights": MEET_POSITIONS},
+    )
 
 
 def families():
@@ -296,6 +362,7 @@ def families():
         _towers,
         _more_towers,
         _parts_of_larger_models,
+        _text_readers,
     ):
         yield from group()
 
