@@ -175,7 +175,11 @@ REASONS: dict[str, str] = {
             "deepseek_v4.DeepseekV4Attention dots3_note.Dots3NoteTextAttention kimi_linear.KimiLinearAttention",
         ),
         (_REUSED, "gemma3n.Gemma3nTextAttention gemma4.Gemma4TextAttention"),
-        (_SEVERAL_RUNS, "albert.AlbertAttention hrm_text.HrmTextAttention zamba.ZambaAttention zamba2.Zamba2Attention"),
+        (
+            _SEVERAL_RUNS,
+            "albert.AlbertAttention edgetam_video.EdgeTamVideoPerceiverAttention hrm_text.HrmTextAttention "
+            "zamba.ZambaAttention zamba2.Zamba2Attention",
+        ),
         ("two query heads are subtracted from each other and share a value", "diffllama.DiffLlamaAttention"),
         ("its values also decide which positions all heads attend to", "doge.DogeAttention"),
         (
@@ -245,11 +249,12 @@ WITHOUT_HEADS = frozenset(
     _qualified(name)
     for name in (
         "bailing_hybrid.BailingHybridDeltaAttention",
+        "edgetam_video.EdgeTamVideoMemoryAttentionMLP",
         "kimi_linear.KimiLinearDeltaAttention",
         "minimax.MiniMaxLightningAttention",
         "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",
         "slanext.SLANeXtAttentionGRUCell",
     )
 )
-"""Linear attention by name, and a recurrent cell that weighs tokens by one number each: passed over, as state space
+"""Attention by name only (linear, a cell that weighs tokens by one number each, an MLP): passed over, as state space
 layers are, where other layers have attention."""

@@ -4,7 +4,7 @@
 :mod:`validation.tiny_models` says what an entry is and builds its model.
 """
 
-from . import encoder_decoders, found_architectures, found_detection, found_vision
+from . import encoder_decoders, found_architectures, found_detection, found_prompted, found_readers, found_vision
 from .refused_architectures import REFUSED
 from .tiny_models import TOKENS, VOCAB_SIZE, Architecture, build, decouple
 
@@ -15,6 +15,8 @@ ARCHITECTURES = {
         *encoder_decoders.encoder_decoders(),
         *found_vision.families(),
         *found_detection.families(),
+        *found_prompted.families(),
+        *found_readers.families(),
     )
 }
 """Families whose heads are found, by name. A second entry of a family ends in "-" and what differs."""

@@ -4,8 +4,8 @@ What an entry is says :mod:`validation.tiny_models`. Their kinds of attention ar
 """
 
 from .found_architectures import PLAIN
-from .found_vision import IMAGE, MEET_POSITIONS, ONE_SAMPLE, ROWS, SCORES
-from .tiny_models import Architecture, models
+from .found_vision import ONE_SAMPLE, ROWS, SCORES
+from .tiny_models import Architecture
 
 _RESNET = {
     "model_type": "resnet",
@@ -44,10 +44,13 @@ _LEVELS = _SIZES | {
     "decoder_in_channels": [24, 24],
     "num_denoising": 0,
     "decoder_n_levels": 2,
+    "x4_feat_dim": 6,
+    "mask_feature_channels": [8, 8],
+    "num_prototypes": 4,
+    "global_pointer_head_size": 4,
 }
 _WIDE = {"d_model": 32, "encoder_attention_heads": 8, "decoder_attention_heads": 4}
 _ENCODER, _DECODER = PLAIN, {"hidden_size": 24, "num_attention_heads": 4}
-_SMALL_PICTURE = {"pixel_values": (1, 3, 16, 16)}
 _PICTURE = {"pixel_values": (1, 3, 24, 24)}
 
 
@@ -113,17 +116,24 @@ def _deformable():
         expected={"hidden_size": 32, "num_attention_heads": 4},
         output="last_hidden_state",
     )
+    one_more = _LEVELS | {
+        "backbone_config": _RESNET
+        | {"hidden_sizes": [6, 6, 8], "depths": [1] * 3, "out_features": ["stage1", "stage2", "stage3"]},
+        "feat_strides": [8, 16],
+    }
     for name, model in (
         ("rt_detr", "RTDetrModel"),
         ("rt_detr_v2", "RTDetrV2Model"),
         ("d_fine", "DFineModel"),
         ("deimv2", "Deimv2Model"),
+        ("pp_doclayout_v3", "PPDocLayoutV3Model"),
+        ("pp_doclayout_v4", "PPDocLayoutV4Model"),
     ):
         yield Architecture(
             f"{name}-encoder",
             model,
-            options=_LEVELS,
-            inputs=_PICTURE,
+            options=one_more if name == "pp_doclayout_v3" else _LEVELS,
+            inputs={"pixel_values": (1, 3, 32, 32)},
             attention="encoder.aifi.0.layers.*.self_attn",
             expected=_DECODER,
             outside=dict.fromkeys(SCORES, ONE_SAMPLE),
@@ -131,8 +141,8 @@ def _deformable():
         yield Architecture(
             f"{name}-decoder",
             model,
-            options=_LEVELS,
-            inputs=_PICTURE,
+            options=one_more if name == "pp_doclayout_v3" else _LEVELS,
+            inputs={"pixel_values": (1, 3, 32, 32)},
             attention="decoder.layers.*.self_attn",
             expected=_ENCODER,
         )
@@ -174,36 +184,71 @@ def _plain_towers_under_a_detector():
             )
 
 
-def _masks():
+def _with_text():
+    """The encoder of OmDet-Turbo over its picture; its decoder also reads the words of classes."""
+    text = {"model_type": "clip_text_model", "hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1}
     swin = {
         "model_type": "swin",
         "image_size": 32,
-        "patch_size": 2,
-        "embed_dim": 12,
+        "embed_dim": 8,
         "depths": [1, 1, 1, 1],
-        "num_heads": [2, 2, 4, 4],
+        "num_heads": [1, 1, 1, 1],
         "window_size": 2,
-        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        "out_features": ["stage2", "stage3", "stage4"],
     }
-    options = {
-        "backbone_config": swin,
-        "decoder_config": {"model_type": "detr", **_SIZES},
-        "fpn_feature_size": 32,
-        "mask_feature_size": 32,
-        "feature_size": 32,
-        "hidden_dim": 32,
-        "num_attention_heads": 4,
-        "num_queries": 5,
-        "encoder_layers": 1,
-        "decoder_layers": 3,
-        "num_hidden_layers": None,
-    }
+    yield Architecture(
+        "omdet_turbo",
+        "OmDetTurboForObjectDetection",
+        options={
+            "text_config": text | {"intermediate_size": 7},
+            "backbone_config": swin,
+            "encoder_hidden_dim": 24,
+            "decoder_hidden_dim": 24,
+            "encoder_attention_heads": 6,
+            "decoder_num_heads": 6,
+            "encoder_layers": 2,
+            "vision_features_channels": [24] * 3,
+            "encoder_in_channels": [16, 32, 64],
+            "num_hidden_layers": None,
+        },
+        part="encoder.encoder.0",
+        inputs={"src": (1, 6, 24)},
+        expected=PLAIN,
+    )
+
+
+_SWIN = {
+    "model_type": "swin",
+    "image_size": 32,
+    "patch_size": 2,
+    "embed_dim": 12,
+    "depths": [1, 1, 1, 1],
+    "num_heads": [2, 2, 4, 4],
+    "window_size": 2,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
+_MASKS = {
+    "backbone_config": _SWIN,
+    "decoder_config": {"model_type": "detr", **_SIZES},
+    "fpn_feature_size": 32,
+    "mask_feature_size": 32,
+    "feature_size": 32,
+    "hidden_dim": 32,
+    "num_attention_heads": 4,
+    "num_queries": 5,
+    "encoder_layers": 1,
+    "decoder_layers": 3,
+    "num_hidden_layers": None,
+}
+
+
+def _masks():
     for which, kind in (("decoder", "self_attn"), ("cross", "encoder_attn")):
         # All its queries start as zeros, as in Table Transformer.
         yield Architecture(
             f"maskformer-{which}",
             "MaskFormerModel",
-            options=options,
+            options=_MASKS,
             part="transformer_module.decoder",
             attention=f"layers.*.{kind}",
             inputs={
@@ -217,17 +262,27 @@ def _masks():
     yield Architecture(
         "maskformer-swin",
         "MaskFormerModel",
-        options=options,
+        options=_MASKS,
         attention="pixel_level_module.encoder.model.encoder.layers.*.blocks.0.attention",
         inputs={"pixel_values": (1, 3, 32, 32)},
         layers=(0, 1, 2, 3),
         expected={"num_attention_heads": (2, 2, 4, 4), "hidden_size": (12, 24, 48, 96), "head_dim": (6, 12, 12, 24)},
         outside=ROWS,
     )
+    joint = {"conv_dim": 32, "mask_dim": 32, "text_encoder_width": 128, "text_encoder_num_layers": 1, "task_seq_len": 6}
+    yield Architecture(
+        "oneformer",
+        "OneFormerModel",
+        options=_MASKS | joint,
+        attention="transformer_module.decoder.layers.*.self_attn.self_attn",
+        inputs={"pixel_values": (1, 3, 32, 32), "task_inputs": "ids"},
+        expected={"num_attention_heads": 4, "hidden_size": 32},
+        output="transformer_decoder_object_queries",
+    )
     yield Architecture(
         "mask2former",
         "Mask2FormerModel",
-        options=options,
+        options=_MASKS,
         attention="transformer_module.decoder.layers.*.self_attn",
         inputs={"pixel_values": (1, 3, 32, 32)},
         expected={"num_attention_heads": 4, "hidden_size": 32},
@@ -235,103 +290,13 @@ def _masks():
     )
 
 
-def _segment_anything():
-    prompts = {"pixel_values": (1, 3, 16, 16), "input_points": (1, 1, 3, 2)}
-    decoder = {"hidden_size": 24, "num_attention_heads": 6, "mlp_dim": 7, "iou_head_hidden_dim": 8, "vit_dim": 24}
-    prompt = {"hidden_size": 24, "image_size": 16, "patch_size": 4, "mask_input_channels": 4}
-    vision = IMAGE | {"output_channels": 24, "num_pos_feats": 12, "window_size": 0, "mlp_dim": 7}
-    windows = vision | {"window_size": 2, "global_attn_indexes": [1]}
-    for implementation, mark in (("eager", ""), ("sdpa", "-sdpa")):
-        yield from models(
-            PLAIN,
-            f"sam-vision{mark}:SamVisionModel sam_hq-vision{mark}:SamHQVisionModel",
-            packing="concatenated",
-            inputs=_SMALL_PICTURE,
-            options=vision,
-            implementation=implementation,
-            outside={"zeroed_weights": MEET_POSITIONS},
-        )
-    yield from models(
-        PLAIN,
-        "sam-vision-windows:SamVisionModel",
-        packing="concatenated",
-        inputs=_SMALL_PICTURE,
-        options=windows,
-        outside=ROWS,
-    )
-    parts = {
-        "vision_config": PLAIN | vision | {"num_hidden_layers": 1},
-        "mask_decoder_config": decoder,
-        "prompt_encoder_config": prompt,
-    }
-    within = {"hidden_size": 24, "num_attention_heads": 6, "head_dim": 2}
-    for name, model in (("sam", "SamModel"), ("sam_hq", "SamHQModel")):
-        for which, kind, layers, expected in (
-            ("prompt", "layers.*.self_attn", (0, 1), PLAIN),
-            ("prompt-image", "layers.*.cross_attn_token_to_image", (0, 1), within),
-            ("image-prompt", "layers.*.cross_attn_image_to_token", (0, 1), within),
-            ("prompt-final", "final_attn_token_to_image", (0,), within),
-        ):
-            yield from models(
-                {},
-                f"{name}-{which}:{model}",
-                inputs=prompts,
-                options=parts,
-                attention=f"mask_decoder.transformer.{kind}",
-                expected=expected,
-                layers=layers,
-            )
-
-
-def _segment_anything_in_stages():
-    stages = {
-        "hidden_size": 12,
-        "image_size": [16, 16],
-        "patch_kernel_size": [3, 3],
-        "patch_stride": [2, 2],
-        "patch_padding": [1, 1],
-        # Queries that are the largest of several tokens' (a stride above 1) belong to no single token.
-        "query_stride": [1, 1],
-        "window_positional_embedding_background_size": [4, 4],
-        "num_query_pool_stages": 1,
-        "blocks_per_stage": [2, 1],
-        "embed_dim_per_stage": [12, 24],
-        "num_attention_heads_per_stage": [2, 4],
-        "window_size_per_stage": [4, 4],
-        "num_hidden_layers": None,
-    }
-    one_stage = {
-        "blocks_per_stage": [2],
-        "embed_dim_per_stage": [12],
-        "num_attention_heads_per_stage": [2],
-        "window_size_per_stage": [4],
-        "global_attention_blocks": [0, 1],
-    }
-    stages_in_windows = {"hidden_size": 12, "num_attention_heads": (2, 2, 4), "head_dim": 6}
-    for which, options, layers, expected, outside in (
-        ("sam2-vision", one_stage, (0, 1), {"hidden_size": 12, "num_attention_heads": 2}, {}),
-        ("sam2-vision-windows", {"global_attention_blocks": [1]}, (0, 1, 2), stages_in_windows, ROWS),
-    ):
-        yield Architecture(
-            which,
-            "Sam2HieraDetModel",
-            "concatenated",
-            options=stages | options,
-            inputs=_SMALL_PICTURE,
-            layers=layers,
-            expected=expected,
-            outside=outside,
-        )
-
-
 def families():
     """Entries of this area."""
     yield from _transformers_over_a_picture()
     yield from _deformable()
     yield from _plain_towers_under_a_detector()
+    yield from _with_text()
     yield from _masks()
-    yield from _segment_anything()
-    yield from _segment_anything_in_stages()
 
 
 def refused():
@@ -349,5 +314,10 @@ def refused():
         ),
         ("deformable_detr", "DeformableDetrModel", _LEVELS | _WIDE, computed),
         ("rt_detr", "RTDetrModel", _LEVELS, computed),
+        ("mask2former-pixels", "Mask2FormerModel", _MASKS, computed),
     ):
         yield Architecture(name, model, options=options), reason
+    yield (
+        Architecture("mask2former-masked", "Mask2FormerModel", options=_MASKS, part="transformer_module.decoder"),
+        "holds its projections as one parameter",
+    )

@@ -223,6 +223,13 @@ def _more_towers():
         yield from models(
             PLAIN, pair, inputs=_PICTURE, options=tower | {"num_blocks": 1, "num_queries": 3, "num_upscale_blocks": 1}
         )
+    # One frame: the layers that read queries run once per frame.
+    yield from models(
+        PLAIN,
+        "videomt:VideomtForUniversalSegmentation",
+        inputs={"pixel_values_videos": (1, 1, 3, 16, 16)},
+        options=tower | {"num_blocks": 1, "num_queries": 3, "num_upscale_blocks": 1},
+    )
     yield from models(
         PLAIN,
         "vitpose_backbone:VitPoseBackbone",
@@ -230,16 +237,6 @@ def _more_towers():
         options=IMAGE | {"image_size": (16, 16), "patch_size": (4, 4)},
         part="encoder",
     )
-    reader = {"d_model": 24, "decoder_layers": 2, "decoder_attention_heads": 6, "decoder_ffn_dim": 7}
-    for which, kind in (("trocr", "self_attn"), ("trocr-cross", "encoder_attn")):
-        yield from models(
-            PLAIN,
-            f"{which}:TrOCRForCausalLM",
-            options=reader,
-            part="model.decoder",
-            inputs={"input_ids": "ids", "encoder_hidden_states": (1, 4, 24)},
-            attention=f"layers.*.{kind}",
-        )
     yield from models(
         PLAIN,
         "seggpt:SegGptModel",
@@ -285,6 +282,25 @@ def _parts_of_larger_models():
         options={"keypoint_encoder_sizes": [4, 24], "gnn_layers_types": ["self", "self"]},
         part="gnn",
     )
+    # One self-attention runs over both pictures of a pair at once, one cross-attention runs twice.
+    yield from models(
+        {},
+        "efficientloftr:EfficientLoFTRModel",
+        inputs={"hidden_states": (1, 2, 24, 4, 4)},
+        options={
+            "stage_num_blocks": [1] * 4,
+            "out_features": [4, 4, 8, 24],
+            "stage_stride": [2, 1, 2, 2],
+            "hidden_size": 24,
+            "num_attention_layers": 2,
+            "num_attention_heads": 6,
+            **{f"{which}_aggregation_{what}": 2 for which in ("q", "kv") for what in ("kernel_size", "stride")},
+        },
+        part="local_feature_transformer",
+        attention="layers.*.self_attention.attention",
+        expected=PLAIN,
+        outside=ROWS,
+    )
     bins = {"n_bins": 4, "min_depth": 0.1, "max_depth": 10.0}
     yield from models(
         {},
@@ -318,41 +334,6 @@ def _parts_of_larger_models():
     )
 
 
-def _text_readers():
-    blocks = [[[3, 16, 16, 1, False]]] * 5
-    for pair, backbone in (
-        (
-            "pp_ocrv5_server_rec:PPOCRV5ServerRecEncoderWithSVTR",
-            {"model_type": "hgnet_v2", "stage_out_channels": [4, 4, 4, 16]},
-        ),
-        (
-            "pp_ocrv5_mobile_rec:PPOCRV5MobileRecEncoderWithSVTR",
-            {"model_type": "pp_lcnet_v3", "block_configs": blocks, "out_features": ["stage1"]},
-        ),
-        (
-            "pp_ocrv6_small_rec:PPOCRV6SmallRecEncoderWithSVTR",
-            {"model_type": "pp_lcnet_v3", "block_configs": blocks, "out_features": ["stage1"]},
-        ),
-    ):
-        yield from models(
-            PLAIN,
-            pair,
-            packing="concatenated",
-            inputs={"hidden_states": (1, 16, 1, 6)},
-            options={"depth": 2, "backbone_config": backbone, "num_hidden_layers": None},
-        )
-    vision = PLAIN | IMAGE | {"num_hidden_layers": 2, "output_channels": 6, "window_size": 0, "mlp_dim": 7}
-    yield from models(
-        {},
-        "slanext:SLANeXtBackbone",
-        packing="concatenated",
-        inputs={"hidden_states": (1, 3, 16, 16)},
-        options={"vision_config": vision, "post_conv_in_channels": 6, "post_conv_out_channels": 4},
-        expected=PLAIN,
-        outside={"zeroed_weights": MEET_POSITIONS},
-    )
-
-
 def families():
     """Entries of this area."""
     for group in (
@@ -362,7 +343,6 @@ def families():
         _towers,
         _more_towers,
         _parts_of_larger_models,
-        _text_readers,
     ):
         yield from group()
 

@@ -1,6 +1,6 @@
 """Families of transformers whose heads cannot be placed, as data, with words of the reason that the error must state."""
 
-from . import found_detection, found_vision
+from . import found_detection, found_prompted, found_vision
 from .found_architectures import MOE, PLAIN
 from .tiny_models import VOCAB_SIZE, causal_models, models
 
@@ -63,6 +63,7 @@ def _refused():
 
 
 REFUSED = {
-    one.name: (one, reason) for one, reason in (*_refused(), *found_vision.refused(), *found_detection.refused())
+    one.name: (one, reason)
+    for one, reason in (*_refused(), *found_vision.refused(), *found_detection.refused(), *found_prompted.refused())
 }
 """Families whose heads cannot be placed, by name, with words of the reason that the error must state."""
