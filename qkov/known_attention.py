@@ -152,6 +152,20 @@ FINDERS: dict[str, Finder] = {
         "bloom.BloomAttention gpt_neox.GPTNeoXAttention gpt_neox_japanese.GPTNeoXJapaneseAttention "
         "persimmon.PersimmonAttention",
     ),
+    **_by_class(
+        partial(interleaved_layout, fused="queries_keys_values.linear", output="projection.linear"),
+        "levit.LevitAttention",
+    ),
+    **_by_class(
+        partial(
+            query_apart_layout,
+            query="queries.linear",
+            fused="keys_values.linear",
+            output="projection.linear",
+            order="interleaved",
+        ),
+        "levit.LevitAttentionSubsample",
+    ),
     **_by_class(_gpt_bigcode_layout, "gpt_bigcode.GPTBigCodeAttention"),
     **_by_class(_falcon_layout, "falcon.FalconAttention"),
     # Four blocks, as the model was trained; the number is written into its forward.
@@ -230,11 +244,6 @@ REASONS: dict[str, str] = {
         (
             "its tokens are weighed by one number each and summed up, and no query meets a single key",
             "mobilevitv2.MobileViTV2LinearSelfAttention swiftformer.SwiftFormerEfficientAdditiveAttention",
-        ),
-        (
-            "it keeps its biases of the first pass in eval mode with their graph, through which no second backward pass "
-            "can go",
-            "levit.LevitAttention levit.LevitAttentionSubsample",
         ),
     )
     for name in names.split()

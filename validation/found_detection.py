@@ -304,16 +304,16 @@ def refused():
     resnet = {"backbone_config": _RESNET}
     computed = "at positions that it computes"
     for name, model, options, reason in (
-        ("conditional_detr", "ConditionalDetrModel", _SIZES | resnet, "of contents and of positions"),
-        ("dab_detr", "DabDetrModel", _SIZES | resnet | {"hidden_size": 24}, "of contents and of positions"),
+        ("conditional_detr-decoder", "ConditionalDetrModel", _SIZES | resnet, "of contents and of positions"),
+        ("dab_detr-decoder", "DabDetrModel", _SIZES | resnet | {"hidden_size": 24}, "of contents and of positions"),
         (
             "detr-maps",
             "DetrForSegmentation",
             _SIZES | _WIDE | {"backbone_config": _FOUR_STAGES},
             "but no values",
         ),
-        ("deformable_detr", "DeformableDetrModel", _LEVELS | _WIDE, computed),
-        ("rt_detr", "RTDetrModel", _LEVELS, computed),
+        ("deformable_detr-encoder", "DeformableDetrModel", _LEVELS | _WIDE, computed),
+        ("rt_detr-cross", "RTDetrModel", _LEVELS, computed),
         ("mask2former-pixels", "Mask2FormerModel", _MASKS, computed),
     ):
         yield Architecture(name, model, options=options), reason

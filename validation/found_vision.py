@@ -4,7 +4,7 @@ What an entry is says :mod:`validation.tiny_models`. Layers in stages differ in 
 """
 
 from .found_architectures import PLAIN
-from .tiny_models import Architecture, models
+from .tiny_models import models
 
 _PICTURE = {"pixel_values": (1, 3, 16, 16)}
 _SPLIT = "a sample has several rows (windows, frames, prompts) along the first axis, and collection refuses that"
@@ -122,6 +122,45 @@ def _stages_of_other_kinds():
         layers=(0, 1, 2),
         expected=_STAGES | {"hidden_size": 12},
     )
+
+
+def _shrinking():
+    """LeViT: the attention within its stages, and the one between them, which asks with fewer tokens."""
+    stages = {
+        "image_size": 128,
+        "hidden_sizes": (16, 24, 32),
+        "num_attention_heads": (2, 3, 4),
+        "depths": (1, 1, 1),
+        "key_dim": (4, 4, 4),
+        "mlp_ratio": (1, 1, 1),
+        "attention_ratio": (2, 2, 2),
+    }
+    for which, kind, layers, expected in (
+        (
+            "levit",
+            "encoder.stages.*.layers.0.module",
+            (0, 1, 2),
+            {"num_attention_heads": (2, 3, 4), "hidden_size": (16, 24, 32), "v_head_dim": 8},
+        ),
+        (
+            "levit-between",
+            "encoder.stages.*.layers.2",
+            (0, 1),
+            {"num_attention_heads": (4, 6), "hidden_size": (16, 24), "v_head_dim": 16},
+        ),
+    ):
+        yield from models(
+            {},
+            f"{which}:LevitModel",
+            packing="interleaved",
+            inputs={"pixel_values": (1, 3, 128, 128)},
+            options=stages,
+            attention=kind,
+            layers=layers,
+            expected=expected | {"head_dim": 4},
+            coupling=("batch_norm",),
+            outside={"relabelling": _POSITIONS},
+        )
 
 
 def _towers():
@@ -340,6 +379,7 @@ def families():
         _windows,
         _pyramids,
         _stages_of_other_kinds,
+        _shrinking,
         _towers,
         _more_towers,
         _parts_of_larger_models,
@@ -355,5 +395,3 @@ def refused():
         ("swiftformer:SwiftFormerModel", "no query meets a single key"),
     ):
         yield next(models({}, one, options=_SMALL)), reason
-    stages = {"hidden_sizes": (8, 8, 8), "num_attention_heads": (2, 2, 2), "depths": (1, 1, 1), "key_dim": (4, 4, 4)}
-    yield Architecture("levit", "LevitModel", options=stages | {"image_size": 64}), "no second backward pass"

@@ -104,10 +104,20 @@ def build(architecture):
     config = model_class.config_class(**{name: value for name, value in stated.items() if value is not None})
     config._attn_implementation = architecture.implementation
     model = draw_weights(model_class(config).double(), seed=3).eval().requires_grad_(True)
+    for module in model.modules():
+        if hasattr(module, "attention_bias_cache"):
+            module.attention_bias_cache = _KeepsNothing()
     part = model.get_submodule(architecture.part) if architecture.part else model
     return part, _inputs(architecture.inputs) | {
         name: torch.tensor(value) for name, value in architecture.fixed.items()
     }
+
+
+class _KeepsNothing(dict):
+    """For LeViT, which keeps the biases of its first pass with their graph: no second backward pass could follow."""
+
+    def __contains__(self, key):
+        return False
 
 
 def decouple(model, architecture):
