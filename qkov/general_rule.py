@@ -105,7 +105,8 @@ def general_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout
     heads = _stated(stating, "num_heads", "num_attention_heads", "n_heads", "n_head")
     width = _stated(stating, "head_dim", "attention_head_size")
     if heads is None and width:
-        heads = Linear.at(module, name, paths["query"]).outputs // width  # split_layout refuses a remainder
+        rows = Linear.at(module, name, paths["query"]).outputs
+        heads = next((count for count in _counts_of_parts(config) if count * width == rows), None)
     known = heads or _stated(config, "num_attention_heads")
     grouped = _stated(stating, "num_key_value_groups")
     kv_heads = _stated(stating, "num_key_value_heads", "num_kv_heads") or (
@@ -125,6 +126,12 @@ def _stated(source: Any, *sizes: str) -> int | None:
     """Return the first of some sizes that a module or configuration states as a number."""
     values = (getattr(source, size, None) for size in sizes)
     return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+
+def _counts_of_parts(config: Any) -> list[int]:
+    """Numbers of heads that a configuration states for parts of its model; a detector's modules state a width only."""
+    stated = (_stated(config, size) for size in ("encoder_attention_heads", "decoder_attention_heads"))
+    return [count for count in stated if count]
 
 
 def _agree(one: int | None, other: int | None) -> bool:
