@@ -1,4 +1,4 @@
-"""The attention classes of transformers that the general rule does not cover: how to place their heads, or why not.
+"""The attention classes of transformers that the general rule does not cover, and how to place their heads.
 
 Data, by exact class: a subclass may store its weights differently. Every entry of :data:`FINDERS` is proved on a model
 of its family by the experiment of ``tests/layout_proof.py``, see ``validation/architectures.py``.
@@ -15,6 +15,7 @@ from torch import nn
 from .general_rule import general_layout
 from .geometry import AttentionLayout
 from .latent_attention import latent_layout
+from .linear import transformers_class
 from .packings import (
     blocked_layout,
     concatenated_layout,
@@ -102,13 +103,7 @@ def _mistral_large_layout(module: nn.Module, name: str, config: Any) -> Attentio
 
 
 def _by_class(finder: Finder, names: str) -> dict[str, Finder]:
-    return {_qualified(name): finder for name in names.split()}
-
-
-def _qualified(short: str) -> str:
-    """Spell out ``package.Class`` or ``package.module.Class``."""
-    package, *module, name = short.split(".")
-    return f"transformers.models.{package}.{module[0] if module else f'modeling_{package}'}.{name}"
+    return {transformers_class(name): finder for name in names.split()}
 
 
 _LATENT = """
@@ -155,6 +150,13 @@ FINDERS: dict[str, Finder] = {
         ),
         "gemma3n.Gemma3nAudioConformerAttention",
     ),
+    # The same, beside biases between the places of a window, or convolutions before keys and values.
+    **_by_class(
+        general_layout,
+        "donut.modeling_donut_swin.DonutSwinAttention glpn.GLPNAttention "
+        "maskformer.modeling_maskformer_swin.MaskFormerSwinAttention pvt.PvtAttention pvt_v2.PvtV2SelfAttention "
+        "segformer.SegformerAttention swin.SwinAttention swin2sr.Swin2SRAttention swinv2.Swinv2Attention",
+    ),
     **_by_class(
         partial(split_layout, query="attn.q", key="attn.k", value="attn.v", output="attn.o", stated_by="attn"),
         "mpnet.MPNetAttention",
@@ -163,6 +165,17 @@ FINDERS: dict[str, Finder] = {
     **_by_class(
         partial(split_layout, query="self.query", key="self.key", value="self.value", output="output.dense"),
         "lxmert.LxmertSelfAttentionLayer",
+    ),
+    **_by_class(
+        partial(
+            split_layout,
+            query="attention.projection_query",
+            key="attention.projection_key",
+            value="attention.projection_value",
+            output="output.dense",
+            stated_by="attention",
+        ),
+        "cvt.CvtAttention",
     ),
     **_by_class(
         partial(split_layout, gate_rows=True),
@@ -176,6 +189,25 @@ FINDERS: dict[str, Finder] = {
     **_by_class(concatenated_layout, "phi3.Phi3Attention phi4_multimodal.Phi4MultimodalAttention"),
     **_by_class(_gpt2_layout, "gpt2.GPT2Attention decision_transformer.DecisionTransformerGPT2Attention"),
     **_by_class(partial(concatenated_layout, fused="c_attn", output="c_proj"), "imagegpt.ImageGPTAttention"),
+    **_by_class(
+        _concatenated_evenly,
+        "hiera.HieraMaskUnitAttention mgp_str.MgpstrAttention vitdet.VitDetAttention",
+    ),
+    **_by_class(
+        partial(_concatenated_evenly, stated="num_attention_heads"),
+        "sam.SamVisionAttention sam.SamVisionSdpaAttention sam_hq.SamHQVisionAttention "
+        "sam_hq.SamHQVisionSdpaAttention sam2.Sam2MultiScaleAttention seggpt.SegGptAttention "
+        "slanext.SLANeXtVisionAttention",
+    ),
+    **_by_class(
+        partial(_concatenated_evenly, output="projection"),
+        "pp_ocrv5_mobile_rec.PPOCRV5MobileRecAttention pp_ocrv5_server_rec.PPOCRV5ServerRecAttention "
+        "pp_ocrv6_small_rec.PPOCRV6SmallRecAttention",
+    ),
+    **_by_class(
+        partial(_concatenated_evenly, fused="attention.qkv", output="output.dense", stated_by="attention"),
+        "timesformer.TimeSformerAttention",
+    ),
     **_by_class(partial(concatenated_layout, fused="att_proj", output="out_proj"), "bark.BarkSelfAttention"),
     **_by_class(
         query_apart_layout,
@@ -215,6 +247,20 @@ FINDERS: dict[str, Finder] = {
         "bloom.BloomAttention gpt_neox.GPTNeoXAttention gpt_neox_japanese.GPTNeoXJapaneseAttention "
         "persimmon.PersimmonAttention",
     ),
+    **_by_class(
+        partial(interleaved_layout, fused="queries_keys_values.linear", output="projection.linear"),
+        "levit.LevitAttention",
+    ),
+    **_by_class(
+        partial(
+            query_apart_layout,
+            query="queries.linear",
+            fused="keys_values.linear",
+            output="projection.linear",
+            order="interleaved",
+        ),
+        "levit.LevitAttentionSubsample",
+    ),
     **_by_class(_gpt_bigcode_layout, "gpt_bigcode.GPTBigCodeAttention"),
     **_by_class(_falcon_layout, "falcon.FalconAttention"),
     **_by_class(_esmfold_layout, "esm.modeling_esmfold.EsmFoldAttention"),
@@ -224,162 +270,3 @@ FINDERS: dict[str, Finder] = {
     **_by_class(partial(blocked_layout, blocks=4), "codegen.CodeGenAttention"),
 }
 """How to place the heads of each class that :mod:`qkov.general_rule` does not cover."""
-
-_REUSED = "layers may take the keys and values of an earlier layer, and then have none of their own"
-_TWO_RUNS = (
-    "projections of it run twice in one pass, for two kinds of tokens, and one gradient cannot be told from the other"
-)
-_SEVERAL_RUNS = "the same weights serve several layers or run several times, so a gradient belongs to no single layer"
-
-REASONS: dict[str, str] = {
-    _qualified(name): reason
-    for reason, names in (
-        (
-            "all heads read one key, which is their value too, and groups of heads share a second output projection",
-            "deepseek_v4.DeepseekV4Attention",
-        ),
-        (_REUSED, "gemma3n.Gemma3nTextAttention gemma4.Gemma4TextAttention"),
-        (
-            _SEVERAL_RUNS,
-            "albert.AlbertAttention hrm_text.HrmTextAttention t5gemma2.T5Gemma2MergedAttention zamba.ZambaAttention "
-            "zamba2.Zamba2Attention",
-        ),
-        ("two query heads are subtracted from each other and share a value", "diffllama.DiffLlamaAttention"),
-        ("its values also decide which positions all heads attend to", "doge.DogeAttention"),
-        ("all heads together choose the delays at which values are read", "autoformer.AutoformerAttention"),
-        (
-            "queries take part or not by a random sample of keys, so no two passes compute the same",
-            "informer.InformerProbSparseAttention",
-        ),
-        (
-            "its values also reach the output through a convolution beside the output projection",
-            "fun_asr_nano.FunAsrNanoAttention",
-        ),
-        (
-            "a convolution is mixed into its heads",
-            "convbert.ConvBertAttention inkling.InklingAttention inkling2.Inkling2FullAttention "
-            "inkling2.Inkling2SlidingAttention zaya.ZayaAttention",
-        ),
-        ("every expert has query and output projections of its own", "jetmoe.JetMoeAttention"),
-        ("it computes a recurrence and no attention probabilities", "rwkv.RwkvSelfAttention"),
-        ("its projections are three-dimensional parameters without a layer", "xlnet.XLNetRelativeAttention"),
-        (
-            "global tokens have a second set of query, key and value projections",
-            "led.LEDEncoderAttention longformer.LongformerAttention",
-        ),
-        ("its integer arithmetic has no gradient", "ibert.IBertAttention"),
-        (
-            "its fused projection is a parameter that torch.nn.MultiheadAttention keeps, and not a layer",
-            "phi4_multimodal.Phi4MultimodalVisionMultiheadAttentionPoolingHead "
-            "siglip.SiglipMultiheadAttentionPoolingHead siglip2.Siglip2MultiheadAttentionPoolingHead",
-        ),
-        (
-            "the same projection makes the queries of one direction and the keys of the other",
-            "mm_grounding_dino.MMGroundingDinoBiMultiHeadAttention",
-        ),
-        (
-            "it computes no keys: a projection of the query says where to read and with which weights",
-            "mm_grounding_dino.MMGroundingDinoMultiscaleDeformableAttention "
-            "pp_doclayout_v2.PPDocLayoutV2MultiscaleDeformableAttention",
-        ),
-        (
-            "keys are chosen at random and in blocks, outside of its projections",
-            "big_bird.BigBirdBlockSparseAttention bigbird_pegasus.BigBirdPegasusBlockSparseAttention",
-        ),
-        (
-            "the biases of its fused projection are parameters of the attention, and its queries and keys also meet "
-            "positions",
-            "deberta.DebertaAttention",
-        ),
-        ("its projections are handed to one function and never called as layers", "wavlm.WavLMAttention"),
-        ("queries and keys read a narrower input than values", "mobilebert.MobileBertAttention"),
-        ("its query is one learned token without a projection", "aimv2.Aimv2AttentionPoolingHead"),
-        (
-            "torch.nn.MultiheadAttention holds its projections as one parameter and calls no layer for it",
-            "aria.AriaCrossAttention bridgetower.BridgeTowerResidualAttention "
-            "idefics2.Idefics2MultiheadAttentionPoolingHead",
-        ),
-        (
-            "its queries, keys and values are convolutions",
-            "chameleon.ChameleonVQVAEEncoderAttnBlock janus.JanusVQVAEAttnBlock",
-        ),
-        (
-            "some of its layers have no values of their own and use their keys",
-            "diffusion_gemma.DiffusionGemmaDecoderTextAttention diffusion_gemma.DiffusionGemmaEncoderTextAttention",
-        ),
-        (
-            "it attends between channels, so every query reads all positions",
-            "florence2.Florence2VisionChannelAttention",
-        ),
-        (
-            "it reads values at positions that it computes, and has no keys",
-            "grounding_dino.GroundingDinoMultiscaleDeformableAttention grounding_dino.MultiScaleDeformableAttention",
-        ),
-        (
-            "what asks in one of its two directions answers in the other, with the same weights",
-            "grounding_dino.GroundingDinoBiMultiHeadAttention",
-        ),
-        ("it assigns every token to one group over the whole width, without heads", "groupvit.GroupViTAssignAttention"),
-        (
-            _TWO_RUNS,
-            "longt5.LongT5TransientGlobalAttention lxmert.LxmertCrossAttentionLayer "
-            "pegasus_x.PegasusXGlobalLocalAttention prophetnet.ProphetNetNgramSelfAttention",
-        ),
-        ("its projections are convolutions in groups", "squeezebert.SqueezeBertSelfAttention"),
-        (
-            "biases of the attention join its queries, and positions meet them through a three-dimensional parameter",
-            "funnel.FunnelRelMultiheadAttention",
-        ),
-        (
-            "queries and keys are averaged to landmarks that serve all positions, and a convolution is mixed into its "
-            "heads",
-            "nystromformer.NystromformerAttention",
-        ),
-        ("it runs in a kernel of its own for CUDA, and gives zeros without it", "mra.MraAttention"),
-        (
-            "positions have values of their own, which a head gives out beside those of its content",
-            "vits.VitsAttention",
-        ),
-        (
-            "its layers run without gradients and again during the backward pass, and hashed ones have no keys of their "
-            "own",
-            "reformer.ReformerAttention",
-        ),
-        (
-            "its queries and keys also meet points in space, which it projects apart",
-            "esm.modeling_esmfold.EsmFoldInvariantPointAttention",
-        ),
-        (
-            "keys and values come from several projections, one for each kind of input",
-            "evolla.EvollaSequenceAlignerCrossAttention",
-        ),
-        ("it gives out scores and has no output projection", "visual_bert.VisualBertRegionToPhraseAttention"),
-    )
-    for name in names.split()
-}
-"""Why the heads of a class cannot be placed."""
-
-WITHOUT_HEADS = frozenset(
-    _qualified(name)
-    for name in (
-        "bailing_hybrid.BailingHybridDeltaAttention",
-        "glm5_next.Glm5NextTextLinearAttention",
-        "hubert.HubertAttnAdapterLayer",
-        "inkling2.Inkling2BlockAttentionResidual",
-        "esmfold2.EsmFold2RowAttentionPooling",
-        "kimi_linear.KimiLinearDeltaAttention",
-        "minimax.MiniMaxLightningAttention",
-        "olmo_hybrid.OlmoHybridLinearAttentionDecoderLayer",
-        "patchtsmixer.PatchTSMixerGatedAttention",
-        "phi4_multimodal.Phi4MultimodalAudioRelativeAttentionBias",
-        "slanet.SLANetAttentionGRUCell",
-        "unispeech.UniSpeechAttnAdapterLayer",
-        "unispeech_sat.UniSpeechSatAttnAdapterLayer",
-        "wav2vec2.Wav2Vec2AttnAdapterLayer",
-    )
-)
-"""Attention by name only: passed over, as state space layers are, where other layers have attention.
-
-Linear attention, weighted residuals, biases, gates, adapters, and weights of a mean that one score per position gives,
-without queries, keys and values.
-"""

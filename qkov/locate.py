@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import nn
 
-from . import general_rule, kinds, known_attention
+from . import general_rule, kinds, known_attention, refused_attention
 from .errors import LayoutError
 from .geometry import AttentionLayout
 from .known_attention import Finder
@@ -69,7 +69,7 @@ def _recognised(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
         if name in known
         or (
             _LOOKS_LIKE_ATTENTION.search(type(module).__name__)
-            and qualified_name(type(module)) not in known_attention.REASONS
+            and qualified_name(type(module)) not in refused_attention.REASONS
             and general_rule.covers(module)
             and not any(above in known for above, _ in _upwards(name, modules))
         )
@@ -195,15 +195,15 @@ def _check_coverage(modules: dict[str, nn.Module], found: dict[str, nn.Module]) 
 
 def _check_reason(name: str, module: nn.Module) -> None:
     kind = qualified_name(type(module))
-    if kind in known_attention.REASONS and kind not in _FINDERS:
+    if kind in refused_attention.REASONS and kind not in _FINDERS:
         raise LayoutError(
             f"{described(name, module)} has no heads that could be cut out of its weights: "
-            f"{known_attention.REASONS[kind]}. Pass a model, or a part of it, without this module."
+            f"{refused_attention.REASONS[kind]}. Pass a model, or a part of it, without this module."
         )
 
 
 def _has_no_heads(module: nn.Module) -> bool:
-    return qualified_name(type(module)) in known_attention.WITHOUT_HEADS
+    return qualified_name(type(module)) in refused_attention.WITHOUT_HEADS
 
 
 def _known() -> str:

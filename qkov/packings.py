@@ -127,16 +127,21 @@ def query_apart_layout(
     query: str = "to_q",
     fused: str = "to_kv",
     output: str = "to_out",
+    order: str = "concatenated",
     num_heads: int | None = None,
     num_kv_heads: int | None = None,
 ) -> AttentionLayout:
-    r"""Locate the heads where Q has a projection of its own and another holds all keys, then all values.
+    r"""Locate the heads where Q has a projection of its own and another holds keys and values.
 
     .. math:: out_Q = H d_k, \quad out_{KV} = H_{kv} (d_k + d_v), \quad in_O = H d_v
 
-    The two may read different inputs: GPT-2's cross-attention. The layout bears "concatenated" as its packing. Arguments
-    and errors as for :func:`split_layout`; ``fused`` is the path of the joint projection of keys and values.
+    The two may read different inputs: GPT-2's cross-attention. In the ``order`` "concatenated" the joint projection
+    ``fused`` holds all keys, then all values; in "interleaved" the key and value of kv head 0, then of kv head 1 (LeViT
+    where it shrinks the picture). The layout bears that name as its packing. Arguments and errors as for
+    :func:`split_layout`.
     """
+    if order not in ("concatenated", "interleaved"):
+        raise LayoutError(f'order is {order!r}; expected "concatenated" or "interleaved".')
     q, kv, o = (Linear.at(module, name, path) for path in (query, fused, output))
     stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_kv_heads)
     heads = stated.get("num_heads")
@@ -149,7 +154,9 @@ def query_apart_layout(
     kv_heads = stated.divide(kv.outputs, head_dim + v_head_dim, kv, "head_dim + v_head_dim")
     sizes = stated.agreed(heads, kv_heads, head_dim, v_head_dim, o)
     starts = [_run(first, *unit) for first, unit in zip((0, 0, kv_heads * head_dim, 0), sizes.units, strict=True)]
-    return sizes.assemble(name, "concatenated", [q, kv, kv, o], starts)
+    if order == "interleaved":
+        starts[1:3] = (_run(first, kv_heads, head_dim + v_head_dim) for first in (0, head_dim))
+    return sizes.assemble(name, order, [q, kv, kv, o], starts)
 
 
 def interleaved_layout(

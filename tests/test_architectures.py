@@ -7,7 +7,7 @@ import importlib
 import pytest
 import torch
 
-from qkov import known_attention, locate, reference
+from qkov import known_attention, locate, reference, refused_attention
 from qkov.errors import LayoutError
 from qkov.layout import QKOVConfig
 from qkov.linear import qualified_name
@@ -41,8 +41,14 @@ def test_layout_is_what_the_model_computes(name):
     layouts = locate.find_attention(model, architecture.attention)
     decouple(model, architecture)
     num_heads, _, _, v_head_dim, _ = architecture.heads
-    for layout in layouts:
-        prove_layout(model, layout, inputs, num_heads=num_heads, v_head_dim=v_head_dim)
+    for place, layout in enumerate(layouts):
+        sizes = {"num_heads": of_layer(num_heads, place), "v_head_dim": of_layer(v_head_dim, place)}
+        prove_layout(model, layout, inputs, **sizes)
+
+
+def of_layer(size, place):
+    """A size of one layer, where layers (stages of a vision model) differ in it."""
+    return size[place] if isinstance(size, tuple) else size
 
 
 @pytest.mark.parametrize("name", ENCODER_DECODERS)
@@ -90,16 +96,16 @@ def test_every_reason_is_shown_on_a_family():
     used = set()
     for architecture, _ in REFUSED.values():
         used |= {qualified_name(type(module)) for module in build(architecture)[0].modules()}
-    reasons = collections.Counter(known_attention.REASONS[kind] for kind in used & set(known_attention.REASONS))
-    assert set(reasons) == set(known_attention.REASONS.values())
+    reasons = collections.Counter(refused_attention.REASONS[kind] for kind in used & set(refused_attention.REASONS))
+    assert set(reasons) == set(refused_attention.REASONS.values())
 
 
 def test_a_class_is_registered_or_refused_and_not_both():
-    assert not set(known_attention.FINDERS) & (set(known_attention.REASONS) | known_attention.WITHOUT_HEADS)
+    assert not set(known_attention.FINDERS) & (set(refused_attention.REASONS) | refused_attention.WITHOUT_HEADS)
 
 
 def test_every_class_in_the_tables_exists():
-    for name in [*known_attention.FINDERS, *known_attention.REASONS, *known_attention.WITHOUT_HEADS]:
+    for name in [*known_attention.FINDERS, *refused_attention.REASONS, *refused_attention.WITHOUT_HEADS]:
         module, _, kind = name.rpartition(".")
         assert hasattr(importlib.import_module(module), kind), name
 

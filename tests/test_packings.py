@@ -13,7 +13,14 @@ from transformers.pytorch_utils import Conv1D
 
 from qkov.errors import LayoutError
 from qkov.linear import Linear
-from qkov.packings import blocked_layout, concatenated_layout, grouped_layout, interleaved_layout, split_layout
+from qkov.packings import (
+    blocked_layout,
+    concatenated_layout,
+    grouped_layout,
+    interleaved_layout,
+    query_apart_layout,
+    split_layout,
+)
 from tests.layout_proof import prove_layout
 
 FINDERS = {
@@ -21,7 +28,13 @@ FINDERS = {
     "concatenated": concatenated_layout,
     "interleaved": partial(interleaved_layout, fused="qkv_proj", output="o_proj"),
     "grouped": partial(grouped_layout, fused="qkv_proj", output="o_proj"),
+    "apart": partial(query_apart_layout, query="q_proj", fused="kv_proj", output="o_proj"),
+    "apart by kv head": partial(
+        query_apart_layout, query="q_proj", fused="kv_proj", output="o_proj", order="interleaved"
+    ),
 }
+# The packing that a layout bears, where it is not the name here.
+BORNE = {"apart": "concatenated", "apart by kv head": "interleaved"}
 
 
 class Attention(nn.Module):
@@ -35,6 +48,8 @@ class Attention(nn.Module):
         if packing == "split":
             for name, width in zip(("q_proj", "k_proj", "v_proj"), self.widths, strict=True):
                 setattr(self, name, linear(hidden, width))
+        elif packing.startswith("apart"):
+            self.q_proj, self.kv_proj = linear(hidden, self.widths[0]), linear(hidden, sum(self.widths[1:]))
         else:
             self.qkv_proj = linear(hidden, sum(self.widths))
         self.o_proj = linear(heads * v_head_dim, hidden)
@@ -52,6 +67,11 @@ class Attention(nn.Module):
             return queries.unflatten(-1, (group, d_k)).transpose(1, 2).flatten(0, 1), keys, values
         if self.packing == "split":
             flat = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        elif self.packing == "apart":
+            flat = self.q_proj(x), *self.kv_proj(x).split(self.widths[1:], -1)
+        elif self.packing == "apart by kv head":
+            keys, values = self.kv_proj(x).unflatten(-1, (self.num_kv_heads, d_k + d_v)).split([d_k, d_v], -1)
+            flat = self.q_proj(x), keys.flatten(-2), values.flatten(-2)
         else:
             flat = self.qkv_proj(x).split(self.widths, -1)
         counts = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
@@ -94,7 +114,7 @@ def test_layout_is_what_the_module_computes_with_d_v_apart(packing, linear):
     model = nn.ModuleDict({"attn": module})
     model.forward = module.forward
     layout = FINDERS[packing](module, "attn", None)
-    assert (layout.packing, layout.head_dim, layout.v_head_dim) == (packing, 3, 5)
+    assert (layout.packing, layout.head_dim, layout.v_head_dim) == (BORNE.get(packing, packing), 3, 5)
     prove_layout(model, layout, {"x": torch.randn(4, 10, dtype=torch.float64)}, num_heads=6, v_head_dim=5)
 
 
@@ -286,3 +306,8 @@ class TestProjectionsThatAreNotPlain:
         assert "has no projection 'wq'; its children are: q_proj, k_proj, v_proj, o_proj" in refusal(
             partial(split_layout, query="wq"), attention("split")
         )
+
+
+def test_unknown_order_of_keys_and_values_is_refused():
+    with pytest.raises(LayoutError, match="order is 'sideways'; expected"):
+        query_apart_layout(attention("apart"), "attn", None, query="q_proj", fused="kv_proj", order="sideways")

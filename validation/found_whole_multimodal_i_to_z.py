@@ -389,4 +389,4 @@ def refused():
     # The decoder's keys and values are made of its own states and of the encoder's by the same projections.
     yield Architecture("t5gemma2", "T5Gemma2Model", options=_MERGED, inputs="ids+ids"), "run several times"
     boxes = {"pixel_values": (1, 3, 64, 64)}
-    yield Architecture("pp_doclayout_v2", "PPDocLayoutV2Model", options=_DOCLAYOUT, inputs=boxes), "computes no keys"
+    yield Architecture("pp_doclayout_v2", "PPDocLayoutV2Model", options=_DOCLAYOUT, inputs=boxes), "and has no keys"

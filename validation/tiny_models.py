@@ -111,6 +111,9 @@ def build(architecture):
     config = model_class.config_class(**stated)
     config._attn_implementation = architecture.implementation
     model = draw_weights(model_class(config).double(), seed=3).eval().requires_grad_(True)
+    for module in model.modules():
+        if hasattr(module, "attention_bias_cache"):
+            module.attention_bias_cache = _KeepsNothing()
     part = model.get_submodule(architecture.part) if architecture.part else model
     if architecture.joined:
         part.register_forward_pre_hook(functools.partial(_join, architecture.joined), with_kwargs=True)
@@ -124,6 +127,13 @@ def _constant(value):
 
 def _join(axes, module, args, kwargs):
     return args, kwargs | {name: torch.cat(tuple(kwargs[name]), axis) for name, axis in axes.items()}
+
+
+class _KeepsNothing(dict):
+    """For LeViT, which keeps the biases of its first pass with their graph: no second backward pass could follow."""
+
+    def __contains__(self, key):
+        return False
 
 
 def decouple(model, architecture):
