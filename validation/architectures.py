@@ -21,7 +21,7 @@ from . import (
 )
 from .tiny_models import TOKENS, VOCAB_SIZE, Architecture, build, decouple
 
-_TABLES = (
+TABLES = (
     found_architectures,
     encoder_decoders,
     found_text,
@@ -35,17 +35,13 @@ _TABLES = (
     found_multimodal_i_to_z,
     found_whole_multimodal_a_to_h,
     found_whole_multimodal_i_to_z,
+    refused_architectures,
 )
 
-ARCHITECTURES = {one.name: one for table in _TABLES for one in table.families()}
+ARCHITECTURES = {one.name: one for table in TABLES if hasattr(table, "families") for one in table.families()}
 """Families whose heads are found, by name. A second entry of a family ends in "-" and what differs."""
 
-REFUSED = {
-    one.name: (one, reason)
-    for table in (refused_architectures, *_TABLES)
-    if hasattr(table, "refused")
-    for one, reason in table.refused()
-}
+REFUSED = {one.name: (one, reason) for table in TABLES if hasattr(table, "refused") for one, reason in table.refused()}
 """Families whose heads cannot be placed, by name, with words of the reason that the error must state."""
 
 __all__ = ["ARCHITECTURES", "REFUSED", "TOKENS", "VOCAB_SIZE", "Architecture", "build", "decouple"]

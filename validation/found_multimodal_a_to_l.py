@@ -18,7 +18,6 @@ from .found_whole_multimodal_a_to_h import (
 )
 from .tiny_models import Architecture, models
 
-_HEAD_NORMS = "every head has norms of its own beside its slices, which the permutation would have to move too"
 _KEYS_OF_POSITIONS = (
     "keys of positions have heads of their own beside the slices, which the permutation would have to move too"
 )
@@ -118,7 +117,6 @@ def _text_parts():
         attention="layers.*.self_attn",
         options=vq | {"vocabulary_map": {"<image>": 4}},
         coupling=("q_norm", "k_norm"),
-        outside={"relabelling": _HEAD_NORMS},
     )
 
 

@@ -325,4 +325,4 @@ def families():
 def refused():
     """Pairs of an architecture whose heads cannot be placed and words of the reason."""
     (siglip,) = models(PLAIN, "siglip-pooling:SiglipVisionModel", options=IMAGE, inputs="pixels")
-    yield siglip, "a parameter that torch.nn.MultiheadAttention keeps"
+    yield siglip, "holds its projections as one parameter"

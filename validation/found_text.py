@@ -120,7 +120,7 @@ def _cross_attention_of_encoders():
     yield from models(
         PLAIN,
         "bert-cross:BertModel bert_generation-cross:BertGenerationEncoder camembert-cross:CamembertModel "
-        "data2vec_text-cross:Data2VecTextModel electra-cross:ElectraModel ernie-cross:ErnieModel "
+        "electra-cross:ElectraModel ernie-cross:ErnieModel "
         "rembert-cross:RemBertModel roberta-cross:RobertaModel roberta_prelayernorm-cross:RobertaPreLayerNormModel "
         "roc_bert-cross:RoCBertModel roformer-cross:RoFormerModel xlm_roberta-cross:XLMRobertaModel "
         "xlm_roberta_xl-cross:XLMRobertaXLModel xmod-cross:XmodModel",

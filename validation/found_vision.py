@@ -7,7 +7,6 @@ from .found_architectures import PLAIN
 from .tiny_models import models
 
 _PICTURE = {"pixel_values": (1, 3, 16, 16)}
-_FEWER = "its keys have fewer positions than its queries"
 _POSITIONS = "every head has its own bias by distance, which the permutation would have to move too"
 DISTANCES = {"relabelling": _POSITIONS}
 MEET_POSITIONS = "queries also meet positions, which still move them where the keys of the content are gone"
@@ -66,7 +65,7 @@ def _pyramids():
         "mlp_ratios": (1, 1),
         "decoder_hidden_size": 8,
     }
-    found = {"inputs": _PICTURE, "layers": (0, 1, 2), "expected": _STAGES, "outside": {"query_position": _FEWER}}
+    found = {"inputs": _PICTURE, "layers": (0, 1, 2), "expected": _STAGES}
     found["coupling"] = _NORM
     yield from models({}, "segformer:SegformerModel glpn:GLPNModel pvt_v2:PvtV2Model", options=stages, **found)
     yield from models({}, "pvt:PvtModel", options=stages | {"patch_sizes": (4, 2), "strides": (4, 2)}, **found)
@@ -96,7 +95,7 @@ def _stages_of_other_kinds():
         layers=(0, 1, 2),
         expected={"num_attention_heads": (2, 4, 4), "hidden_size": (12, 24, 24), "head_dim": 6},
         coupling=("normalization",),
-        outside={"query_position": _FEWER} | dict.fromkeys(SCORES, ONE_SAMPLE),
+        outside=dict.fromkeys(SCORES, ONE_SAMPLE),
     )
     yield from models(
         {},
