@@ -30,6 +30,12 @@ def test_a_position_of_cross_attention_is_shifted_where_there_are_fewer_keys_tha
     assert result.passed, str(result)
 
 
+@pytest.mark.parametrize("name", ["sam-vision", "esmfold-start", "sam2-prompt"])
+def test_positions_may_lie_along_several_axes(name):
+    (result,) = proven.run_checks(name, ["query_position"])
+    assert result.passed, str(result)
+
+
 @pytest.mark.parametrize("name", ["llama", "falcon", "codegen", "bert"])
 def test_a_family_is_measured_as_a_row(name):
     row = proven.measure_architecture(name)

@@ -110,8 +110,6 @@ def check_query_position(case):
     alone = take(case.batch_a, [row])
     for one in case.layouts():
         intact = _head_outputs(case, one, batch=alone)
-        if intact.ndim > 3:
-            return NotRun("activations have no axis of positions")
         intact = intact.flatten(0, -2)
         places = torch.arange(len(intact))
         if mask is not None and mask.ndim == 2 and mask.shape[1] == len(intact):
