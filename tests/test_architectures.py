@@ -25,24 +25,17 @@ LIBRARY_FLOAT32 = {"bailing_hybrid", "beam", "deepseek_v2", "falcon_h1", "granit
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_layout_states_the_heads_of_the_configuration(name):
+def test_layout_states_the_heads_of_the_configuration_and_is_what_the_model_computes(name):
     architecture = ARCHITECTURES[name]
-    model, _ = build(architecture)
+    model, inputs = build(architecture)
     config = QKOVConfig.from_model(model, attention=architecture.attention)
     assert config.layer_indices == architecture.layers
     assert {layout.packing for layout in config.layers} == {architecture.packing}
     found = (config.num_heads, config.num_kv_heads, config.head_dim, config.v_head_dim, config.hidden_size)
     assert found == architecture.heads
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_layout_is_what_the_model_computes(name):
-    architecture = ARCHITECTURES[name]
-    model, inputs = build(architecture)
-    layouts = locate.find_attention(model, architecture.attention)
     decouple(model, architecture)
     num_heads, _, _, v_head_dim, _ = architecture.heads
-    for place, layout in enumerate(layouts):
+    for place, layout in enumerate(config.layers):
         sizes = {"num_heads": of_layer(num_heads, place), "v_head_dim": of_layer(v_head_dim, place)}
         prove_layout(model, layout, inputs, **sizes)
 
