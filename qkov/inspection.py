@@ -125,8 +125,7 @@ def layout_table(layers: list[dict[str, Any]]) -> str:
             f"{_layers_label([layout['layer'] for layout in alike])}: {module}\n"
             f"  {one['packing']}, {one['num_heads']} query heads, {one['num_kv_heads']} kv heads{shared}\n"
             f"  head_dim {one['head_dim']}, v_head_dim {one['v_head_dim']}, hidden_size {one['hidden_size']}\n"
-            f"  placed by {one['found_by']}\n"
-            + _columns(rows)
+            f"  placed by {one['found_by']}\n" + _columns(rows)
         )
     return "\n\n".join(paragraphs)
 

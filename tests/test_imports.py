@@ -17,7 +17,7 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
-    ("errors", "reproducibility", "geometry", "formula", "fisher"),
+    ("errors", "reproducibility", "geometry", "formula", "fisher", "statistics"),
     ("linear", "packings", "general_rule", "known_attention", "kinds", "locate", "losses", "samples", "reference"),
     ("layout",),
     ("gradients", "scoring"),
