@@ -94,7 +94,7 @@ def from_pair_scores(scores, num_slices, a, b, *, statistic="sym", n_permutation
             continue
         observed[one] = (value(given)[0] - centre) / scale
         null[:, one] = (value(labellings) - centre) / scale
-        effects[one] = _effect(pairs, codes, a.number, statistic)
+        effects[one] = effect(pairs, codes, a.number, statistic)
     words = _WORDS[statistic]
     return head_result.assemble(
         observed,
@@ -124,7 +124,7 @@ _WORDS = {
 }
 
 
-def _effect(pairs, codes, num_a, statistic):
+def effect(pairs, codes, num_a, statistic):
     """Return a log ratio of mean scores over pairs of samples of different clusters."""
     is_a = codes < num_a
     apart = codes[:, None] != codes[None]
