@@ -50,63 +50,73 @@ def test_exchange(g_a, g_b, *, clusters_a, clusters_b, statistic="sym", n_permut
     a = read_clusters(clusters_a, slices.num_samples("g_a", g_a), "task A")
     b = read_clusters(clusters_b, slices.num_samples("g_b", g_b), "task B")
     require_disjoint(a, b, "task A", "task B")
-    scores = (slices.pair_scores(np.concatenate(pair)) for pair in slices.by_slice(g_a=g_a, g_b=g_b))
-    count = slices.num_slices(g_a)
-    return from_pair_scores(scores, count, a, b, statistic=statistic, n_permutations=n_permutations, seed=seed)
+    test = Exchange(slices.num_slices(g_a), a, b, statistic=statistic, n_permutations=n_permutations, seed=seed)
+    for pair in slices.by_slice(g_a=g_a, g_b=g_b):
+        test.add(slices.pair_scores(np.concatenate(pair)))
+    return test.result()
 
 
 test_exchange.__test__ = False  # pytest collects functions by name
 
 
-def from_pair_scores(scores, num_slices, a, b, *, statistic="sym", n_permutations=None, seed):
-    """Test pair scores that come one slice at a time.
+class Exchange:
+    """The test for slices that come one at a time, so that no more than one need be held.
 
     Args:
-        scores: Iterable of ``[samples of A and then of B, the same]``, one per slice.
-        num_slices: How many there are.
-        a, b: Their :class:`~qkov.statistics.clusters.Clusters`.
+        num_slices: How many will come.
+        a, b: The tasks' :class:`~qkov.statistics.clusters.Clusters`.
         statistic, n_permutations, seed: As for :func:`test_exchange`.
     """
-    number = relabelings.default_number(num_slices) if n_permutations is None else n_permutations
-    drawn = relabelings.draw(a.number, b.number, number, seed)
-    codes = np.concatenate([a.codes, a.number + b.codes])
-    sizes = np.concatenate([a.sizes, b.sizes])
-    is_a = np.arange(len(sizes)) < a.number
-    labellings = pair_forms.Labellings.of(drawn.first, sizes)
-    given = pair_forms.Labellings.of(is_a[None], sizes)
-    # The scale does not depend on which labelling is the given one: it takes all of them, or others drawn apart.
-    apart = (
-        np.concatenate([is_a[None], drawn.first])
-        if drawn.exhaustive
-        else relabelings.draw_apart(a.number, b.number, SCALE_DRAWS, seed)
-    )
-    apart = pair_forms.Labellings.of(apart, sizes)
-    observed, effects = np.full((2, num_slices), np.nan)
-    null = np.full((len(drawn.first), num_slices), np.nan)
-    for one, pairs in enumerate(scores):
+
+    def __init__(self, num_slices, a, b, *, statistic="sym", n_permutations=None, seed):
+        number = relabelings.default_number(num_slices) if n_permutations is None else n_permutations
+        drawn = relabelings.draw(a.number, b.number, number, seed)
+        sizes = np.concatenate([a.sizes, b.sizes])
+        is_a = np.arange(len(sizes)) < a.number
+        # The scale does not depend on which labelling is the given one: it takes all of them, or others drawn apart.
+        apart = (
+            np.concatenate([is_a[None], drawn.first])
+            if drawn.exhaustive
+            else relabelings.draw_apart(a.number, b.number, SCALE_DRAWS, seed)
+        )
+        self._drawn, self._statistic, self._seed = drawn, statistic, seed
+        self._codes, self._tasks = np.concatenate([a.codes, a.number + b.codes]), (a, b)
+        self._all, self._given, self._apart = (
+            pair_forms.Labellings.of(first, sizes) for first in (drawn.first, is_a[None], apart)
+        )
+        self._observed, self._effects = np.full((2, num_slices), np.nan)
+        self._null = np.full((len(drawn.first), num_slices), np.nan)
+        self._next = 0
+
+    def add(self, pairs):
+        """Take the next slice's scores of all pairs, ``[samples of A and then of B, the same]``."""
+        one, self._next = self._next, self._next + 1
         if np.isnan(pairs).any():
-            continue
-        form = pair_forms.PairForm.of(pairs, codes)
-        value = form.sym if statistic == "sym" else form.asym
-        spread = value(apart)
+            return
+        form = pair_forms.PairForm.of(pairs, self._codes)
+        value = form.sym if self._statistic == "sym" else form.asym
+        spread = value(self._apart)
         centre, scale = spread.mean(), spread.std()
         if not scale > 1e-12 * np.abs(spread).max():
-            continue
-        observed[one] = (value(given)[0] - centre) / scale
-        null[:, one] = (value(labellings) - centre) / scale
-        effects[one] = effect(pairs, codes, a.number, statistic)
-    words = _WORDS[statistic]
-    return head_result.assemble(
-        observed,
-        effects,
-        null,
-        drawn,
-        alternative="greater" if statistic == "sym" else "two-sided",
-        symmetric=a.number == b.number,
-        seed=seed,
-        unit="clusters" if a.labels or b.labels else "samples, taken as independent",
-        **words,
-    )
+            return
+        self._observed[one] = (value(self._given)[0] - centre) / scale
+        self._null[:, one] = (value(self._all) - centre) / scale
+        self._effects[one] = effect(pairs, self._codes, self._tasks[0].number, self._statistic)
+
+    def result(self):
+        """Return the :class:`~qkov.statistics.head_result.HeadTest` of the slices taken so far."""
+        a, b = self._tasks
+        return head_result.assemble(
+            self._observed,
+            self._effects,
+            self._null,
+            self._drawn,
+            alternative="greater" if self._statistic == "sym" else "two-sided",
+            symmetric=a.number == b.number,
+            seed=self._seed,
+            unit="clusters" if a.labels or b.labels else "samples, taken as independent",
+            **_WORDS[self._statistic],
+        )
 
 
 _SHARED = {"null_statement": "A and B are identically distributed in the slice"}

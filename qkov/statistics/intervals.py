@@ -99,8 +99,6 @@ def confidence_interval(
         StatisticsError: Without clusters, with fewer than two per task, or without a seed where one is needed.
         OptionError, ShapeError, NonFiniteError: For options and gradients that make no sense.
     """
-    from scipy import stats
-
     require_choice("estimand", estimand, jackknife.ESTIMANDS)
     require_choice("method", method, METHODS)
     _require_level(level)
@@ -109,10 +107,17 @@ def confidence_interval(
         draws = relabelings.checked_number(n_draws)
         estimate, low, high = _pigeonhole(g_a, g_b, a, b, estimand, level, relabelings.checked_seed(seed), draws)
         return Interval(estimate, low, high, level, estimand, method, None, _NOTES[method])
-    corrected, variance, df = jackknife.leave_out(g_a, g_b, a, b, estimand).summary()
+    return interval_of(jackknife.leave_out(g_a, g_b, a, b, estimand), estimand=estimand, level=level)
+
+
+def interval_of(left, *, estimand, level):
+    """Turn log scores with clusters left out (:class:`~qkov.statistics.jackknife.LeftOut`) into an :class:`Interval`."""
+    from scipy import stats
+
+    corrected, variance, df = left.summary()
     half = stats.t.ppf((1 + level) / 2, df) * np.sqrt(variance)
     ends = np.exp([corrected, corrected - half, corrected + half])
-    return Interval(*ends, level, estimand, method, df, _NOTES[estimand])
+    return Interval(*ends, level, estimand, "jackknife", df, _NOTES[estimand])
 
 
 def head_contrast(g_a, g_b, *, clusters_a, clusters_b, layer_of_slice, estimand="lift", adjust="holm", level=0.95):
@@ -137,13 +142,18 @@ def head_contrast(g_a, g_b, *, clusters_a, clusters_b, layer_of_slice, estimand=
     Raises:
         StatisticsError, OptionError, ShapeError, NonFiniteError: As for :func:`confidence_interval`.
     """
-    from scipy import stats
-
     require_choice("estimand", estimand, jackknife.ESTIMANDS)
     require_choice("adjust", adjust, multiplicity.METHODS)
     _require_level(level)
     a, b = _both(g_a, g_b, clusters_a, clusters_b)
     left = jackknife.leave_out(g_a, g_b, a, b, estimand)
+    return contrast_of(left, layer_of_slice, estimand=estimand, adjust=adjust, level=level)
+
+
+def contrast_of(left, layer_of_slice, *, estimand, adjust, level):
+    """Turn log scores with clusters left out (:class:`~qkov.statistics.jackknife.LeftOut`) into a :class:`Contrast`."""
+    from scipy import stats
+
     weights, alone = _contrast_weights(layer_of_slice, ~np.isnan(left.full))
     known = jackknife.LeftOut(*(np.nan_to_num(values) for values in (left.full, left.without_a, left.without_b)))
     estimate, variance, df = known.contrasted(weights).summary()

@@ -34,6 +34,12 @@ class LeftOut:
     without_a: np.ndarray
     without_b: np.ndarray
 
+    @classmethod
+    def of(cls, columns, a):
+        """Put together what :func:`leave_out_slice` returned for every slice; ``a`` are the clusters of A."""
+        every = np.array(columns).T
+        return cls(every[0], every[1 : 1 + a.number], every[1 + a.number :])
+
     def contrasted(self, weights):
         """Return weighted sums over slices, ``[contrasts]`` for weights ``[contrasts, slices]``."""
         return LeftOut(weights @ self.full, self.without_a @ weights.T, self.without_b @ weights.T)
@@ -67,17 +73,18 @@ def leave_out(g_a, g_b, a, b, estimand):
     Returns:
         :class:`LeftOut`; NaN for a slice in which a sample has no gradient.
     """
-    columns = []
-    for one_a, one_b in slices.by_slice(g_a=g_a, g_b=g_b):
-        unit_a, unit_b = slices.unit(one_a), slices.unit(one_b)
-        dead = not (unit_a.any(1).all() and unit_b.any(1).all())
-        parts = _Sums(
-            a.sums(np.square(unit_a)), b.sums(np.square(unit_b)), b.sums(np.abs(unit_b)), a.sizes, b.sizes, estimand
-        )
-        values = [parts.score(), *parts.scores_without_a(), *parts.scores_without_b()]
-        columns.append(np.full(len(values), np.nan) if dead else np.log(values))
-    every = np.array(columns).T
-    return LeftOut(every[0], every[1 : 1 + a.number], every[1 + a.number :])
+    return LeftOut.of([leave_out_slice(*pair, a, b, estimand) for pair in slices.by_slice(g_a=g_a, g_b=g_b)], a)
+
+
+def leave_out_slice(one_a, one_b, a, b, estimand):
+    """Return the log scores of one slice: whole, without each cluster of A, without each of B."""
+    unit_a, unit_b = slices.unit(one_a), slices.unit(one_b)
+    if not (unit_a.any(1).all() and unit_b.any(1).all()):
+        return np.full(1 + a.number + b.number, np.nan)
+    parts = _Sums(
+        a.sums(np.square(unit_a)), b.sums(np.square(unit_b)), b.sums(np.abs(unit_b)), a.sizes, b.sizes, estimand
+    )
+    return np.log([parts.score(), *parts.scores_without_a(), *parts.scores_without_b()])
 
 
 class _Sums:
