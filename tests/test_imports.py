@@ -21,8 +21,8 @@ LEVELS = (
     ("linear", "packings", "general_rule", "known_attention", "kinds", "locate", "losses", "samples", "reference"),
     ("layout",),
     ("gradients", "scoring"),
-    ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap"),
-    ("interference",),
+    ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap", "head_statistics"),
+    ("interference", "inference"),
     ("checks",),
     ("inspection", "cli", "__main__"),
 )

@@ -40,6 +40,8 @@ class Reliability:
 
 
 ESTIMANDS = (*jackknife.ESTIMANDS, "marginal")
+FEWEST = 4
+"""Clusters per task, so that both halves of a split have two."""
 
 
 def reliability(g_a, g_b, *, clusters_a, clusters_b, seed, g_other=None, estimand="lift", n_splits=100):
@@ -61,37 +63,69 @@ def reliability(g_a, g_b, *, clusters_a, clusters_b, seed, g_other=None, estiman
         ShapeError: With fewer than three slices in which every sample has a gradient.
         StatisticsError, OptionError, NonFiniteError: For clusters, options and gradients that make no sense.
     """
-    require_choice("estimand", estimand, ESTIMANDS)
-    a = read_clusters(clusters_a, slices.num_samples("g_a", g_a), "task A", minimum=4)
-    b = read_clusters(clusters_b, slices.num_samples("g_b", g_b), "task B", minimum=4)
-    halves_a, halves_b = (splits.draw_halves(side.number, n_splits, seed, stream) for stream, side in ((6, a), (7, b)))
+    a = read_clusters(clusters_a, slices.num_samples("g_a", g_a), "task A", minimum=FEWEST)
+    b = read_clusters(clusters_b, slices.num_samples("g_b", g_b), "task B", minimum=FEWEST)
+    measured = MapReliability(a, b, seed=seed, estimand=estimand, n_splits=n_splits)
     groups = {"g_a": g_a, "g_b": g_b} | ({} if g_other is None else {"g_other": g_other})
-    maps, first, second, norms, swapped = [], [], [], [], []
     for parts in slices.by_slice(**groups):
-        sums_a, sums_b = _Sums.of(parts[0], a), _Sums.of(parts[1], b)
-        if sums_a.dead or sums_b.dead:
-            continue
-        maps.append(_map(sums_a.all(), sums_b.all(), estimand))
-        first.append([_map(sums_a.part(x), sums_b.part(y), estimand) for x, y in zip(halves_a, halves_b, strict=True)])
-        second.append(
-            [_map(sums_a.part(~x), sums_b.part(~y), estimand) for x, y in zip(halves_a, halves_b, strict=True)]
+        measured.add(*parts)
+    return measured.result()
+
+
+class MapReliability:
+    """The measurement for slices that come one at a time, so that no more than one need be held.
+
+    Args:
+        a, b: The tasks' :class:`~qkov.statistics.clusters.Clusters`, at least four each.
+        seed, estimand, n_splits: As for :func:`reliability`.
+    """
+
+    def __init__(self, a, b, *, seed, estimand="lift", n_splits=100):
+        require_choice("estimand", estimand, ESTIMANDS)
+        self._a, self._b, self._estimand = a, b, estimand
+        halves_a, halves_b = (
+            splits.draw_halves(side.number, n_splits, seed, stream) for stream, side in ((6, a), (7, b))
         )
-        norms.append(np.log(np.abs(parts[1]).mean(0).sum()))
-        if g_other is not None:
-            other = read_clusters("iid", len(parts[2]), "the other task")
-            swapped.append(_map(_Sums.of(parts[2], other).all(), sums_b.all(), estimand))
-    if len(maps) < 3:
-        raise ShapeError(f"{len(maps)} slices have a gradient of every sample; a correlation needs at least three.")
-    maps, first, second = np.array(maps), np.array(first), np.array(second)
-    half = float(np.mean([splits.correlation(first[:, one], second[:, one]) for one in range(n_splits)]))
-    return Reliability(
-        reliability=splits.stepped_up(half),
-        half=half,
-        norm_correlation=float(splits.correlation(maps, np.array(norms))),
-        swap_change=None if g_other is None else float(1 - splits.correlation(maps, np.array(swapped))),
-        num_slices=len(maps),
-        estimand=estimand,
-    )
+        self._halves = list(zip(halves_a, halves_b, strict=True))
+        self._maps, self._first, self._second, self._norms, self._swapped = [], [], [], [], []
+
+    def add(self, one_a, one_b, one_other=None):
+        """Take the next slice, ``[samples, parameters]`` of every task; one in which a sample has no gradient is left out."""
+        of_a, of_b = _Sums.of(one_a, self._a), _Sums.of(one_b, self._b)
+        if of_a.dead or of_b.dead:
+            return
+        score, map_of = self._estimand, _map
+        self._maps.append(map_of(of_a.all(), of_b.all(), score))
+        self._first.append([map_of(of_a.part(x), of_b.part(y), score) for x, y in self._halves])
+        self._second.append([map_of(of_a.part(~x), of_b.part(~y), score) for x, y in self._halves])
+        self._norms.append(np.log(np.abs(one_b).mean(0).sum()))
+        if one_other is not None:
+            other = _Sums.of(one_other, read_clusters("iid", len(one_other), "the other task"))
+            self._swapped.append(np.nan if other.dead else map_of(other.all(), of_b.all(), score))
+
+    @property
+    def num_slices(self):
+        """How many slices were taken in."""
+        return len(self._maps)
+
+    def result(self):
+        """Return the :class:`Reliability` of the slices taken so far."""
+        if len(self._maps) < 3:
+            raise ShapeError(
+                f"{len(self._maps)} slices have a gradient of every sample; a correlation needs at least three."
+            )
+        maps, first, second = np.array(self._maps), np.array(self._first), np.array(self._second)
+        half = float(np.mean([splits.correlation(first[:, one], second[:, one]) for one in range(first.shape[1])]))
+        swapped = np.array(self._swapped)
+        known = ~np.isnan(swapped)
+        return Reliability(
+            reliability=splits.stepped_up(half),
+            half=half,
+            norm_correlation=float(splits.correlation(maps, np.array(self._norms))),
+            swap_change=float(1 - splits.correlation(maps[known], swapped[known])) if len(swapped) else None,
+            num_slices=len(maps),
+            estimand=self._estimand,
+        )
 
 
 @dataclass(frozen=True)
