@@ -202,8 +202,8 @@ def plot_maps(
         image = _draw_cells(panel, values, norm, DIVERGING if kind == "diverging" else SEQUENTIAL)
         grid.label(panel, spans=name in ("K", "V") or maps[name].shape != values.shape)
         if marks is not None:
-            rows, columns = np.nonzero(grid.on_query_heads(name, np.asarray(marks[name], np.float64)) == 1)
-            panel.scatter(columns, rows, s=26, marker="o", facecolors="white", edgecolors="black", linewidths=0.8)
+            places = np.array(list(grid.middles(np.asarray(marks[name], bool)))).reshape(-1, 2)
+            panel.scatter(*places.T, s=26, marker="o", facecolors="white", edgecolors="black", linewidths=0.8)
         if not empty:
             _colour_bar(figure, image, panel, unit)
     absent = "Grey: the model has no such slice." if np.isnan(everything).any() and not empty else ""
@@ -230,6 +230,12 @@ class _LabelGrid:
                 f" [layers, kv_heads] = {(len(self.layers), len(self.kv_heads))}."
             )
         return np.where(self.kv_index >= 0, np.take_along_axis(values, np.maximum(self.kv_index, 0), 1), np.nan)
+
+    def middles(self, marked):
+        """Where the marked cells of a map have their middles, as pairs of column and row; a kv head is one cell."""
+        for row, unit in np.argwhere(marked):
+            served = [unit] if marked.shape[1] == len(self.heads) else np.flatnonzero(self.kv_index[row] == unit)
+            yield float(np.mean(served)), int(row)
 
     def _common_row(self):
         """The row of ``kv_index`` that all layers with K and V of their own share, or None."""
