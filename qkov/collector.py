@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from tqdm import tqdm
 
-from . import fisher, formula, gradients, losses, reproducibility, samples
+from . import fisher, formula, gradients, losses, reproducibility, sample_rows, samples
 from .errors import (
     LayoutError,
     ModelChangedError,
@@ -78,6 +78,7 @@ class FisherCollector:
         self.config = None
         self.model_fingerprint = None
         self._tasks = {}
+        self._seen = None, None  # the latest loss, and what passes with it showed of the first axis
 
     def __enter__(self):
         return self
@@ -100,6 +101,11 @@ class FisherCollector:
 
         The gradient of sample i is that of its summed token loss (nats), in eval mode, with respect to the stored
         weights of the attention projections. All samples of a pass share one forward and one backward.
+
+        Samples usually lie along the first axis of the activations. The first pass of several samples with a loss takes
+        one more backward to verify it. Elsewhere (tokens first, all samples joined into one sequence, windows) the
+        sample of every token is found out from gradients, exactly, with about log2(N) + 2 more backward passes for
+        each pass of N samples. A model that mixes samples is refused unless ``micro_batch=1``.
 
         Args:
             model: A model whose attention layout is known; see ``QKOVConfig.from_model``. Left as it was.
@@ -264,6 +270,7 @@ class FisherCollector:
         if not any(self._tasks.values()):  # nothing is held yet, so a failed first call binds to no model
             self.config = QKOVConfig.from_model(model, attention=self.attention)
             self.model_fingerprint = fingerprint
+            self._seen = None, None
         elif fingerprint != self.model_fingerprint:
             raise ModelChangedError(
                 "this collector holds gradients of other weights than the model's current ones; scores across the two "
@@ -279,6 +286,8 @@ class FisherCollector:
             raise SampleIdError(f"task {task!r}: {len(clusters)} clusters left for {num_samples} samples.")
         samples.check_tokens(model, batch)
         loss_fn = loss_fn or losses.causal_lm_loss
+        if self._seen[0] is not loss_fn:  # the loss is what calls the model
+            self._seen = loss_fn, sample_rows.FirstAxis()
         digests = [samples.row_digest(batch, row, _full_name(loss_fn)) for row in range(num_samples)]
         new = [row for row in range(num_samples) if not self._is_known(task, names[row], digests[row])]
         size = micro_batch or max(1, TOKENS_PER_PASS.get(device.type, 512) // _tokens_per_sample(batch))
@@ -286,7 +295,8 @@ class FisherCollector:
         for start in range(0, len(new), size):
             rows = new[start : start + size]
             part = samples.select_rows(batch, rows, device)
-            results = gradients.collect_factors(model, part, self.config, loss_fn, [names[row] for row in rows])
+            passed = [names[row] for row in rows]
+            results = gradients.collect_factors(model, part, self.config, loss_fn, passed, self._seen[1])
             known = self._tasks.setdefault(task, {})
             for row, (factors, tokens) in zip(rows, results, strict=True):
                 known[names[row]] = samples.Sample(names[row], clusters[row], tokens, digests[row], factors)

@@ -16,7 +16,7 @@ from torch import nn
 
 from .errors import LayoutError
 from .geometry import AttentionLayout
-from .linear import described, is_linear
+from .linear import Linear, described, is_linear
 from .packings import split_layout
 
 INPUTS = (
@@ -40,6 +40,7 @@ OUTPUTS = (
     "dense",
     "proj",
     "output",
+    "output_proj",
     "projection",
     "projection_layer",
     "out_lin",
@@ -102,15 +103,22 @@ def general_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout
             "known. Declare its layout with qkov.locate.register_layout."
         )
     stating = module.get_submodule(paths["stated_by"])
-    heads = _stated(stating, "num_heads", "num_attention_heads", "n_heads", "n_head")
+    heads = _stated(stating, "num_heads", "num_attention_heads", "num_attn_heads", "n_heads", "n_head")
+    width = _stated(stating, "head_dim", "attention_head_size")
+    if heads is None and width:
+        rows = Linear.at(module, name, paths["query"]).outputs
+        heads = next((count for count in _counts_of_parts(config) if count * width == rows), None)
     known = heads or _stated(config, "num_attention_heads")
     grouped = _stated(stating, "num_key_value_groups")
     kv_heads = _stated(stating, "num_key_value_heads", "num_kv_heads") or (
         known // grouped if known and grouped else None
     )
-    if _agree(heads, _stated(config, "num_attention_heads")) and _agree(
-        kv_heads, _stated(config, "num_key_value_heads")
-    ):
+    agreed = (
+        (heads, _stated(config, "num_attention_heads")),
+        (kv_heads, _stated(config, "num_key_value_heads")),
+        (width, _stated(config, "head_dim")),
+    )
+    if all(_agree(one, other) for one, other in agreed):
         return split_layout(module, name, config, **paths)
     return split_layout(module, name, None, **paths, num_heads=known, num_kv_heads=kv_heads or known)
 
@@ -119,6 +127,12 @@ def _stated(source: Any, *sizes: str) -> int | None:
     """Return the first of some sizes that a module or configuration states as a number."""
     values = (getattr(source, size, None) for size in sizes)
     return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+
+def _counts_of_parts(config: Any) -> list[int]:
+    """Numbers of heads that a configuration states for parts of its model; a detector's modules state a width only."""
+    stated = (_stated(config, size) for size in ("encoder_attention_heads", "decoder_attention_heads"))
+    return [count for count in stated if count]
 
 
 def _agree(one: int | None, other: int | None) -> bool:

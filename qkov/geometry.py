@@ -32,13 +32,28 @@ heads 0, 1 share kv head 0, and 2, 3 share kv head 1)::
 
         | q 0 | k 0 | v 0 | q 1 | k 1 | v 1 | q 2 | k 2 | v 2 | ...
 
-    grouped, counted as interleaved (Falcon's new decoder): the queries of a kv group, then its key and value
+    grouped (Falcon's new decoder): the queries of a kv group, then its key and value
 
         | q 0 | q 1 | k 0 | v 0 | q 2 | q 3 | k 1 | v 1 |
 
-    in blocks, counted as concatenated (CodeGen): queries, values and keys of a quarter of the heads at a time
+    blocked (CodeGen): queries, values and keys of a quarter of the heads at a time
 
     gated, counted as split (Qwen3-Next): behind the rows of each query, as many rows of a gate, which belong to no block
+
+    multi-latent (DeepSeek-V3, MiniCPM3; G = H): Q reads a latent or the hidden state, K and V read another latent
+
+        q_b_proj or q_proj            kv_b_proj              o_proj: columns, as in split
+        +-----------------+           +--------+             +--+--+--+--+
+        | q 0 without     | nope      | k 0    | nope        |  |  |  |  |
+        |     with rotary | rope      | v 0    | d_v  hidden |o |o |o |o |
+        | q 1 without     |           | k 1    |             |0 |1 |2 |3 |
+        |     with rotary |           | v 1    |             |  |  |  |  |
+        | ...             |           | ...    |             +--+--+--+--+
+        +-----------------+           +--------+                 H d_v
+           query latent                kv latent
+
+        The rope rows of a query meet rope rows of kv_a_proj_with_mqa, one key for all heads: so K is narrower than Q. What
+        makes the latents (q_a_proj, kv_a_proj_with_mqa, their norms) serves all heads at once and belongs to no block.
 
 K and V exist once per kv head. What a query head shows for them is the slice of ``kv_head_of(head)``. The bias of Q, K
 and V is cut as their output features are; the bias of O is added after the heads are summed and belongs to none.
@@ -55,7 +70,7 @@ from typing import Any
 from .errors import LayoutError, SliceIndexError
 
 BLOCKS = ("Q", "K", "V", "O")
-PACKINGS = ("split", "concatenated", "interleaved")
+PACKINGS = ("split", "concatenated", "interleaved", "grouped", "blocked", "multi-latent")
 
 Interval = tuple[int, int]
 
@@ -106,7 +121,7 @@ class Projection:
         head_axis: Axis of the stored weight along which heads lie.
         side: "output" (Q, K, V) or "input" (O): which features of the module the heads cut.
         starts: First index on ``head_axis`` of each unit: query heads for Q and O, kv heads for K and V.
-        width: Indices per unit: head_dim for Q and K, v_head_dim for V and O.
+        width: Indices per unit: head_dim for Q, k_head_dim for K, v_head_dim for V and O.
     """
 
     block: str
@@ -161,10 +176,12 @@ class AttentionLayout:
         packing: One of ``PACKINGS``.
         num_heads: Query heads.
         num_kv_heads: Key and value heads, a divisor of ``num_heads``.
-        head_dim: Width of a query or key head.
+        head_dim: Width of a query head, and of a key head unless ``k_head_dim`` says otherwise.
         v_head_dim: Width of a value head.
-        hidden_size: Input width of the query projection.
+        hidden_size: Input width of the query projection; with multi-latent attention, of what makes its latents.
         projections: The four blocks in the order of ``BLOCKS``.
+        k_head_dim: Width of what a key head has of its own, at most ``head_dim`` and by default that: with multi-latent
+            attention the rest of a key is shared by all heads.
     """
 
     layer: int
@@ -176,8 +193,16 @@ class AttentionLayout:
     v_head_dim: int
     hidden_size: int
     projections: tuple[Projection, Projection, Projection, Projection]
+    k_head_dim: int = 0
 
     def __post_init__(self) -> None:
+        if not self.k_head_dim:
+            object.__setattr__(self, "k_head_dim", self.head_dim)
+        if not 0 < self.k_head_dim <= self.head_dim:
+            raise LayoutError(
+                f"{self.module_name!r}: a key head is {self.k_head_dim} wide; expected 1 to head_dim = {self.head_dim}, "
+                "what a query head can meet."
+            )
         _check_groups(self.num_heads, self.num_kv_heads, f"{self.module_name!r}")
         found = tuple(projection.block for projection in self.projections)
         if found != BLOCKS or self.packing not in PACKINGS:
@@ -187,10 +212,8 @@ class AttentionLayout:
             )
         for projection in self.projections:
             kv = projection.block in "KV"
-            expected = (
-                self.num_kv_heads if kv else self.num_heads,
-                self.head_dim if projection.block in "QK" else self.v_head_dim,
-            )
+            widths = {"Q": self.head_dim, "K": self.k_head_dim, "V": self.v_head_dim, "O": self.v_head_dim}
+            expected = (self.num_kv_heads if kv else self.num_heads, widths[projection.block])
             if (projection.num_units, projection.width) != expected:
                 raise LayoutError(
                     f"{self.module_name!r}: block {projection.block} has {projection.num_units} slices of width "

@@ -4,14 +4,16 @@ For a linear layer the gradient of sample i is ``G_i = delta_i^T x_i``, a sum ov
 input. Hooks keep ``x`` and ``delta`` of the projections only; no weight gradient is ever formed during collection, and
 ``T (d_in + d_out)`` numbers per sample replace ``d_in d_out``. A head's slice is then one small matrix product of
 columns of one factor with the other. Samples do not share terms of the loss, so ``delta_i`` of the summed loss is that
-of sample i's own loss.
+of sample i's own loss. Which rows are sample i's is seen from the first axis, or found out: :mod:`qkov.sample_rows`.
 """
 
 import contextlib
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from . import sample_rows
 from .errors import BatchError, ModuleReuseError, NonFiniteError, PrecisionError
 
 
@@ -19,14 +21,15 @@ from .errors import BatchError, ModuleReuseError, NonFiniteError, PrecisionError
 class Factors:
     """One sample at one projection module: ``inputs [tokens, d_in]`` and ``deltas [tokens, d_out]``.
 
-    Tokens whose output gradient is zero at every projection of the layer are left out; they add nothing.
+    Tokens whose output gradient is zero at every projection of the layer are left out; they add nothing. Where samples
+    are not along the first axis, those are left out that are zero at every projection which reads them.
     """
 
     inputs: torch.Tensor
     deltas: torch.Tensor
 
 
-def collect_factors(model, batch, config, loss_fn, sample_names):
+def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None):
     """Run one forward and backward and return what per-sample gradients are made of.
 
     The model is in eval mode and all its parameters are frozen while this runs; training and requires_grad flags and
@@ -38,16 +41,20 @@ def collect_factors(model, batch, config, loss_fn, sample_names):
         config: Where the projections are.
         loss_fn: ``loss_fn(model, batch) -> losses [N]`` or ``(losses [N], tokens [N])``.
         sample_names: N names for error messages.
+        first_axis: A ``sample_rows.FirstAxis`` that earlier passes with the same model and loss have filled; None
+            finds out anew whether samples lie along the first axis, which takes one more backward pass.
 
     Returns:
         A list of N pairs ``(factors, tokens)``: ``{module_name: Factors}`` and the number of tokens in the loss.
 
     Raises:
-        BatchError: If the losses are not one number per sample, do not depend on the model, or count no token.
+        BatchError: If the losses are not one number per sample, do not depend on the model, or count no token; if the
+            model mixes samples.
         NonFiniteError: If a loss or a gradient is NaN or infinite; names the sample.
         ModuleReuseError: If a projection runs twice, or never.
     """
     names = _module_names(config)
+    first_axis = sample_rows.FirstAxis() if first_axis is None else first_axis
     # Compiled parts run as they are: hooks inside a compiled graph would have it compiled anew for every pass.
     with (
         torch.inference_mode(False),
@@ -59,10 +66,17 @@ def collect_factors(model, batch, config, loss_fn, sample_names):
         losses, tokens = _per_sample(loss_fn(model, batch), len(sample_names))
         _check_losses(losses, tokens, sample_names)
         _check_ran_once(captured, names)
-        deltas = torch.autograd.grad(losses.sum(), [captured[name].output for name in names], allow_unused=True)
-    outputs = {name: _zero_if_unused(delta, captured[name]) for name, delta in zip(names, deltas, strict=True)}
+        outputs = {name: captured[name].output for name in names}
+        edges = {name: captured[name].edge for name in names}
+        suspect = first_axis.suspect(outputs, len(sample_names))
+        deltas = torch.autograd.grad(losses.sum(), list(edges.values()), allow_unused=True, retain_graph=suspect)
+        deltas = {name: _zero_if_unused(delta, captured[name]) for name, delta in zip(names, deltas, strict=True)}
+        owners = None
+        if suspect:
+            read = {name: _same_tensor(captured[name].inputs) for name in names}
+            owners = sample_rows.find_owners(first_axis, losses, edges, deltas, read, sample_names)
     return [
-        (_sample_factors(config, captured, outputs, row, len(sample_names), sample_names[row]), int(tokens[row]))
+        (_sample_factors(config, captured, deltas, owners, row, sample_names[row]), int(tokens[row]))
         for row in range(len(sample_names))
     ]
 
@@ -140,6 +154,7 @@ class _Capture:
     inputs: torch.Tensor
     version: int
     output: torch.Tensor
+    edge: GradientEdge | torch.Tensor
     calls: int = 1
 
 
@@ -150,13 +165,15 @@ def _captured(model, names):
 
     def hook_for(name):
         def hook(_module, args, output):
-            if name in captured:
-                captured[name].calls += 1
-                return output
             if not output.requires_grad:
                 # A fresh leaf; cloned, because in-place operations on a leaf are refused.
                 output = output.detach().requires_grad_().clone()
-            captured[name] = _Capture(args[0].detach(), _version(args[0]), output)
+            if name in captured:  # recomputed by checkpointing in the backward, where it must do what it did before
+                captured[name].calls += 1
+                return output
+            # Its place in the graph, as of now: ESMFold scales queries in place, and the tensor then is the scaled one.
+            edge = get_gradient_edge(output) if output.requires_grad else output
+            captured[name] = _Capture(args[0].detach(), _version(args[0]), output, edge)
             return output
 
         return hook
@@ -242,20 +259,18 @@ def _zero_if_unused(delta, capture):
     return torch.zeros_like(capture.output) if delta is None else delta.detach()
 
 
-def _sample_factors(config, captured, deltas, row, num_samples, sample_name):
+def _sample_factors(config, captured, deltas, owners, row, sample_name):
     factors = {}
     for layout in config.layers:
         modules = list(dict.fromkeys(projection.module_name for projection in layout.projections))
-        parts = {name: _row(deltas[name], row, num_samples, name) for name in modules}
-        keep = _reached_tokens(parts)
+        select = _leading_tokens(deltas, modules, row) if owners is None else _owned_tokens(owners, row)
         kept_inputs = {}  # Q, K and V of split projections read one tensor; keep one copy of it
         for name in modules:
             source = captured[name].inputs
-            key = (source.data_ptr(), source.shape, source.stride())
-            reached = keep[len(parts[name])]
+            key = _same_tensor(source)
             if key not in kept_inputs:
-                kept_inputs[key] = _row(source, row, num_samples, name)[reached]
-            pair = Factors(kept_inputs[key], parts[name][reached])
+                kept_inputs[key] = select(source, name)
+            pair = Factors(kept_inputs[key], select(deltas[name], name))
             if not (torch.isfinite(pair.inputs).all() and torch.isfinite(pair.deltas).all()):
                 raise NonFiniteError(
                     f"sample {sample_name!r} has a NaN or infinite gradient at {name!r}. Check the weights and the "
@@ -263,6 +278,22 @@ def _sample_factors(config, captured, deltas, row, num_samples, sample_name):
                 )
             factors[name] = pair
     return factors
+
+
+def _same_tensor(tensor):
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _leading_tokens(deltas, modules, row):
+    """Select the tokens of a sample that are reached, where samples lie along the first axis."""
+    parts = {name: _row(deltas[name], row) for name in modules}
+    keep = _reached_tokens(parts)
+    return lambda tensor, name: _row(tensor, row)[keep[len(parts[name])]]
+
+
+def _owned_tokens(owners, row):
+    """Select the rows that belong to a sample, wherever they lie."""
+    return lambda tensor, name: tensor.reshape(-1, tensor.shape[-1])[owners[name] == row]
 
 
 def _reached_tokens(parts):
@@ -274,10 +305,5 @@ def _reached_tokens(parts):
     return keep
 
 
-def _row(tensor, row, num_samples, name):
-    if tensor.shape[0] != num_samples:
-        raise BatchError(
-            f"the activations of {name!r} have leading size {tensor.shape[0]}; expected {num_samples}, one per sample. "
-            "Samples must stay apart along the first axis."
-        )
+def _row(tensor, row):
     return tensor[row].reshape(-1, tensor.shape[-1])

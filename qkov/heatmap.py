@@ -299,22 +299,25 @@ class Heatmap(Mapping):
         )
         return f"{self.task_a} x {self.task_b}: {kind}; {sizes}, kv heads {len(self.kv_heads)}"
 
+    def _notes(self):
+        """What is easily misread: in the average, and in what a slice stands for."""
+        return [note for note in map(self.attributes.get, ("average_caveat", "slice_note")) if note]
+
     def __repr__(self):
         rows = "".join(
             f"\n  {block}: average {mean}, strongest conflict {where}" for block, mean, where in self._summary()
         )
-        caveat = self.attributes.get("average_caveat")
-        return f"<Heatmap {self._headline()}{rows}" + (f"\n  {caveat}" if caveat else "") + ">"
+        return f"<Heatmap {self._headline()}{rows}" + "".join(f"\n  {note}" for note in self._notes()) + ">"
 
     def _repr_html_(self):
         header = "".join(f"<th>{name}</th>" for name in ("block", "average", "strongest conflict"))
         rows = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._summary()
         )
-        caveat = html.escape(self.attributes.get("average_caveat") or "")
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
         return (
             f"<p><b>Heatmap</b> {html.escape(self._headline())}</p><table><thead><tr>{header}</tr></thead>"
-            f"<tbody>{rows}</tbody></table>" + (f"<p>{caveat}</p>" if caveat else "")
+            f"<tbody>{rows}</tbody></table>{notes}"
         )
 
 

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from . import locate
+from . import latent_attention, locate
 from .layout import QKOVConfig, uncompiled
 
 
@@ -72,15 +72,7 @@ def not_covered(model: Any, layout: Any) -> list[dict[str, Any]]:
             for unit in range(projection.num_units)
         ]
         axis = claimed[0][0] if claimed else 0
-        gaps = _gaps([interval for _, interval in claimed], parameter.shape[axis]) if claimed else [None]
-        for gap in gaps:
-            output = layout.projection("O").module_name
-            if gap is not None:
-                reason = "a part of the weight that no head uses as query, key, value or output"
-            elif name.startswith(f"{output}.") and parameter.ndim == 1:
-                reason = "added after the heads are summed"
-            else:
-                reason = "not of the Q, K, V or O projection"
+        for gap, reason in _unclaimed(layout, name, parameter, [interval for _, interval in claimed], axis):
             entries.append(
                 {
                     "layer": layout.layer,
@@ -93,6 +85,22 @@ def not_covered(model: Any, layout: Any) -> list[dict[str, Any]]:
                 }
             )
     return entries
+
+
+def _unclaimed(
+    layout: Any, name: str, parameter: Any, claimed: list[tuple[int, int]], axis: int
+) -> list[tuple[tuple[int, int] | None, str]]:
+    """Parts of a parameter that no head owns, None for all of it, each with the reason."""
+    if claimed:
+        reason = "a part of the weight that no head uses as query, key, value or output"
+        return [(gap, reason) for gap in _gaps(claimed, parameter.shape[axis])]
+    if name.startswith(f"{layout.projection('O').module_name}.") and parameter.ndim == 1:
+        return [(None, "added after the heads are summed")]
+    if layout.packing == latent_attention.PACKING:
+        shared = latent_attention.shared_parts(layout, name, parameter.shape[0])
+        if shared:
+            return shared
+    return [(None, "not of the Q, K, V or O projection")]
 
 
 def layout_table(layers: list[dict[str, Any]]) -> str:
@@ -124,10 +132,15 @@ def layout_table(layers: list[dict[str, Any]]) -> str:
         paragraphs.append(
             f"{_layers_label([layout['layer'] for layout in alike])}: {module}\n"
             f"  {one['packing']}, {one['num_heads']} query heads, {one['num_kv_heads']} kv heads{shared}\n"
-            f"  head_dim {one['head_dim']}, v_head_dim {one['v_head_dim']}, hidden_size {one['hidden_size']}\n"
+            f"  head_dim {one['head_dim']}, {_own_key(one)}v_head_dim {one['v_head_dim']}, "
+            f"hidden_size {one['hidden_size']}\n"
             f"  placed by {one['found_by']}\n" + _columns(rows)
         )
     return "\n\n".join(paragraphs)
+
+
+def _own_key(layout: dict[str, Any]) -> str:
+    return f"k_head_dim {layout['k_head_dim']}, " if layout["k_head_dim"] != layout["head_dim"] else ""
 
 
 def not_covered_table(entries: list[dict[str, Any]]) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import errors, fisher, formula, heatmap, meaning, reproducibility, scoring
+from . import errors, fisher, formula, heatmap, latent_attention, meaning, reproducibility, scoring
 from .geometry import BLOCKS, checked_index
 
 
@@ -233,9 +233,11 @@ class QKOVInterferenceMetric:
             "F + ridge_lambda_rel * mean of F over all heads of the layer and block + smallest normal number; a block whose "
             "mean F is at most (16 eps)^2 times that of its layer's largest block is noise and scores 0"
         )  # fmt: skip
+        latent = any(one.packing == latent_attention.PACKING for one in self.config.layers)
         return {
             **options,
             **described,
+            **({"slice_note": latent_attention.K_NOTE} if latent else {}),
             "damping_rule": damping,
             "num_fisher_samples_a": num_a,
             "num_fisher_samples_b": num_b,

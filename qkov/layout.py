@@ -77,8 +77,13 @@ class QKOVConfig:
 
     @property
     def head_dim(self) -> PerLayer:
-        """Width of a query or key head."""
+        """Width of a query head; of a key head too, but for multi-latent attention."""
         return self._agreed(lambda layout: layout.head_dim)
+
+    @property
+    def k_head_dim(self) -> PerLayer:
+        """Width of what a key head has of its own: ``head_dim``, or less with multi-latent attention."""
+        return self._agreed(lambda layout: layout.k_head_dim)
 
     @property
     def v_head_dim(self) -> PerLayer:
@@ -143,9 +148,10 @@ class QKOVConfig:
 
     def __repr__(self) -> str:
         packings = "/".join(sorted({layout.packing for layout in self.layers}))
+        own_key = f"k_head_dim={self.k_head_dim}, " if self.k_head_dim != self.head_dim else ""
         return (
             f"QKOVConfig(layers {_ranges(self.layer_indices)}, num_heads={self.num_heads}, "
-            f"num_kv_heads={self.num_kv_heads}, head_dim={self.head_dim}, v_head_dim={self.v_head_dim}, "
+            f"num_kv_heads={self.num_kv_heads}, head_dim={self.head_dim}, {own_key}v_head_dim={self.v_head_dim}, "
             f"hidden_size={self.hidden_size}, {packings})"
         )
 

@@ -21,9 +21,21 @@ def qualified_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def transformers_class(short: str) -> str:
+    """Spell out ``package.Class`` or ``package.module.Class`` of a model of transformers.
+
+    Example:
+        >>> transformers_class("llama.LlamaAttention")
+        'transformers.models.llama.modeling_llama.LlamaAttention'
+    """
+    package, *module, name = short.split(".")
+    return f"transformers.models.{package}.{module[0] if module else f'modeling_{package}'}.{name}"
+
+
 # Axis of the output features. FalconLinear rounds its bias separately in low precision; its product is the same.
 _OUTPUT_AXIS = {
     "torch.nn.modules.linear.Linear": 0,
+    "transformers.models.esm.modeling_esmfold.EsmFoldLinear": 0,
     "transformers.models.falcon.modeling_falcon.FalconLinear": 0,
     "transformers.pytorch_utils.Conv1D": 1,
 }

@@ -13,10 +13,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
-from . import general_rule, kinds, known_attention
+from . import general_rule, kinds, known_attention, refused_attention
 from .errors import LayoutError
 from .geometry import AttentionLayout
 from .known_attention import Finder
@@ -68,7 +69,7 @@ def _recognised(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
         if name in known
         or (
             _LOOKS_LIKE_ATTENTION.search(type(module).__name__)
-            and qualified_name(type(module)) not in known_attention.REASONS
+            and qualified_name(type(module)) not in refused_attention.REASONS
             and general_rule.covers(module)
             and not any(above in known for above, _ in _upwards(name, modules))
         )
@@ -132,6 +133,7 @@ def _layout_of(name: str, layer: int, modules: dict[str, nn.Module]) -> Attentio
     config = next(
         (part.config for _, part in _upwards(name, modules) if getattr(part, "config", None) is not None), None
     )
+    config = _config_of_layer(config, module)
     layout = _FINDERS.get(qualified_name(type(module)), general_rule.general_layout)(module, name, config)
     if not isinstance(layout, AttentionLayout):
         raise LayoutError(
@@ -149,6 +151,14 @@ def _layout_of(name: str, layer: int, modules: dict[str, nn.Module]) -> Attentio
                 f"itself gives {expected}."
             )
     return layout
+
+
+def _config_of_layer(config: Any, module: nn.Module) -> Any:
+    """Of layers that differ take the configuration of this one: transformers raises where theirs is asked for a size."""
+    index = getattr(module, "layer_idx", None)
+    if getattr(config, "is_heterogeneous", False) and isinstance(index, int):
+        return config.per_layer_config[index]
+    return config
 
 
 def _upwards(name: str, modules: dict[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
@@ -185,15 +195,15 @@ def _check_coverage(modules: dict[str, nn.Module], found: dict[str, nn.Module]) 
 
 def _check_reason(name: str, module: nn.Module) -> None:
     kind = qualified_name(type(module))
-    if kind in known_attention.REASONS and kind not in _FINDERS:
+    if kind in refused_attention.REASONS and kind not in _FINDERS:
         raise LayoutError(
             f"{described(name, module)} has no heads that could be cut out of its weights: "
-            f"{known_attention.REASONS[kind]}. Pass a model, or a part of it, without this module."
+            f"{refused_attention.REASONS[kind]}. Pass a model, or a part of it, without this module."
         )
 
 
 def _has_no_heads(module: nn.Module) -> bool:
-    return qualified_name(type(module)) in known_attention.WITHOUT_HEADS
+    return qualified_name(type(module)) in refused_attention.WITHOUT_HEADS
 
 
 def _known() -> str:

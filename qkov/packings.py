@@ -127,16 +127,21 @@ def query_apart_layout(
     query: str = "to_q",
     fused: str = "to_kv",
     output: str = "to_out",
+    order: str = "concatenated",
     num_heads: int | None = None,
     num_kv_heads: int | None = None,
 ) -> AttentionLayout:
-    r"""Locate the heads where Q has a projection of its own and another holds all keys, then all values.
+    r"""Locate the heads where Q has a projection of its own and another holds keys and values.
 
     .. math:: out_Q = H d_k, \quad out_{KV} = H_{kv} (d_k + d_v), \quad in_O = H d_v
 
-    The two may read different inputs: GPT-2's cross-attention. The layout bears "concatenated" as its packing. Arguments
-    and errors as for :func:`split_layout`; ``fused`` is the path of the joint projection of keys and values.
+    The two may read different inputs: GPT-2's cross-attention. In the ``order`` "concatenated" the joint projection
+    ``fused`` holds all keys, then all values; in "interleaved" the key and value of kv head 0, then of kv head 1 (LeViT
+    where it shrinks the picture). The layout bears that name as its packing. Arguments and errors as for
+    :func:`split_layout`.
     """
+    if order not in ("concatenated", "interleaved"):
+        raise LayoutError(f'order is {order!r}; expected "concatenated" or "interleaved".')
     q, kv, o = (Linear.at(module, name, path) for path in (query, fused, output))
     stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_kv_heads)
     heads = stated.get("num_heads")
@@ -149,7 +154,9 @@ def query_apart_layout(
     kv_heads = stated.divide(kv.outputs, head_dim + v_head_dim, kv, "head_dim + v_head_dim")
     sizes = stated.agreed(heads, kv_heads, head_dim, v_head_dim, o)
     starts = [_run(first, *unit) for first, unit in zip((0, 0, kv_heads * head_dim, 0), sizes.units, strict=True)]
-    return sizes.assemble(name, "concatenated", [q, kv, kv, o], starts)
+    if order == "interleaved":
+        starts[1:3] = (_run(first, kv_heads, head_dim + v_head_dim) for first in (0, head_dim))
+    return sizes.assemble(name, order, [q, kv, kv, o], starts)
 
 
 def interleaved_layout(
@@ -186,8 +193,8 @@ def grouped_layout(
 
     .. math:: out = H_{kv} (H / H_{kv} \cdot d_k + d_k + d_v), \quad in_O = H d_v
 
-    Falcon's new decoder architecture. With as many kv heads as heads it is :func:`interleaved_layout`, whose name the
-    layout bears as its packing. Arguments and errors as there.
+    Falcon's new decoder architecture. With as many kv heads as heads it is :func:`interleaved_layout`, and is called so.
+    Arguments and errors as there.
     """
     stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_kv_heads)
     return _kv_head_by_kv_head(module, name, stated, fused, output, stated.get("num_heads"), stated.get("num_kv_heads"))
@@ -208,7 +215,7 @@ def blocked_layout(
     .. math:: out = 3 H d, \quad in_O = H d, \quad H_{kv} = H, \quad d_k = d_v = d
 
     Block ``b`` holds ``H / blocks`` heads, from head ``b * H / blocks`` on: CodeGen, which was trained on four devices.
-    The layout bears "concatenated" as its packing. Arguments and errors as for :func:`split_layout`.
+    Arguments and errors as for :func:`split_layout`.
     """
     qkv, o = Linear.at(module, name, fused), Linear.at(module, name, output)
     stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_heads)
@@ -223,7 +230,7 @@ def blocked_layout(
         [3 * part * (head // per_block) + place * part + width * (head % per_block) for head in range(heads)]
         for place in (0, 2, 1)
     ]
-    return sizes.assemble(name, "concatenated", [qkv, qkv, qkv, o], [*starts, _run(0, heads, width)])
+    return sizes.assemble(name, "blocked", [qkv, qkv, qkv, o], [*starts, _run(0, heads, width)])
 
 
 def _kv_head_by_kv_head(
@@ -245,7 +252,8 @@ def _kv_head_by_kv_head(
         _run(keys + head_dim, kv_heads, period),
         _run(0, heads, v_head_dim),
     )
-    return sizes.assemble(name, "interleaved", [qkv, qkv, qkv, o], starts)
+    packing = "interleaved" if heads == kv_heads else "grouped"
+    return sizes.assemble(name, packing, [qkv, qkv, qkv, o], starts)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,10 @@ def sample_gradients(model, batch, loss_fn=None, *, dtype=torch.float64):
         ``(grads, tokens)``: a list of ``{param_name: float64 array}`` and a list of token counts.
     """
     twin = copy.deepcopy(model).eval().requires_grad_(True)
-    twin = twin if dtype is None else twin.to(dtype)
+    for tensor in (*twin.parameters(), *twin.buffers()) if dtype is not None else ():
+        # Module.to would take the imaginary part of complex buffers away: the positions of Llama 4's vision tower.
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
     rows = len(next(value for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim))
     grads, tokens = [], []
     with torch.inference_mode(False), torch.enable_grad():

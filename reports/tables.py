@@ -155,13 +155,13 @@ def families_table(evidence):
                 row["family"],
                 row["attention_class"],
                 f"{row['num_heads']} / {row['num_kv_heads']}",
-                f"{row['head_dim']} / {row['v_head_dim']}",
+                f"{row['head_dim']} / {row['k_head_dim']} / {row['v_head_dim']}",
                 f"{row['status']}, {row['checks_passed']} of {row['checks_passed'] + len(row['checks_not_run'])} laws",
             ]
             for row in evidence["families"]
             if row["packing"] == packing
         ]
-        body = table(["family", "attention", "heads / kv", "d_k / d_v", "verdict"], rows, align="llrrl")
+        body = table(["family", "attention", "heads / kv", "d_q / d_k / d_v", "verdict"], rows, align="llrrl")
         parts.append(f":::{{dropdown}} {cell(packing)} ({len(rows)})\n{body}:::\n")
     return "\n".join(parts) or "No family was measured.\n"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import qkov
-from qkov import checks, errors, locate
+from qkov import checks, errors, general_rule, locate
 from qkov.checks import Case, Comparison, Measurement, NotRun, edits, parametrize_with_checks, run_check
 from qkov.checks.measurement import BOUNDS, bound
 from qkov.checks.registry import CHECKS
@@ -256,7 +256,7 @@ def test_proof_refuses_a_wrong_layout_in_every_packing(family, attention, wrong,
         sizes = {}
     case = build_case(family, **sizes)
     name = f"transformers.models.{attention}"
-    finder = locate._FINDERS[name]
+    finder = locate._FINDERS.get(name, general_rule.general_layout)
 
     def plant(module, path, config):
         found = finder(module, path, config)
@@ -296,6 +296,8 @@ def test_proof_refuses_reordered_heads_in_the_rarer_packings(family, block, monk
         ("persimmon", "zeroed_weights", "has a bias"),
         ("qwen3_next", "slices_tile", "rows of a gate"),
         ("qwen3_next", "head_additivity", "rows of a gate"),
+        ("qwen3_next", "rotation", "rows of a gate"),
+        ("axk2", "rotation", "rows of a gate"),
     ],
 )
 def test_laws_that_a_family_is_outside_of_are_not_run_with_the_reason(family, check, reason):

@@ -18,9 +18,20 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
     ("errors", "reproducibility", "geometry", "formula", "fisher", "statistics"),
-    ("linear", "packings", "general_rule", "known_attention", "kinds", "locate", "losses", "samples", "reference"),
+    (
+        "linear",
+        "packings",
+        "general_rule",
+        "latent_attention",
+        "known_attention",
+        "kinds",
+        "locate",
+        "losses",
+        "samples",
+        "reference",
+    ),
     ("layout",),
-    ("gradients", "scoring"),
+    ("sample_rows", "gradients", "scoring"),
     ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap", "head_statistics"),
     ("interference", "inference"),
     ("checks",),

@@ -467,3 +467,21 @@ def test_of_a_projection_wrapped_by_lora_the_base_layer_is_measured():
     assert results["head_rows"].passed
     for check in ("gauge", "rotation", "relabelling", "zeroed_weights", "damping_scale", "noise_floor"):
         assert "adapters" in results[check].reason
+
+
+def test_layers_that_differ_are_read_from_their_own_configurations():
+    wide = {"hidden_size": 30, "head_dim": 4, "global_head_dim": 8, "num_attention_heads": 6, "num_key_value_heads": 2}
+    config = transformers.EmbeddingGemma2TextConfig(
+        **wide,
+        layer_types=["sliding_attention", "full_attention"],
+        num_hidden_layers=2,
+        intermediate_size=7,
+        vocab_size=13,
+        hidden_size_per_layer_input=3,
+    )
+    config._attn_implementation = "eager"
+    model = draw_weights(transformers.EmbeddingGemma2TextModel(config).double(), seed=3).eval()
+    layouts = locate.find_attention(model)
+    assert [(one.num_kv_heads, one.head_dim, one.v_head_dim) for one in layouts] == [(2, 4, 4), (1, 8, 8)]
+    for layout, width in zip(layouts, (4, 8), strict=True):
+        prove_layout(model, layout, {"input_ids": torch.tensor([[3, 7, 4, 9]])}, num_heads=6, v_head_dim=width)

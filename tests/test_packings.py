@@ -13,7 +13,14 @@ from transformers.pytorch_utils import Conv1D
 
 from qkov.errors import LayoutError
 from qkov.linear import Linear
-from qkov.packings import blocked_layout, concatenated_layout, grouped_layout, interleaved_layout, split_layout
+from qkov.packings import (
+    blocked_layout,
+    concatenated_layout,
+    grouped_layout,
+    interleaved_layout,
+    query_apart_layout,
+    split_layout,
+)
 from tests.layout_proof import prove_layout
 
 FINDERS = {
@@ -21,9 +28,13 @@ FINDERS = {
     "concatenated": concatenated_layout,
     "interleaved": partial(interleaved_layout, fused="qkv_proj", output="o_proj"),
     "grouped": partial(grouped_layout, fused="qkv_proj", output="o_proj"),
+    "apart": partial(query_apart_layout, query="q_proj", fused="kv_proj", output="o_proj"),
+    "apart by kv head": partial(
+        query_apart_layout, query="q_proj", fused="kv_proj", output="o_proj", order="interleaved"
+    ),
 }
 # The packing that a layout bears, where it is not the name here.
-BORNE = {"grouped": "interleaved"}
+BORNE = {"apart": "concatenated", "apart by kv head": "interleaved"}
 
 
 class Attention(nn.Module):
@@ -37,6 +48,8 @@ class Attention(nn.Module):
         if packing == "split":
             for name, width in zip(("q_proj", "k_proj", "v_proj"), self.widths, strict=True):
                 setattr(self, name, linear(hidden, width))
+        elif packing.startswith("apart"):
+            self.q_proj, self.kv_proj = linear(hidden, self.widths[0]), linear(hidden, sum(self.widths[1:]))
         else:
             self.qkv_proj = linear(hidden, sum(self.widths))
         self.o_proj = linear(heads * v_head_dim, hidden)
@@ -54,6 +67,11 @@ class Attention(nn.Module):
             return queries.unflatten(-1, (group, d_k)).transpose(1, 2).flatten(0, 1), keys, values
         if self.packing == "split":
             flat = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        elif self.packing == "apart":
+            flat = self.q_proj(x), *self.kv_proj(x).split(self.widths[1:], -1)
+        elif self.packing == "apart by kv head":
+            keys, values = self.kv_proj(x).unflatten(-1, (self.num_kv_heads, d_k + d_v)).split([d_k, d_v], -1)
+            flat = self.q_proj(x), keys.flatten(-2), values.flatten(-2)
         else:
             flat = self.qkv_proj(x).split(self.widths, -1)
         counts = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
@@ -157,7 +175,7 @@ def test_blocks_hold_queries_then_values_then_keys_of_their_heads():
     module = nn.Module()
     module.num_heads, module.qkv_proj, module.out_proj = 4, nn.Linear(5, 36), nn.Linear(12, 5)
     layout = blocked_layout(module, "attn", None, blocks=2)
-    assert layout.packing == "concatenated"
+    assert layout.packing == "blocked"
     assert {one.block: one.starts for one in layout.projections} == {
         "Q": (0, 3, 18, 21),
         "V": (6, 9, 24, 27),
@@ -288,3 +306,8 @@ class TestProjectionsThatAreNotPlain:
         assert "has no projection 'wq'; its children are: q_proj, k_proj, v_proj, o_proj" in refusal(
             partial(split_layout, query="wq"), attention("split")
         )
+
+
+def test_unknown_order_of_keys_and_values_is_refused():
+    with pytest.raises(LayoutError, match="order is 'sideways'; expected"):
+        query_apart_layout(attention("apart"), "attn", None, query="q_proj", fused="kv_proj", order="sideways")

@@ -50,6 +50,31 @@ def test_model_is_left_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+class Turned(torch.nn.Module):
+    """A linear layer whose outputs are turned in the complex plane, as Llama 4's vision tower turns its positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 4)
+        self.register_buffer("turn", torch.polar(torch.ones(2), torch.tensor([0.5, 1.0])))
+
+    def forward(self, x):
+        pairs = torch.view_as_complex(self.linear(x).float().reshape(-1, 2, 2))
+        return torch.view_as_real(pairs * self.turn)
+
+
+def test_complex_buffers_of_a_model_keep_both_parts():
+    torch.manual_seed(0)
+    model, x = Turned(), torch.randn(1, 3)
+
+    def loss_fn(model, batch):
+        return (model(batch["x"]) * torch.tensor([1.0, 2.0])).sum((1, 2))
+
+    (grad,), _ = reference.sample_gradients(model, {"x": x}, loss_fn)
+    loss_fn(model, {"x": x}).backward()
+    assert grad["linear.weight"] == pytest.approx(model.linear.weight.grad.numpy(), rel=1e-5)
+
+
 def test_user_loss_without_counts_counts_one():
     _, tokens = reference.sample_gradients(build_model("bert"), build_batch((4, 6)), loss_of("bert"))
     assert tokens == [1, 1]

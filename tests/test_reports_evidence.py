@@ -61,6 +61,7 @@ GOOD = {
             "num_heads": 6,
             "num_kv_heads": 6,
             "head_dim": 4,
+            "k_head_dim": 4,
             "v_head_dim": 4,
             "checks_passed": 9,
             "checks_not_run": {"relabelling": "a bias by distance"},

@@ -102,7 +102,7 @@ def test_families_are_listed_with_what_does_not_cover_them():
     families = tables.families_table(GOOD).splitlines()
     assert (families[0], families[-1]) == (":::{dropdown} interleaved (1)", ":::")
     assert rows("\n".join(families[1:-1])) == [
-        ["bloom", "BloomAttention", "6 / 6", "4 / 4", "proved, 9 of 10 laws"]
+        ["bloom", "BloomAttention", "6 / 6", "4 / 4 / 4", "proved, 9 of 10 laws"]
     ]  # fmt: skip
     found = copy.deepcopy(GOOD)
     found["families"][0]["checks_not_run"]["gauge"] = "a bias by distance"

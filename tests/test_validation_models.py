@@ -70,13 +70,16 @@ def test_own_cases_cover_every_combination():
         assert config.v_head_dim != config.head_dim
         grouping = {config.num_heads: "mha", 1: "mqa"}.get(config.num_kv_heads, "gqa")
         seen.add((config.packing, config.orientation, grouping))
-        assert f"{config.packing}-{config.orientation}-{grouping}" == name
+        arrangement = "" if config.arrangement == "samples" else f"-{config.arrangement}"
+        assert f"{config.packing}-{config.orientation}-{grouping}{arrangement}" == name
     expected = set(
         itertools.product(("split", "concatenated", "interleaved"), ("linear", "conv1d"), ("mha", "gqa", "mqa"))
     )
     assert seen == expected
     assert {models.CASES[name].build()[0].config.bias for name in OWN} == {True, False}
     assert {models.CASES[name].build()[0].config.rotary for name in OWN} == {True, False}
+    arrangements = {models.CASES[name].build()[0].config.arrangement for name in OWN}
+    assert arrangements == {"samples", "tokens", "joined", "window_major"}
 
 
 def test_every_family_is_a_case_with_the_layout_of_its_configuration():
@@ -92,7 +95,7 @@ def test_every_family_is_a_case_with_the_layout_of_its_configuration():
 @pytest.mark.parametrize("name", OWN)
 def test_own_layouts_are_what_the_model_computes(name):
     model, batch, _, _ = models.CASES[name].build()
-    inputs = {"input_ids": batch["input_ids"][:1, :6]}
+    inputs = {"input_ids": batch["input_ids"][:1, :8]}  # whole windows: the last row is read
     for layout in qkov.QKOVConfig.from_model(model).layers:
         prove_layout(model, layout, inputs, num_heads=model.config.num_heads, v_head_dim=model.config.v_head_dim)
 
@@ -153,10 +156,22 @@ def test_own_model_takes_embeddings_and_padding_on_either_side():
     assert (no_mask - model(right["input_ids"][:1]).logits).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("arrangement", synthetic.ARRANGEMENTS)
+def test_own_model_computes_the_same_in_every_arrangement(arrangement):
+    batch = models.CASES["split-linear-gqa"].build()[1]
+    plain, arranged = (
+        synthetic.SyntheticLM(synthetic.SyntheticConfig(arrangement=one)) for one in ("samples", arrangement)
+    )
+    with torch.no_grad():
+        ours, theirs = (per_sample_losses(model, batch, None) for model in (plain, arranged))
+    assert (ours - theirs).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"packing": "folded"}, "folded"),
+        ({"arrangement": "spiral"}, "unknown arrangement 'spiral'"),
         ({"num_heads": 5, "num_kv_heads": 2}, "multiple"),
         ({"rotary": True, "head_dim": 3}, "even"),
         ({"orientation": "conv1d", "bias": False}, "always has a bias"),

@@ -84,7 +84,7 @@ ENCODER_DECODERS = {one.name: (one, kinds) for one, kinds in _entries()}
 """Name -> architecture, and ``{kind of attention: heads}``."""
 
 
-def encoder_decoders():
+def families():
     """Entries of every kind of attention of every encoder-decoder."""
     for one, kinds in ENCODER_DECODERS.values():
         yield from _one_kind_at_a_time(one, kinds)

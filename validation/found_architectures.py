@@ -4,6 +4,9 @@ Hidden size, heads, kv heads and head_dim are all different where the family all
 is validated on are in :mod:`validation.families`; these are here to show that their layout is what they compute.
 """
 
+import functools
+
+from .latent_architectures import latent_models
 from .tiny_models import Architecture, causal_models, models
 
 # Where the family allows it, head_dim is not hidden_size / heads; else heads may share kv heads; else not.
@@ -181,7 +184,7 @@ def _fused_language_models():
         PLAIN, "gpt_bigcode:GPTBigCode", packing="concatenated", expected=ONE, options={"multi_query": True}
     )
     yield Architecture("gpt_bigcode-heads", "GPTBigCodeForCausalLM", "interleaved", PLAIN, {"multi_query": False})
-    yield from causal_models(EIGHT, "codegen:CodeGen", packing="concatenated", options={"rotary_dim": 2, "n_inner": 7})
+    yield from causal_models(EIGHT, "codegen:CodeGen", packing="blocked", options={"rotary_dim": 2, "n_inner": 7})
     yield from causal_models(
         PLAIN, "bloom:Bloom gpt_neox:GPTNeoX gpt_neox_japanese:GPTNeoXJapanese", packing="interleaved"
     )
@@ -194,7 +197,7 @@ def _fused_language_models():
     yield Architecture(
         "falcon-groups",
         "FalconForCausalLM",
-        "interleaved",
+        "grouped",
         PLAIN,
         {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
         expected={"num_key_value_heads": 2},
@@ -352,15 +355,14 @@ def _encoders():
     )
 
 
-ARCHITECTURES = {
-    one.name: one
+def families():
+    """Entries of all families."""
     for group in (
         _split_language_models,
         _parts_of_multimodal_models,
         _hybrid_language_models,
         _fused_language_models,
+        functools.partial(latent_models, MOE),
         _encoders,
-    )
-    for one in group()
-}
-"""Families whose heads are found, by name."""
+    ):
+        yield from group()

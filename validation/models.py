@@ -21,6 +21,11 @@ import torch
 
 from . import families, pretrained, synthetic, tasks, trained
 
+ARRANGEMENTS = {
+    "tokens": "tokens along the first axis",
+    "joined": "samples joined into one sequence",
+    "window_major": f"windows of {synthetic.WINDOW} tokens of all samples in turn",
+}
 KINDS = ("synthetic", "family", "trained", "pretrained", "given")
 
 
@@ -112,6 +117,20 @@ def _synthetic_cases():
         )
 
 
+def _arranged_cases():
+    """Samples elsewhere than along the first axis of the activations; packings in turn, as they are independent."""
+    for packing, arrangement in (("split", "tokens"), ("concatenated", "joined"), ("interleaved", "window_major")):
+        config = synthetic.SyntheticConfig(packing=packing, arrangement=arrangement, rotary=True)
+        yield ModelCase(
+            f"{packing}-linear-gqa-{arrangement}",
+            "synthetic",
+            f"own model, {packing}, {ARRANGEMENTS[arrangement]}, nn.Linear, {config.num_heads} heads on "
+            f"{config.num_kv_heads}, d_k {config.head_dim}, d_v {config.v_head_dim}, bias, rotary positions",
+            functools.partial(_build_synthetic, config),
+            synthetic.gqa_twin,
+        )
+
+
 def _family_cases():
     eager = ("gpt2", "llama", "bert")
     for family, attention in [(family, "sdpa") for family in families.FAMILIES] + [(name, "eager") for name in eager]:
@@ -146,7 +165,11 @@ def _pretrained_cases():
     )
 
 
-CASES = {case.name: case for case in (*_synthetic_cases(), *_family_cases(), *_trained_cases(), *_pretrained_cases())}
+CASES = {
+    case.name: case
+    for cases in (_synthetic_cases, _arranged_cases, _family_cases, _trained_cases, _pretrained_cases)
+    for case in cases()
+}
 """All cases by name, cheap ones first."""
 
 

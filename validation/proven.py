@@ -5,10 +5,12 @@ not for the scores: a norm that spans several heads (it makes heads depend on ea
 inside the query projection (its rows belong to no block).
 """
 
+import functools
+
 import torch
 from tqdm.auto import tqdm
 
-from qkov import checks
+from qkov import checks, samples
 from qkov.errors import LayoutError
 from qkov.layout import QKOVConfig
 
@@ -17,14 +19,13 @@ from . import architectures, suite
 # What a law does not cover in a family: the check fails there for this reason, and counts as not run.
 _SINKS = "every head has a sink of its own beside its slices, which the permutation would have to move too"
 _GATES = "every head has a gate of its own beside its slices, which the permutation would have to move too"
+_SCALES = "every head has a scale of its own beside its slices, which the permutation would have to move too"
 _POSITIONS = "every head has its own bias by distance, which the permutation would have to move too"
 _GATE_ROWS = "the query projection also holds rows of a gate, which belong to no block"
-_TOKENS_FIRST = "its activations have tokens, not samples, along their first axis, and collection refuses them"
-_JOINED = "it joins the patches of all images of a batch into one sequence, and collection refuses that"
-_COLLECTING = ("reference_gradients", "reference_scores", "head_additivity", "zeroed_weights", "relabelling")
 _REASONS = (
     (_SINKS, ("relabelling",), "flint gpt_oss granite_swa granitemoe_swa mimo_v2_flash"),
-    (_GATES, ("relabelling",), "afmoe laguna lfm3"),
+    (_GATES, ("relabelling",), "afmoe laguna lfm3 bailing_hybrid dots3_note hy_v4"),
+    (_SCALES, ("relabelling",), "mistral_large4_text"),
     (_POSITIONS, ("relabelling",), "mpt bloom mpnet t5 mt5 umt5 layoutlmv3 switch_transformers"),
     (
         _POSITIONS,
@@ -32,9 +33,7 @@ _REASONS = (
         "t5-encoder t5-decoder mt5-encoder mt5-decoder umt5-encoder umt5-decoder switch_transformers-encoder "
         "switch_transformers-decoder",
     ),
-    (_GATE_ROWS, ("slices_tile", "head_additivity", "relabelling"), "qwen3_next qwen3_5 qwen3_5_moe"),
-    (_TOKENS_FIRST, (*_COLLECTING, "query_position"), "mlcd"),
-    (_JOINED, _COLLECTING, "pixtral_vision"),
+    (_GATE_ROWS, ("slices_tile", "head_additivity", "relabelling"), "axk2 qwen3_next qwen3_5 qwen3_5_moe"),
     (
         "keys of positions have a projection of their own, which acts where the keys of the content are gone",
         ("relabelling", "zeroed_weights"),
@@ -82,6 +81,7 @@ def measure_architecture(name):
         "num_heads": first.num_heads,
         "num_kv_heads": first.num_kv_heads,
         "head_dim": first.head_dim,
+        "k_head_dim": first.k_head_dim,
         "v_head_dim": first.v_head_dim,
         "hidden_size": first.hidden_size,
         "checks_passed": sum(result.passed for result in results),
@@ -116,12 +116,15 @@ def measure_refusal(name):
     return {"family": name, "model_class": architecture.model_class, "status": status, "reason": said}
 
 
-def output_loss(model, batch):
-    """A loss for any model, one number per sample: its first output squared, weighted by a fixed pattern."""
+def output_loss(model, batch, output=""):
+    """A loss for any model, one number per sample: an output (the first) squared, weighted by a fixed pattern."""
     outputs = model(**batch)
+    if output:
+        outputs = getattr(outputs, output)
     if not isinstance(outputs, torch.Tensor):
         outputs = next(iter(outputs.values() if hasattr(outputs, "values") else outputs))
-    flat = outputs.reshape(len(outputs), -1)
+    # Some join their samples, which are equally large here, into one sequence.
+    flat = outputs.reshape(samples.batch_size(batch), -1)
     weights = torch.sin(torch.arange(flat.shape[1], dtype=flat.dtype) * 0.7)
     return (flat.square() * weights).sum(1)
 
@@ -130,7 +133,7 @@ def _case(architecture, model, inputs):
     batch_a, batch_b = (_batch(inputs, seed, architecture.fixed) | _more(architecture.name, seed) for seed in (1, 2))
     with torch.no_grad():
         model(**batch_a)  # some convert a part of themselves in their first pass
-    loss_fn = None if architecture.is_causal_lm else output_loss
+    loss_fn = None if architecture.is_causal_lm else functools.partial(output_loss, output=architecture.output)
     return checks.Case(architecture.name, model, batch_a, batch_b, loss_fn, attention=architecture.attention)
 
 

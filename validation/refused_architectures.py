@@ -1,20 +1,11 @@
 """Families of transformers whose heads cannot be placed, as data, with words of the reason that the error must state."""
 
 from .found_architectures import MOE, PLAIN
-from .tiny_models import VOCAB_SIZE, causal_models, models
-
-_LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 4}
-_MULTI = {"hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 6}
+from .tiny_models import VOCAB_SIZE, models
 
 
-def _refused():
+def refused():
     """Pairs of an architecture and words of the reason."""
-    latent = (
-        "deepseek_v2:DeepseekV2 deepseek_v3:DeepseekV3 minicpm3:MiniCPM3 youtu:Youtu glm4_moe_lite:Glm4MoeLite "
-        "longcat_flash:LongcatFlash"
-    )
-    for one in causal_models(_MULTI, latent, options=MOE | _LATENT):
-        yield one, "a latent that all heads share"
     few = {"vocab_size_per_layer_input": VOCAB_SIZE, "hidden_size_per_layer_input": 3}
     for pair, options, reason in (
         ("albert:AlbertModel", {"embedding_size": 24}, "several layers"),
@@ -27,9 +18,9 @@ def _refused():
         ("jetmoe:JetMoeForCausalLM", MOE, "every expert"),
         ("inkling:InklingForCausalLM", MOE, "a convolution"),
         (
-            "kimi_linear:KimiLinearForCausalLM",
-            MOE | _LATENT | {"layer_types": ["linear_attention", "full_attention"]},
-            "a latent that all heads share",
+            "deepseek_v4:DeepseekV4ForCausalLM",
+            MOE | {"head_dim": 8, "q_lora_rank": 8, "o_groups": 2, "o_lora_rank": 4},
+            "all heads read one key",
         ),
         ("rwkv:RwkvModel", {}, "a recurrence"),
         (
@@ -56,10 +47,6 @@ def _refused():
         ("gemma4:Gemma4ForCausalLM", few | {"num_kv_shared_layers": 0}, "keys and values of an earlier layer"),
         ("mamba:MambaForCausalLM", {}, "contains no known attention module"),
         ("falcon_mamba:FalconMambaForCausalLM", {}, "contains no known attention module"),
-        ("big_bird:BigBirdModel", {"attention_type": "block_sparse"}, "expected"),
+        ("big_bird:BigBirdModel", {"attention_type": "block_sparse"}, "keys are chosen at random"),
     ):
         yield next(models(PLAIN, pair, options=options)), reason
-
-
-REFUSED = {one.name: (one, reason) for one, reason in _refused()}
-"""Families whose heads cannot be placed, by name, with words of the reason that the error must state."""

@@ -11,6 +11,19 @@ fused projection holds, for :math:`G` kv heads with :math:`r = H / G` query head
     interleaved    for each kv head: its r queries, its key, its value
     =============  ==================================================================
 
+Around its projections, attention may arrange ``[N, T, d]`` as models of images do:
+
+    =============  ==================================================================
+    arrangement    activations of the projections, W windows of :data:`WINDOW` tokens
+    =============  ==================================================================
+    samples        [N, T, d]
+    tokens         [T, N, d]
+    joined         [1, N T, d], all samples in one sequence
+    flat           [N T, d], the same without a leading axis
+    windows        [N W, WINDOW, d], the windows of a sample together
+    window_major   [W N, WINDOW, d], the first windows of all samples together
+    =============  ==================================================================
+
 Attention is registered with :func:`qkov.locate.register_layout` where this module is imported, as a user's would be.
 """
 
@@ -26,6 +39,9 @@ from qkov import packings
 from qkov.geometry import AttentionLayout
 from qkov.locate import find_attention, register_layout
 
+WINDOW = 4
+ARRANGEMENTS = ("samples", "tokens", "joined", "flat", "windows", "window_major")
+
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
@@ -33,6 +49,7 @@ class SyntheticConfig:
 
     packing: str = "split"
     orientation: str = "linear"
+    arrangement: str = "samples"
     num_heads: int = 6
     num_kv_heads: int = 2
     head_dim: int = 4
@@ -48,6 +65,8 @@ class SyntheticConfig:
     def __post_init__(self):
         if self.packing not in ("split", "concatenated", "interleaved") or self.orientation not in ("linear", "conv1d"):
             raise ValueError(f"unknown packing {self.packing!r} or orientation {self.orientation!r}")
+        if self.arrangement not in ARRANGEMENTS:
+            raise ValueError(f"unknown arrangement {self.arrangement!r}; expected one of {ARRANGEMENTS}")
         if self.num_heads % self.num_kv_heads or (self.rotary and self.head_dim % 2):
             raise ValueError(
                 f"expected num_heads a multiple of num_kv_heads, and an even head_dim with rotary; got {self}"
@@ -63,7 +82,7 @@ class SyntheticAttention(nn.Module):
         super().__init__()
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim, self.v_head_dim = config.head_dim, config.v_head_dim
-        self.packing, self.rotary = config.packing, config.rotary
+        self.packing, self.rotary, self.arrangement = config.packing, config.rotary, config.arrangement
         keys, values = self.num_kv_heads * self.head_dim, self.num_kv_heads * self.v_head_dim
         queries = self.num_heads * self.head_dim
         if self.packing == "split":
@@ -85,10 +104,12 @@ class SyntheticAttention(nn.Module):
         weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
         heads = torch.einsum("nhqk,nkhd->nqhd", weights, value)
         # Conv1D views its input; heads of width 1 come out of einsum in another memory order.
-        return self.output(heads.flatten(2).contiguous())
+        result = self.output(_arranged(heads.flatten(2).contiguous(), self.arrangement))
+        return _by_sample(result, self.arrangement, *hidden.shape[:2])
 
     def _heads(self, hidden):
         num_samples, length, _ = hidden.shape
+        hidden = _arranged(hidden, self.arrangement)
         query, key = (self.num_heads, self.head_dim), (self.num_kv_heads, self.head_dim)
         value = (self.num_kv_heads, self.v_head_dim)
         if self.packing == "split":
@@ -98,9 +119,12 @@ class SyntheticAttention(nn.Module):
         else:
             group = self.num_heads // self.num_kv_heads
             grouped = self.fused(hidden).unflatten(-1, (self.num_kv_heads, -1))
-            parts = grouped.split([group * self.head_dim, self.head_dim, self.v_head_dim], dim=-1)
+            parts = [
+                part.flatten(-2) for part in grouped.split([group * self.head_dim, self.head_dim, self.v_head_dim], -1)
+            ]
         return [
-            part.reshape(num_samples, length, *shape) for part, shape in zip(parts, (query, key, value), strict=True)
+            _by_sample(part, self.arrangement, num_samples, length).reshape(num_samples, length, *shape)
+            for part, shape in zip(parts, (query, key, value), strict=True)
         ]
 
 
@@ -156,6 +180,29 @@ def _linear(config, inputs, outputs):
     if config.orientation == "conv1d":
         return Conv1D(outputs, inputs)
     return nn.Linear(inputs, outputs, bias=config.bias)
+
+
+def _arranged(tokens, arrangement):
+    """Arrange ``[N, T, d]``; windows are filled up with zeros."""
+    if arrangement == "tokens":
+        return tokens.transpose(0, 1).contiguous()
+    if arrangement == "joined":
+        return tokens.flatten(0, 1)[None]
+    if arrangement == "flat":
+        return tokens.flatten(0, 1)
+    if arrangement in ("windows", "window_major"):
+        windows = nn.functional.pad(tokens, (0, 0, 0, -tokens.shape[1] % WINDOW)).unflatten(1, (-1, WINDOW))
+        return (windows if arrangement == "windows" else windows.transpose(0, 1)).flatten(0, 1)
+    return tokens
+
+
+def _by_sample(rows, arrangement, num_samples, length):
+    """Undo ``_arranged``: ``[N, T, d]``."""
+    if arrangement == "tokens":
+        return rows.transpose(0, 1)
+    if arrangement == "window_major":
+        rows = rows.unflatten(0, (-1, num_samples)).transpose(0, 1)
+    return rows.reshape(num_samples, -1, rows.shape[-1])[:, :length]
 
 
 def _rotated(heads, position_ids):

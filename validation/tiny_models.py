@@ -1,8 +1,9 @@
 """What a tiny random model of a family of transformers is, and how to build it without any file or network.
 
-float64, eager attention, eval mode, weights from :func:`validation.synthetic.draw_weights`.
+float64, eager attention if possible, eval mode, weights from :func:`validation.synthetic.draw_weights`.
 """
 
+import copy
 import functools
 from dataclasses import dataclass, field
 
@@ -47,15 +48,20 @@ class Architecture:
         inputs: ``"ids"`` or a key of ``_SHAPES``; with ``"+ids"`` for an encoder-decoder, whose decoder reads tokens too.
             Or ``{keyword: shape of one sample with its leading 1}`` of random numbers, ``"ids"`` instead of a shape.
         fixed: ``{keyword: nested lists, with a leading 1}`` of inputs that are the same for every sample: masks, sizes.
+        joined: ``{keyword: axis}`` of inputs without an axis of samples, which the model takes for all of them in one
+            sequence: they are joined along this axis as it is called.
         layers: Indices of the layers with attention.
         part: Path of the part of the model that is looked at, such as one of two towers.
         attention: Kind of attention, where the model or its part has several.
         coupling: Names of norms inside the attention that make heads depend on each other or give an absent query a
-            direction; for the experiment on the layout they are taken out.
+            direction, and of biases that are added to the query beside its projection and do the latter; for the
+            experiment on the layout they are taken out.
         gated: Whether the query projection also holds rows of a gate, which belong to no block; for the experiment
             no gradient passes through the gate.
+        implementation: Of attention, as transformers calls it: some classes exist for one of them alone.
         expected: What the layout must say where it is not ``sizes``: tuples where layers differ.
         outside: ``{check: reason}`` of the laws that do not cover this family.
+        output: Name of the output that the loss is made of, where the first one does not depend on this attention.
     """
 
     name: str
@@ -65,20 +71,23 @@ class Architecture:
     options: dict = field(default_factory=dict)
     inputs: str | dict = "ids"
     fixed: dict = field(default_factory=dict)
+    joined: dict = field(default_factory=dict)
     layers: tuple[int, ...] = (0, 1)
     part: str = ""
     attention: str | None = None
     coupling: tuple[str, ...] = ()
     gated: bool = False
+    implementation: str = "eager"
     expected: dict = field(default_factory=dict)
     outside: dict = field(default_factory=dict)
+    output: str = ""
 
     @property
     def heads(self):
         """Heads, kv heads, width of queries, width of values and hidden size that the layout must state."""
         stated = self.sizes | self.expected
         heads, hidden = stated["num_attention_heads"], stated["hidden_size"]
-        width = stated.get("head_dim", hidden // heads)
+        width = stated["head_dim"] if "head_dim" in stated else hidden // heads
         kv_heads = stated.get("num_key_value_heads", heads)
         return heads, kv_heads, width, stated.get("v_head_dim", width), hidden
 
@@ -97,30 +106,61 @@ def build(architecture):
     """
     model_class = getattr(transformers, architecture.model_class)
     stated = _SHARED | architecture.sizes | architecture.options
-    config = model_class.config_class(**{name: value for name, value in stated.items() if value is not None})
-    config._attn_implementation = "eager"
+    # Configurations write into the dictionaries that they are given, which entries share.
+    stated = copy.deepcopy({name: value for name, value in stated.items() if value is not None})
+    config = model_class.config_class(**stated)
+    config._attn_implementation = architecture.implementation
     model = draw_weights(model_class(config).double(), seed=3).eval().requires_grad_(True)
+    for module in model.modules():
+        if hasattr(module, "attention_bias_cache"):
+            module.attention_bias_cache = _KeepsNothing()
     part = model.get_submodule(architecture.part) if architecture.part else model
-    return part, _inputs(architecture.inputs) | {
-        name: torch.tensor(value) for name, value in architecture.fixed.items()
-    }
+    if architecture.joined:
+        part.register_forward_pre_hook(functools.partial(_join, architecture.joined), with_kwargs=True)
+    return part, _inputs(architecture.inputs) | {name: _constant(value) for name, value in architecture.fixed.items()}
+
+
+def _constant(value):
+    tensor = torch.tensor(value)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _join(axes, module, args, kwargs):
+    return args, kwargs | {name: torch.cat(tuple(kwargs[name]), axis) for name, axis in axes.items()}
+
+
+class _KeepsNothing(dict):
+    """For LeViT, which keeps the biases of its first pass with their graph: no second backward pass could follow."""
+
+    def __contains__(self, key):
+        return False
 
 
 def decouple(model, architecture):
-    """Take out what lets a head move weights of no block or of another head, in place: coupling norms and gates."""
-    for name in [name for name, _ in model.named_modules() if name.rpartition(".")[2] in architecture.coupling]:
+    """Take out what lets a head move weights of no block or of another head, in place: coupling norms, biases, gates."""
+    coupling = [
+        name
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in architecture.coupling and not isinstance(module, torch.nn.ModuleList)
+    ]
+    for name in coupling:
         model.set_submodule(name, torch.nn.Identity())
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[2] in architecture.coupling:
+            parameter.data.zero_()
     if architecture.gated:
         heads = architecture.sizes["num_attention_heads"]
         for name, module in model.named_modules():
-            if name.endswith("self_attn.q_proj"):
-                module.register_forward_hook(functools.partial(_hold_gate, heads))
+            if name.endswith(("self_attn.q_proj", "self_attn.q_gate_proj")):
+                width = module.out_features // heads
+                gate = architecture.sizes["v_head_dim"] if name.endswith("q_gate_proj") else width // 2
+                module.register_forward_hook(functools.partial(_hold_gate, heads, [width - gate, gate]))
     return model
 
 
-def _hold_gate(heads, module, args, output):
-    query, gate = output.unflatten(-1, (heads, 2, -1)).unbind(-2)
-    return torch.stack([query, gate.detach()], -2).flatten(-3)
+def _hold_gate(heads, widths, module, args, output):
+    query, gate = output.unflatten(-1, (heads, -1)).split(widths, -1)
+    return torch.cat([query, gate.detach()], -1).flatten(-2)
 
 
 def _inputs(kind):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .. import collector, gradients, interference, layout, losses, reference, reproducibility, samples
+from .. import collector, gradients, interference, latent_attention, layout, losses, reference, reproducibility, samples
 from .measurement import ROUNDED, NotRun, bound
 
 
@@ -60,6 +60,8 @@ class Case:
         modules = dict(self.model.named_modules())
         for one in self.config.layers:
             around = one.projection("Q").module_name.removesuffix(".base_layer").rpartition(".")[0]
+            if one.packing == latent_attention.PACKING:
+                continue  # its norms see latents, the key that all heads share, or what an indexer reads: no head's own
             for name, module in modules[around].named_modules(prefix=around):
                 if "norm" in type(module).__name__.lower() and getattr(module, "weight", None) is not None:
                     yield one, name, module
@@ -68,7 +70,10 @@ class Case:
         """Say that the query projection holds rows of no block, a gate of each head; else None."""
         for one in self.config.layers:
             query = one.projection("Q")
-            if one.packing == "split" and query.weight_shape[query.head_axis] > query.num_units * query.width:
+            if (
+                one.packing in ("split", latent_attention.PACKING)
+                and query.weight_shape[query.head_axis] > query.num_units * query.width
+            ):
                 return NotRun("the query projection also holds rows of a gate, which belong to no block")
         return None
 

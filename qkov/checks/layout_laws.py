@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .. import gradients, layout
-from .case import some
+from .case import some, take
 from .edits import group_of, has_head_norms, masked_heads, parts, permute, restored, rotate, scale
 from .measurement import Comparison, NotRun
 from .registry import check
@@ -103,14 +103,18 @@ def check_query_position(case):
     Zeros alone cannot tell Q from K: without the one, the other has no gradient either.
     """
     comparison = Comparison()
-    mask = case.batch_a.get("attention_mask")
+    mask, row = case.batch_a.get("attention_mask"), 0
+    if mask is not None and mask.ndim == 2:
+        row = int((mask != 0).sum(1).argmax())
+    # Alone, so that positions are the flattened leading axes, whichever of them is that of the samples.
+    alone = take(case.batch_a, [row])
     for one in case.layouts():
-        intact = _head_outputs(case, one)
-        if intact.ndim != 3:
+        intact = _head_outputs(case, one, batch=alone)
+        if intact.ndim > 3:
             return NotRun("activations have no axis of positions")
-        row, places = 0, torch.arange(intact.shape[1])
-        if mask is not None and tuple(mask.shape) == tuple(intact.shape[:2]):
-            row = int((mask != 0).sum(1).argmax())
+        intact = intact.flatten(0, -2)
+        places = torch.arange(len(intact))
+        if mask is not None and mask.ndim == 2 and mask.shape[1] == len(intact):
             places = torch.where(mask[row] != 0)[0]
         if len(places) < 3:
             return NotRun("no sample has three tokens, so no position has one before and one after it")
@@ -119,13 +123,19 @@ def check_query_position(case):
         for head in some(one.num_heads, 2):
             columns = slice(head * one.v_head_dim, (head + 1) * one.v_head_dim)
             for block in "QKV":
-                moved = _head_outputs(case, one, (one.projection(block), one.unit(block, head), middle))
-                change = (moved - intact)[row, :, columns]
+                # With sparse attention no query may have chosen the position in the middle: then another is tried.
+                for place in [middle] if block == "Q" else [middle, *elsewhere]:
+                    moved = _head_outputs(case, one, (one.projection(block), one.unit(block, head), place), batch=alone)
+                    change = (moved.flatten(0, -2) - intact)[:, columns]
+                    others = [other for other in (middle, *elsewhere) if other != place]
+                    heard = bool((change[others] != 0).any())
+                    if heard:
+                        break
                 if block == "Q":
                     comparison.zero(change[elsewhere], float(intact.abs().max()))
                     comparison.true(bool((change[middle] != 0).any()))
                 else:
-                    comparison.true(bool((change[elsewhere] != 0).any()))
+                    comparison.true(heard)
     return comparison.measurement(case.bound("ablated"))
 
 
@@ -154,20 +164,24 @@ def check_row_perturbation(case):
     return comparison.measurement(case.bound("ablated"))
 
 
-def _head_outputs(case, one, shifted=None):
-    """Return what the heads of a layer send into O, ``[N, T, H d_v]``.
+def _head_outputs(case, one, shifted=None, batch=None):
+    """Return what the heads of a layer send into O, ``[..., H d_v]``.
 
     Args:
-        shifted: ``(projection, unit, position)``: add something to that slice's output at that position.
+        shifted: ``(projection, unit, position)``: add something to that slice's output at that position, which counts
+            the flattened leading axes, or at its last where it has fewer: cross-attention may read fewer keys than it
+            answers queries.
+        batch: Default: batch A.
     """
     modules = dict(case.model.named_modules())
     seen = []
 
     def shift(_module, _args, output):
         projection, unit, position = shifted
-        output = output.clone()
+        output = output.clone(memory_format=torch.contiguous_format)
         amount = torch.linspace(1, 2, projection.width, dtype=output.dtype, device=output.device)
-        output[:, position, slice(*projection.interval(unit))] += amount
+        flat = output.view(-1, output.shape[-1])
+        flat[min(position, len(flat) - 1), slice(*projection.interval(unit))] += amount
         return output
 
     handles = [
@@ -179,7 +193,7 @@ def _head_outputs(case, one, shifted=None):
         handles.append(modules[shifted[0].module_name].register_forward_hook(shift))
     try:
         with torch.no_grad(), gradients.evaluation(case.model):
-            (case.loss_fn or _forward)(case.model, case.on_device(case.batch_a))
+            (case.loss_fn or _forward)(case.model, case.on_device(case.batch_a if batch is None else batch))
     finally:
         for handle in handles:
             handle.remove()
@@ -225,6 +239,8 @@ def check_zeroed_weights(case):
     intact = case.collect().get_group_fisher("a", mode="welford")
     heads = group_of(one, 0)
     silenced = {"O": "QKV", "V": "QKO", "Q": "K", "K": "Q"}
+    if one.k_head_dim < one.head_dim:
+        silenced["K"] = ""  # the rest of the query still meets the key that all heads share
     for block, dead in silenced.items():
         projection = one.projection(block)
         with restored(case.model) as parameters:
@@ -250,7 +266,9 @@ def check_gauge(case):
     one = case.layouts()[-1]
     before = case.collect()
     behaviour = case.behaviour(case.batch_a)
-    pairs = [("V", "O")] if has_head_norms(case.model, one) else [("Q", "K"), ("V", "O")]
+    # A key that all heads share takes no part in the scaling of one head's own.
+    held = has_head_norms(case.model, one) or one.k_head_dim < one.head_dim
+    pairs = [("V", "O")] if held else [("Q", "K"), ("V", "O")]
     powers = {"unsigned": -1, "natural": 0, "signed": 0, "symmetric": 0, "dot": -2}
     scores = [{"layers": [one.layer], "variant": variant, "ridge_lambda_rel": 0.0} for variant in powers]
     intact = [case.heatmap(before, **options) for options in scores]
@@ -277,7 +295,7 @@ def check_gauge(case):
 @check
 def check_rotation(case):
     """Rotating V with O is the same function and keeps the summed Fisher of a slice; diagonal scores do move."""
-    if outside := case.adapters():
+    if outside := case.adapters() or case.gated():  # a gate multiplies values feature by feature
         return outside
     comparison = Comparison()
     one = case.layouts()[-1]

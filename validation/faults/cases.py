@@ -36,12 +36,15 @@ BUILDERS = {
     "interleaved": functools.partial(_own_model, packing="interleaved", **_EQUAL_WIDTHS),
     # weights stored (in, out)
     "transposed": functools.partial(_own_model, packing="concatenated", orientation="conv1d", **_EQUAL_WIDTHS),
+    # tokens, not samples, along the first axis of the activations; in batch A as many tokens as samples
+    "tokens first": functools.partial(_own_model, arrangement="tokens", **_GROUPED),
     # transformers' own: dropout, and positions counted from the left edge unless told
     "gpt2": functools.partial(families.build_family, "gpt2"),
 }
 
 _LENGTHS_A, _PROMPTS_A = (6, 4, 5, 7), (0, 0, 2, 0)
 _LENGTHS_B = (5, 6, 4)
+_LENGTHS_EQUAL = (4, 3, 4, 3)
 
 
 @functools.cache
@@ -53,10 +56,11 @@ def _references(_name):
 def build_case(name):
     """Build a case anew, its reference gradients taken over from earlier builds in this process."""
     vocabulary = _VOCABULARY.get(name, _SHARED["vocab_size"])
-    batch_a = _batch(_LENGTHS_A, vocabulary, seed=1, prompts=_PROMPTS_A)
+    lengths_a = _LENGTHS_EQUAL if name == "tokens first" else _LENGTHS_A
+    batch_a = _batch(lengths_a, vocabulary, seed=1, prompts=_PROMPTS_A)
     batch_b = _batch(_LENGTHS_B, vocabulary, seed=2)
     del batch_b["labels"]
-    twin = synthetic.gqa_twin if name in ("grouped", "deep") else None
+    twin = synthetic.gqa_twin if name in ("grouped", "deep", "tokens first") else None
     case = checks.Case(name, BUILDERS[name](), batch_a, batch_b, None, twin, _references=_references(name))
     for task in ("a", "b"):
         case.reference(task)

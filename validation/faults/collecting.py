@@ -118,6 +118,23 @@ def stored_in_bfloat16(original):
     return lambda tensor, *arguments: original(tensor, *arguments).bfloat16().to(tensor.dtype)
 
 
+@collection("sample_rows.find_owners", expected="reference_gradients", case="tokens first")
+def tokens_dealt_sample_by_sample(original):
+    """Where samples are not along the first axis, rows are dealt to them in equal runs, as if they were."""
+
+    def find_owners(axis, losses, *arguments):
+        owners = original(axis, losses, *arguments)
+        return owners and {name: torch.arange(len(owner)) * len(losses) // len(owner) for name, owner in owners.items()}
+
+    return find_owners
+
+
+@collection("sample_rows._scales_by_sample", expected="reference_gradients", case="tokens first")
+def first_axis_trusted(_original):
+    """A first axis as long as there are samples is taken for theirs without a look."""
+    return lambda *_arguments: True
+
+
 @collection("gradients.parameter_gradient", expected="reference_gradients", case="transposed")
 def transposed_weight_ignored(original):
     """The gradient of a weight stored (in, out) is laid out as if it were (out, in)."""
