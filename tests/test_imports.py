@@ -24,6 +24,7 @@ LEVELS = (
         "general_rule",
         "latent_attention",
         "known_attention",
+        "refused_attention",
         "kinds",
         "locate",
         "losses",
