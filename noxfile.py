@@ -111,6 +111,12 @@ def coverage(session):
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def bench(session):
+    """Measure speed on one thread, as ratios to the machine's own matrix product."""
+    run(session, "validation.bench", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def lint(session):
     """Ruff, with the rules of pyproject.toml."""
     run(session, "ruff", "check", ".", *session.posargs)

@@ -19,13 +19,17 @@ _HOME = {
     "QKOVInterferenceMetric": "interference",
     "Heatmap": "heatmap",
     "load_heatmap": "heatmap",
+    # tests
+    "QKOVStatistics": "inference",
+    "HeadStatistics": "head_statistics",
+    "load_statistics": "head_statistics",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",
 }
 _MODULES = (
     "checks", "errors", "fisher", "formula", "geometry", "gradients", "layout", "locate", "losses",
-    "reference", "reproducibility",
+    "reference", "reproducibility", "statistics",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME]

@@ -69,6 +69,10 @@ class ModuleReuseError(QKOVError, RuntimeError):
     """A projection that runs more than once in a forward pass, or not at all."""
 
 
+class StatisticsError(QKOVError, ValueError):
+    """Data or options for which a test, an interval or its claim would not be valid."""
+
+
 class ResultFileError(QKOVError, ValueError):
     """A file that is not a result of this package, or is damaged."""
 
@@ -87,3 +91,7 @@ class FewSamplesWarning(QKOVWarning):
 
 class DampingWarning(QKOVWarning):
     """Damping dominates the Fisher diagonal, so that normalisation is switched off."""
+
+
+class StatisticsWarning(QKOVWarning):
+    """A test that cannot reject, or that is weaker or broader than it looks."""

@@ -17,7 +17,7 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
-    ("errors", "reproducibility", "geometry", "formula", "fisher"),
+    ("errors", "reproducibility", "geometry", "formula", "fisher", "statistics"),
     (
         "linear",
         "packings",
@@ -33,8 +33,8 @@ LEVELS = (
     ),
     ("layout",),
     ("sample_rows", "gradients", "scoring"),
-    ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap"),
-    ("interference",),
+    ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap", "head_statistics"),
+    ("interference", "inference"),
     ("checks",),
     ("inspection", "cli", "__main__"),
 )

@@ -1,0 +1,294 @@
+"""All tests of one comparison of two tasks in one call, on a collector's factors, one slice at a time."""
+
+import warnings
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from . import formula, head_statistics, scoring
+from .errors import EmptyTaskError, OptionError, StatisticsError, StatisticsWarning
+from .geometry import BLOCKS
+from .statistics import clusters as units
+from .statistics import effects, exchange, intervals, jackknife, map_reliability, slices, source
+from .statistics.layer_result import test_layers
+from .statistics.relabelings import checked_seed
+
+WITHOUT_REFERENCE = (
+    "Without a reference task only one thing can be concluded of a slice: that the tasks differ in it. On real gradients "
+    "they do nearly everywhere. A claim that one interferes with the other needs a reference task."
+)
+
+
+class QKOVStatistics:
+    r"""Test every head for interference between two tasks, and say what may be claimed.
+
+    Args:
+        n_permutations: Relabelings; by default as many as a rejection by Benjamini-Hochberg needs twice over, and at least
+            9,999; all of them where no more exist.
+        alternative: Of the test against a reference: "greater" (A is more of a source than R), "less", "two-sided".
+        level: Of the intervals.
+        adjust: For the contrasts between heads of a layer: "holm", "fdr_bh", "fdr_by" or "bonferroni".
+
+    Example:
+        >>> import warnings, torch, transformers, qkov
+        >>> config = transformers.LlamaConfig(
+        ...     vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4,
+        ...     num_key_value_heads=2)
+        >>> _ = torch.manual_seed(0)
+        >>> model, collector = transformers.LlamaForCausalLM(config), qkov.FisherCollector()
+        >>> for task, low in (("a", 0), ("b", 10), ("r", 20)):
+        ...     ids = torch.randint(low, low + 15, (8, 12))
+        ...     collector.collect_fisher(model, {"input_ids": ids}, task, clusters=[f"{task}{i}" for i in range(8)])
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore")
+        ...     found = qkov.QKOVStatistics(n_permutations=99).test_heatmap(collector, "a", "b", "r", seed=1)
+        >>> found.table().columns[:3].tolist()
+        ['block', 'layer', 'unit']
+    """
+
+    def __init__(self, *, n_permutations=None, alternative="greater", level=0.95, adjust="holm"):
+        self.n_permutations, self.alternative, self.level, self.adjust = n_permutations, alternative, level, adjust
+
+    def test_heatmap(
+        self,
+        collector,
+        task_a,
+        task_b,
+        reference_task=None,
+        clusters=None,
+        *,
+        seed,
+        layers=None,
+        device="cpu",
+        progress=True,
+    ):
+        r"""Test all slices of the four blocks, K and V once per kv head, as one family.
+
+        With a reference task R: is A more of a source of what B changes than R is
+        (:func:`qkov.statistics.test_source`)? Always: do A and B differ (:func:`qkov.statistics.test_exchange`)? Which
+        head stands out from its layer (:func:`qkov.statistics.head_contrast`), and how stable is the map, and is it about
+        A (:func:`qkov.statistics.reliability`)?
+
+        Args:
+            collector: Holds the samples of all tasks.
+            task_a: The source. task_b: What changes.
+            reference_task: What A is compared with as a source.
+            clusters: By default the labels given at collection. "iid": samples are independent of each other, which the
+                caller vouches for. Or ``{task: "iid" or {sample id: label}}``, for some tasks.
+            seed: Of all relabelings and splits, a non-negative int.
+            layers: Indices of the layers to test; the family is theirs alone.
+            device: Where slices of gradients are built.
+            progress: Show a bar when the work takes longer than two seconds.
+
+        Returns:
+            :class:`~qkov.head_statistics.HeadStatistics`.
+
+        Raises:
+            StatisticsError: Without clusters, with too few of them, with a cluster in two tasks, or without a seed.
+            UnknownTaskError, EmptyTaskError, OptionError, SliceIndexError: For a request that cannot be met.
+        """
+        seed = checked_seed(seed)
+        names = [task_a, task_b, *([] if reference_task is None else [reference_task])]
+        if len(set(names)) < len(names):
+            raise OptionError(f"tasks {', '.join(map(repr, names))} are not all different; expected one name each.")
+        members = {name: collector.samples(name) for name in names}
+        for name in names:
+            if not members[name]:
+                raise EmptyTaskError(f"task {name!r} holds no samples; there is nothing to test.")
+        sides = {name: _clusters_of(collector, name, clusters) for name in names}
+        for first, second in ((0, 1), (0, 2), (1, 2)):
+            if second < len(names):
+                one, other = names[first], names[second]
+                units.require_disjoint(sides[one], sides[other], f"task {one!r}", f"task {other!r}")
+        config = collector.config
+        layouts = config.layers if layers is None else tuple(config.layer(index) for index in sorted(set(layers)))
+        labels = [
+            (projection.block, layout.layer, unit)
+            for layout in layouts
+            for projection in layout.projections
+            for unit in range(projection.num_units)
+        ]
+        sums = _Sums(len(labels), sides, names, seed, self.n_permutations)
+        hidden = {} if progress else {"disable": True}
+        with tqdm(total=len(labels), desc="test", unit=" slices", delay=2, **hidden) as bar:
+            for parts in _slices(collector, members, names, layouts, device):
+                sums.add(parts)
+                bar.update()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", StatisticsWarning)
+            result = self._assemble(sums, labels, layouts, names, sides, members, collector)
+        for sentence in dict.fromkeys(str(one.message) for one in caught):
+            warnings.warn(sentence, StatisticsWarning, stacklevel=2)
+        return result
+
+    def _assemble(self, sums, labels, layouts, names, sides, members, collector):
+        layer_of = [layer for _, layer, _ in labels]
+        exchanged = sums.exchange.result()
+        columns = _columns("exchange", exchanged)
+        main, words = exchanged, {"exchange": _words(exchanged)}
+        if sums.lifts:
+            lifts = np.column_stack(sums.lifts)
+            a, r = sides[names[0]], sides[names[2]]
+            main = source.from_lifts(
+                lifts, a, r, n_permutations=self.n_permutations, seed=sums.seed, alternative=self.alternative
+            )
+            effect = effects.effect_of_lifts(lifts, a, r, level=self.level)
+            columns |= _columns("source", main) | {
+                "source_effect_low": effect.low,
+                "source_effect_high": effect.high,
+                "superiority": effect.superiority,
+            }
+            words["source"] = _words(main)
+        left = jackknife.LeftOut.of(sums.left, sides[names[0]])
+        lift = intervals.interval_of(left, estimand="lift", level=self.level)
+        groups = [(block, layer) for block, layer, _ in labels]
+        contrast = intervals.contrast_of(left, groups, estimand="lift", adjust=self.adjust, level=self.level)
+        columns |= {
+            "lift": lift.estimate,
+            "lift_low": lift.low,
+            "lift_high": lift.high,
+            "contrast": contrast.estimate,
+            "contrast_low": contrast.low,
+            "contrast_high": contrast.high,
+            "contrast_p": contrast.p,
+            "contrast_p_adjusted": contrast.p_adjusted,
+        }
+        by_layer = test_layers(main, layer_of)
+        notes = [*exchanged.warnings, *(main.warnings if sums.lifts else [WITHOUT_REFERENCE])]
+        return head_statistics.HeadStatistics(
+            blocks=tuple(block for block, _, _ in labels),
+            layers=tuple(layer_of),
+            units=tuple(unit for _, _, unit in labels),
+            columns=columns,
+            by_layer={
+                "layer": np.array(by_layer.layers, dtype=np.float64),
+                "statistic": by_layer.statistic,
+                "p": by_layer.p,
+                "q": by_layer.q_bh,
+                "p_maxt": by_layer.p_maxt,
+            },
+            attributes={
+                "task_a": names[0],
+                "task_b": names[1],
+                "reference_task": names[2] if sums.lifts else None,
+                "main_test": "source" if sums.lifts else "exchange",
+                "tests": words,
+                "num_samples": {name: len(members[name]) for name in names},
+                "num_clusters": {name: sides[name].number for name in names},
+                "iid": {name: sides[name].labels is None for name in names},
+                "level": self.level,
+                "adjust": self.adjust,
+                "lift_note": lift.note,
+                "reliability": sums.reliability(),
+                "group_sizes": {str(layout.layer): layout.num_heads // layout.num_kv_heads for layout in layouts},
+                "model_fingerprint": collector.model_fingerprint,
+                "notes": list(dict.fromkeys(notes)),
+            },
+        )
+
+
+class _Sums:
+    """What is kept of every slice: scores of samples and of labellings, and sums by cluster, but no gradient."""
+
+    def __init__(self, num_slices, sides, names, seed, n_permutations):
+        self.seed, self.lifts, self.left = seed, [], []
+        self._sides, self._names = sides, names
+        a, b = (sides[name] for name in names[:2])
+        self.exchange = exchange.Exchange(num_slices, a, b, n_permutations=n_permutations, seed=seed)
+        enough = min(a.number, b.number) >= map_reliability.FEWEST
+        self._maps = map_reliability.MapReliability(a, b, seed=seed) if enough else None
+
+    def add(self, parts):
+        """Take the next slice: float64 ``[samples, parameters]`` of every task, or None where all is rounding noise."""
+        a, b = (self._sides[name] for name in self._names[:2])
+        if parts is None:
+            self.exchange.add(np.full((1, 1), np.nan))
+            self.left.append(np.full(1 + a.number + b.number, np.nan))
+            if len(self._names) == 3:
+                self.lifts.append(np.full(len(a.codes) + len(self._sides[self._names[2]].codes), np.nan))
+            return
+        one_a, one_b, *others = parts
+        self.exchange.add(slices.pair_scores(np.concatenate([one_a, one_b])))
+        self.left.append(jackknife.leave_out_slice(one_a, one_b, a, b, "lift"))
+        if others:
+            self.lifts.append(slices.log_lifts(np.concatenate([one_a, others[0]]), one_b))
+        if self._maps is not None:
+            self._maps.add(one_a, one_b, *others)
+
+    def reliability(self):
+        """Return what :class:`~qkov.statistics.Reliability` says as plain values, or None where it cannot be measured."""
+        if self._maps is None or self._maps.num_slices < 3:
+            return None
+        found = self._maps.result()
+        return {name: None if value is None or value != value else value for name, value in vars(found).items()}
+
+
+def _slices(collector, members, names, layouts, device):
+    """Walk over slices: the gradients of every task's samples in one, or None where a task's are rounding noise."""
+    options = scoring.ScoreOptions(
+        device=device, tile_elements=2**62
+    )  # a whole slice at a time: samples are normalised in it
+    sides = [scoring.Side(members[name], range(len(members[name])), options) for name in names]
+    counts = np.cumsum([len(members[name]) for name in names])[:-1]
+    everyone = [one for name in names for one in members[name]]
+    for layout in layouts:
+        means = {
+            block: [side.block_mean(layout, layout.projection(block), options) for side in sides] for block in BLOCKS
+        }
+        largest = [max(column) for column in zip(*means.values(), strict=True)]
+        for projection in layout.projections:
+            kind = everyone[0].factors[projection.module_name].deltas.dtype
+            dtype = torch.float64 if kind == torch.float64 else torch.float32
+            noise = any(
+                formula.is_noise(mean, most, dtype) for mean, most in zip(means[projection.block], largest, strict=True)
+            )
+            for unit in range(projection.num_units):
+                if noise:
+                    yield None
+                    continue
+                (tile,) = scoring.slice_tiles(everyone, projection, unit, options)
+                yield np.split(tile.double().cpu().numpy(), counts)
+
+
+def _clusters_of(collector, task, clusters):
+    """Read the clusters of a task: those of the collection, or what the caller gives instead."""
+    stored = collector.clusters(task)
+    given = clusters.get(task) if isinstance(clusters, dict) else clusters
+    if given is None:
+        given = list(stored.values())
+        if all(label is None for label in given):
+            raise StatisticsError(
+                f"task {task!r} was collected without clusters. Give them to collect_fisher(..., clusters=...), or here as "
+                f"clusters={{{task!r}: {{sample id: label}}}}, or say 'iid' if its samples are independent of each other."
+            )
+    elif not isinstance(given, str):
+        missing = [sample_id for sample_id in stored if sample_id not in given]
+        if missing:
+            raise StatisticsError(f"clusters of task {task!r} name no label for sample {missing[0]!r}.")
+        given = [given[sample_id] for sample_id in stored]
+    return units.read_clusters(given, len(stored), f"task {task!r}")
+
+
+def _columns(name, found):
+    return {
+        f"{name}_statistic": found.statistic,
+        f"{name}_effect": found.effect,
+        f"{name}_p": found.p,
+        f"{name}_q": found.q_bh,
+        f"{name}_p_maxt": found.p_maxt,
+    }
+
+
+def _words(found):
+    return {
+        "null": found.null_statement,
+        "claim": found.claim,
+        "effect": found.effect_name,
+        "alternative": found.alternative,
+        "unit": found.unit,
+        "n_permutations": found.n_permutations,
+        "n_distinct": str(found.n_distinct),
+        "min_p": found.min_p,
+        "seed": found.seed,
+    }

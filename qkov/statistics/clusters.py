@@ -1,0 +1,97 @@
+"""Independent units: samples belong to clusters (documents, templates), and only clusters may be exchanged.
+
+Samples of one cluster resemble each other; a test that treats them as independent rejects true nulls in up to half of all
+cases. Pairs of samples are never a unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import StatisticsError
+
+IID = "iid"
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The units of one task.
+
+    Attributes:
+        codes: Number of each sample's cluster, ``[samples]``, in the order of first appearance.
+        labels: One label per cluster, or None where every sample is its own.
+    """
+
+    codes: np.ndarray
+    labels: tuple | None
+
+    @property
+    def number(self):
+        """How many clusters there are."""
+        return int(self.codes.max()) + 1
+
+    @property
+    def sizes(self):
+        """Samples per cluster."""
+        return np.bincount(self.codes)
+
+    def means(self, values):
+        """Average ``[samples, ...]`` within clusters, ``[clusters, ...]``."""
+        return self.sums(values) / self.sizes.reshape(-1, *[1] * (values.ndim - 1))
+
+    def sums(self, values):
+        """Add ``[samples, ...]`` within clusters, ``[clusters, ...]``."""
+        total = np.zeros((self.number, *values.shape[1:]))
+        np.add.at(total, self.codes, values)
+        return total
+
+
+def read_clusters(clusters, num_samples, name, *, minimum=2):
+    """Read the word "iid" or one label per sample.
+
+    Args:
+        clusters: ``"iid"``: every sample is independent of all others, which the caller vouches for; or labels, ints or
+            strings, one per sample.
+        num_samples: Samples of the task.
+        name: What to call the task in a message.
+        minimum: Fewest clusters that will do.
+
+    Raises:
+        StatisticsError: If labels are missing, too few, too many or None, or there are too few clusters.
+    """
+    if isinstance(clusters, str):
+        if clusters != IID:
+            raise StatisticsError(
+                f"clusters of {name} are {clusters!r}; expected one label per sample or the word 'iid'."
+            )
+        found = Clusters(np.arange(num_samples), None)
+    else:
+        given = None if clusters is None else list(np.asarray(clusters, dtype=object).ravel())
+        if given is None or any(label is None for label in given):
+            raise StatisticsError(
+                f"clusters of {name} are not known for every sample; expected one label per sample (its document or "
+                "template), or the word 'iid' if samples are independent of each other."
+            )
+        if len(given) != num_samples:
+            raise StatisticsError(
+                f"{name} has {num_samples} samples and {len(given)} cluster labels; expected one each."
+            )
+        order = {label: code for code, label in enumerate(dict.fromkeys(given))}
+        found = Clusters(np.array([order[label] for label in given]), tuple(order))
+    count = found.number if num_samples else 0
+    if count < minimum:
+        raise StatisticsError(f"{name} has {count} independent clusters; expected at least {minimum}.")
+    return found
+
+
+def require_disjoint(first, second, first_name, second_name):
+    """Raise where a cluster has samples in both tasks: then their labels cannot be exchanged cluster by cluster."""
+    shared = sorted(set(first.labels or ()) & set(second.labels or ()), key=str)
+    if shared:
+        shown = ", ".join(map(repr, shared[:5])) + (", ..." if len(shared) > 5 else "")
+        raise StatisticsError(
+            f"{len(shared)} clusters have samples in both {first_name} and {second_name}: {shown}. Exchanging labels would "
+            "tear them apart: give tasks of different clusters, or name them differently where they only share a label."
+        )

@@ -1,0 +1,118 @@
+r"""Leave one cluster out, on both sides of a comparison: estimates of scores, their bias, error and degrees of freedom.
+
+Three sums over samples say everything about the score of a slice: :math:`\sum_A \hat g^2`, :math:`\sum_B \hat g^2` and
+:math:`\sum_B |\hat g|`. Without one cluster they are smaller by its share, and F, which is pooled over both tasks, is
+fitted again. All on the log scale:
+
+.. math:: V = \sum_{sides} \frac{G-1}{G} \sum_g (f_{-g} - \bar f)^2, \quad
+          f_{bc} = f - \sum_{sides} (G-1) (\bar f - f), \quad
+          df = \frac{V^2}{V_A^2 / (G_A - 1) + V_B^2 / (G_B - 1)}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import slices
+
+ESTIMANDS = ("mean", "lift")
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Log scores with all clusters, and without each of them.
+
+    Attributes:
+        full: ``[slices]``.
+        without_a: Without each cluster of A, ``[clusters of A, slices]``.
+        without_b: Without each cluster of B, ``[clusters of B, slices]``.
+    """
+
+    full: np.ndarray
+    without_a: np.ndarray
+    without_b: np.ndarray
+
+    @classmethod
+    def of(cls, columns, a):
+        """Put together what :func:`leave_out_slice` returned for every slice; ``a`` are the clusters of A."""
+        every = np.array(columns).T
+        return cls(every[0], every[1 : 1 + a.number], every[1 + a.number :])
+
+    def contrasted(self, weights):
+        """Return weighted sums over slices, ``[contrasts]`` for weights ``[contrasts, slices]``."""
+        return LeftOut(weights @ self.full, self.without_a @ weights.T, self.without_b @ weights.T)
+
+    def summary(self):
+        """Return bias-corrected estimates, their variances and degrees of freedom, each ``[slices]``."""
+        corrected, variances, dofs = self.full.copy(), [], []
+        for without in (self.without_a, self.without_b):
+            count = len(without)
+            centre = without.mean(0)
+            corrected -= (count - 1) * (centre - self.full)
+            variances.append((count - 1) / count * np.square(without - centre).sum(0))
+            dofs.append(count - 1)
+        variance = variances[0] + variances[1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            dof = variance**2 / sum(one**2 / count for one, count in zip(variances, dofs, strict=True))
+        return corrected, variance, np.where(np.isnan(dof), float(min(dofs)), dof)
+
+
+def leave_out(g_a, g_b, a, b, estimand):
+    r"""Score all slices with and without each cluster.
+
+    .. math:: mean = \tfrac1K \sum_k \bar u_{A,k} \bar v_{B,k}, \qquad
+              lift = K \frac{\sum_k \bar u_{A,k} \bar v_{B,k}}{\sum_k \bar u_{A,k} \sum_k \bar v_{B,k}}
+
+    Args:
+        g_a, g_b: Gradients of both tasks.
+        a, b: Their :class:`~qkov.statistics.clusters.Clusters`.
+        estimand: One of :data:`ESTIMANDS`.
+
+    Returns:
+        :class:`LeftOut`; NaN for a slice in which a sample has no gradient.
+    """
+    return LeftOut.of([leave_out_slice(*pair, a, b, estimand) for pair in slices.by_slice(g_a=g_a, g_b=g_b)], a)
+
+
+def leave_out_slice(one_a, one_b, a, b, estimand):
+    """Return the log scores of one slice: whole, without each cluster of A, without each of B."""
+    unit_a, unit_b = slices.unit(one_a), slices.unit(one_b)
+    if not (unit_a.any(1).all() and unit_b.any(1).all()):
+        return np.full(1 + a.number + b.number, np.nan)
+    parts = _Sums(
+        a.sums(np.square(unit_a)), b.sums(np.square(unit_b)), b.sums(np.abs(unit_b)), a.sizes, b.sizes, estimand
+    )
+    return np.log([parts.score(), *parts.scores_without_a(), *parts.scores_without_b()])
+
+
+class _Sums:
+    """Sums over samples of one slice, cluster by cluster."""
+
+    def __init__(self, squares_a, squares_b, sizes_of_b, count_a, count_b, estimand):
+        self.by_a, self.by_b, self.by_b_size = squares_a, squares_b, sizes_of_b
+        self.count_a, self.count_b, self.estimand = count_a, count_b, estimand
+        self.total = (squares_a.sum(0), squares_b.sum(0), sizes_of_b.sum(0), count_a.sum(), count_b.sum())
+
+    def score(self):
+        return self._score(*self.total)
+
+    def scores_without_a(self):
+        squares_a, squares_b, magnitudes, n_a, n_b = self.total
+        for share, count in zip(self.by_a, self.count_a, strict=True):
+            yield self._score(squares_a - share, squares_b, magnitudes, n_a - count, n_b)
+
+    def scores_without_b(self):
+        squares_a, squares_b, magnitudes, n_a, n_b = self.total
+        for share, size, count in zip(self.by_b, self.by_b_size, self.count_b, strict=True):
+            yield self._score(squares_a, squares_b - share, magnitudes - size, n_a, n_b - count)
+
+    def _score(self, squares_a, squares_b, magnitudes, n_a, n_b):
+        # Differences of sums may leave rounding below zero where a parameter lives in one cluster only.
+        squares_a, squares_b, magnitudes = (np.maximum(sums, 0.0) for sums in (squares_a, squares_b, magnitudes))
+        u = squares_a / n_a / slices.damped((squares_a + squares_b) / (n_a + n_b))
+        v = magnitudes / n_b
+        if self.estimand == "mean":
+            return u @ v / len(u)
+        return len(u) * (u @ v) / (u.sum() * v.sum())

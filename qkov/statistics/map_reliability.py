@@ -1,0 +1,166 @@
+r"""Is a map of heads stable, and is it about the two tasks? The two questions are apart, and a map must pass both.
+
+The seeds' averaged heatmap is stable (reliability .98) and says nothing about task A: it is the L1 norm of B's gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import ShapeError
+from ..formula import require_choice
+from . import jackknife, slices, splits
+from .clusters import read_clusters
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How stable a map over slices is, and what it is about.
+
+    Attributes:
+        reliability: Correlation over slices of the log maps of two halves of both tasks' clusters, averaged over splits
+            and stepped up to the full number of samples.
+        half: The same before it is stepped up.
+        norm_correlation: Correlation over slices of the log map with the log L1 norm of B's mean gradient: near 1 or -1,
+            the map mostly shows where B's gradient is large.
+        swap_change: 1 minus the correlation over slices of the map with that of another task in A's place: near 0, the map
+            is not about A. None without another task.
+        num_slices: Slices that entered.
+        estimand: "mean", "lift" or "marginal".
+    """
+
+    reliability: float
+    half: float
+    norm_correlation: float
+    swap_change: float | None
+    num_slices: int
+    estimand: str
+
+
+ESTIMANDS = (*jackknife.ESTIMANDS, "marginal")
+FEWEST = 4
+"""Clusters per task, so that both halves of a split have two."""
+
+
+def reliability(g_a, g_b, *, clusters_a, clusters_b, seed, g_other=None, estimand="lift", n_splits=100):
+    r"""Measure reliability and validity of a map of slices.
+
+    Args:
+        g_a, g_b: Gradients of both tasks, ``[samples, slices, parameters]``, or a list of ``[samples, parameters]``.
+        clusters_a, clusters_b: One label per sample, or "iid"; at least four clusters per task.
+        seed: Of the splits.
+        g_other: Gradients of a third task, put in A's place for ``swap_change``.
+        estimand: "lift" or "mean", see :func:`qkov.statistics.jackknife.leave_out`, or "marginal": the seeds' averaged
+            heatmap, the L1 norm of B's gradients, as a control that is reliable and not valid.
+        n_splits: Random splits of the clusters into halves.
+
+    Returns:
+        :class:`Reliability`.
+
+    Raises:
+        ShapeError: With fewer than three slices in which every sample has a gradient.
+        StatisticsError, OptionError, NonFiniteError: For clusters, options and gradients that make no sense.
+    """
+    a = read_clusters(clusters_a, slices.num_samples("g_a", g_a), "task A", minimum=FEWEST)
+    b = read_clusters(clusters_b, slices.num_samples("g_b", g_b), "task B", minimum=FEWEST)
+    measured = MapReliability(a, b, seed=seed, estimand=estimand, n_splits=n_splits)
+    groups = {"g_a": g_a, "g_b": g_b} | ({} if g_other is None else {"g_other": g_other})
+    for parts in slices.by_slice(**groups):
+        measured.add(*parts)
+    return measured.result()
+
+
+class MapReliability:
+    """The measurement for slices that come one at a time, so that no more than one need be held.
+
+    Args:
+        a, b: The tasks' :class:`~qkov.statistics.clusters.Clusters`, at least four each.
+        seed, estimand, n_splits: As for :func:`reliability`.
+    """
+
+    def __init__(self, a, b, *, seed, estimand="lift", n_splits=100):
+        require_choice("estimand", estimand, ESTIMANDS)
+        self._a, self._b, self._estimand = a, b, estimand
+        halves_a, halves_b = (
+            splits.draw_halves(side.number, n_splits, seed, stream) for stream, side in ((6, a), (7, b))
+        )
+        self._halves = list(zip(halves_a, halves_b, strict=True))
+        self._maps, self._first, self._second, self._norms, self._swapped = [], [], [], [], []
+
+    def add(self, one_a, one_b, one_other=None):
+        """Take the next slice, ``[samples, parameters]`` of every task; one in which a sample has no gradient is left out."""
+        of_a, of_b = _Sums.of(one_a, self._a), _Sums.of(one_b, self._b)
+        if of_a.dead or of_b.dead:
+            return
+        score, map_of = self._estimand, _map
+        self._maps.append(map_of(of_a.all(), of_b.all(), score))
+        self._first.append([map_of(of_a.part(x), of_b.part(y), score) for x, y in self._halves])
+        self._second.append([map_of(of_a.part(~x), of_b.part(~y), score) for x, y in self._halves])
+        self._norms.append(np.log(np.abs(one_b).mean(0).sum()))
+        if one_other is not None:
+            other = _Sums.of(one_other, read_clusters("iid", len(one_other), "the other task"))
+            self._swapped.append(np.nan if other.dead else map_of(other.all(), of_b.all(), score))
+
+    @property
+    def num_slices(self):
+        """How many slices were taken in."""
+        return len(self._maps)
+
+    def result(self):
+        """Return the :class:`Reliability` of the slices taken so far."""
+        if len(self._maps) < 3:
+            raise ShapeError(
+                f"{len(self._maps)} slices have a gradient of every sample; a correlation needs at least three."
+            )
+        maps, first, second = np.array(self._maps), np.array(self._first), np.array(self._second)
+        half = float(np.mean([splits.correlation(first[:, one], second[:, one]) for one in range(first.shape[1])]))
+        swapped = np.array(self._swapped)
+        known = ~np.isnan(swapped)
+        return Reliability(
+            reliability=splits.stepped_up(half),
+            half=half,
+            norm_correlation=float(splits.correlation(maps, np.array(self._norms))),
+            swap_change=float(1 - splits.correlation(maps[known], swapped[known])) if len(swapped) else None,
+            num_slices=len(maps),
+            estimand=self._estimand,
+        )
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over the samples of each cluster, in one slice."""
+
+    squares: np.ndarray
+    magnitudes: np.ndarray
+    raw: np.ndarray
+    sizes: np.ndarray
+    dead: bool
+
+    @classmethod
+    def of(cls, grads, clusters):
+        unit = slices.unit(grads)
+        raw = clusters.sums(np.abs(grads))
+        return cls(
+            clusters.sums(np.square(unit)), clusters.sums(np.abs(unit)), raw, clusters.sizes, not unit.any(1).all()
+        )
+
+    def all(self):
+        return self.part(np.ones(len(self.sizes), dtype=bool))
+
+    def part(self, chosen):
+        """Means over the samples of some clusters, and how many there are."""
+        count = self.sizes[chosen].sum()
+        return *(sums[chosen].sum(0) / count for sums in (self.squares, self.magnitudes, self.raw)), count
+
+
+def _map(of_a, of_b, estimand):
+    """Return the log score of one slice."""
+    squares_a, _, _, n_a = of_a
+    squares_b, magnitudes_b, raw_b, n_b = of_b
+    if estimand == "marginal":
+        return np.log(raw_b.sum())
+    u = squares_a / slices.damped((n_a * squares_a + n_b * squares_b) / (n_a + n_b))
+    product = u @ magnitudes_b
+    return np.log(product / len(u)) if estimand == "mean" else np.log(len(u) * product / (u.sum() * magnitudes_b.sum()))

@@ -1,0 +1,34 @@
+"""Halves of a task: random splits of its clusters, and how far what one half says is what the other says."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import relabelings
+
+
+def draw_halves(num_clusters, number, seed, stream):
+    """Draw splits into halves (the first one smaller by one where the number is odd), bool ``[number, clusters]``."""
+    words = np.random.Philox(key=[relabelings.checked_seed(seed) % 2**64, stream])
+    words = words.random_raw(number * num_clusters).reshape(number, num_clusters)
+    first = np.zeros(words.shape, dtype=bool)
+    np.put_along_axis(first, np.argsort(words, axis=1, kind="stable")[:, : num_clusters // 2], True, axis=1)
+    return first
+
+
+def correlation(one, other):
+    """Pearson's correlation of two vectors; NaN where one of them is constant."""
+    one, other = one - one.mean(), other - other.mean()
+    scale = np.sqrt((one @ one) * (other @ other))
+    return one @ other / scale if scale > 0 else np.nan
+
+
+def split_half(sums, halves):
+    """Correlate the sums of the halves of ``[clusters, features]``, averaged over splits ``[splits, clusters]``."""
+    first = halves.astype(np.float64) @ sums
+    return float(np.mean([correlation(one, other) for one, other in zip(first, sums.sum(0) - first, strict=True)]))
+
+
+def stepped_up(r):
+    r"""Return the reliability of the whole from the correlation of its halves, :math:`2 r / (1 + r)` (Spearman-Brown)."""
+    return 2 * r / (1 + r)
