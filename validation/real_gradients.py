@@ -51,7 +51,8 @@ class Length:
 
 LONG = Length(tuple(trained.FAMILIES), 100, 20, 0.07, 0.10)
 SHORT = Length(("llama",), 16, 6, 0.09, 0.25)
-"""Bounds are wider by the error of fewer splits: a valid test exceeds the family-wise one with probability 0.001."""
+"""Bounds are wider by the error of fewer splits: a valid test exceeds the family-wise one with probability 0.001,
+0.01 in the long version."""
 LEAST_DIFFERENT = 0.8
 """Share of slices in which code and prose must differ, so that a test that never rejects fails."""
 
