@@ -3,7 +3,8 @@ r"""Type I error on gradients of trained models: one task split in two, where no
 The clusters of one task are split in halves at random, again and again, and the halves are given to a test as two tasks.
 By construction the null is true of every slice, with the tails, outliers and dependence that gradients have and that a
 generator may lack. The same test with samples as its unit, which ignores that chunks of a module resemble each other, is
-run beside it and must be seen failing.
+run beside it and must be seen failing. A random half is one of the labellings that a test draws from, so a permutation test
+that is one, with scores that do not know the halves, is exact here whatever the gradients; what fails is an implementation.
 
 F is pooled over all samples of a test. That is the union of both halves, the same for every split, so scores are computed
 once and a split costs milliseconds: `tests/test_real_gradients.py` compares with the tests called on halves.
