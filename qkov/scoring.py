@@ -89,6 +89,19 @@ class Side:
         return total / (projection.num_units * num_parameters(projection, options))
 
 
+def checked_device(name):
+    """Return the name of a device that torch can use; "auto" takes CUDA where it is."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(f"computation_device={name!r} is not known; expected 'cpu', 'cuda', 'auto'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError("computation_device='cuda', but torch finds no CUDA device. Use 'cpu' or 'auto'.")
+    return str(device)
+
+
 def num_parameters(projection, options):
     """Number of parameters of one slice of a projection."""
     rows, columns = projection.weight_shape

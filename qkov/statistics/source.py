@@ -77,10 +77,17 @@ def from_lifts(lifts, a, r, *, n_permutations, seed, alternative):
         symmetric=alternative == "two-sided" and a.number == r.number,
         seed=seed,
         null_statement="A and R are exchangeable as sources of what B changes",
-        claim="A's sensitive parameters coincide with what B changes more than those of R do",
+        claim=_CLAIMS[alternative],
         effect_name="ratio of geometric mean lifts, A to R",
         unit="clusters" if a.labels or r.labels else "samples, taken as independent",
     )
+
+
+_CLAIMS = {
+    "greater": "A's sensitive parameters coincide with what B changes more than those of R do",
+    "less": "A's sensitive parameters coincide with what B changes less than those of R do",
+    "two-sided": "A's sensitive parameters coincide with what B changes more, or less, than those of R do",
+}
 
 
 def welch(values, first):
