@@ -11,6 +11,7 @@ entry for 200 clusters) is the same under every labelling, so it does not touch 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,8 +74,9 @@ class PairForm:
         counts = np.outer(sizes, sizes).astype(np.float64)
         np.fill_diagonal(sums, 0.0)
         np.fill_diagonal(counts, 0.0)
-        # A constant adds nothing to any statistic; without it the grid is finer.
-        centred = sums - counts * (sums.sum() / counts.sum())
+        # A constant adds nothing to any statistic; without it the grid is finer. Added up exactly, so that it does not
+        # depend on the order of clusters, nor on how a machine splits a sum.
+        centred = sums - counts * (math.fsum(sums.ravel().tolist()) / counts.sum())
         grid, step = _rounded((centred + centred.T) / 2)
         leaning, leaning_step = _rounded(sums - sums.T)
         return cls(grid.astype(np.float32), leaning.sum(1), step, leaning_step)
@@ -103,6 +105,7 @@ def _rounded(values):
     largest = np.abs(values).max()
     if not largest > 0:
         return np.zeros_like(values), 0.0
-    # A power of two: dividing by it loses nothing.
-    step = 2.0 ** np.ceil(np.log2(largest * len(values) / EXACT))
-    return np.rint(values / step), float(step)
+    # The next power of two, from the exponent itself (a logarithm may round past it): dividing by it loses nothing.
+    mantissa, exponent = math.frexp(largest * len(values) / EXACT)
+    step = math.ldexp(1.0, exponent - (mantissa == 0.5))
+    return np.rint(values / step), step
