@@ -43,6 +43,8 @@ class Clusters:
 
     def sums(self, values):
         """Add ``[samples, ...]`` within clusters, ``[clusters, ...]``."""
+        if self.number == len(self.codes):  # codes count up in the order of first appearance
+            return np.array(values, dtype=np.float64)
         total = np.zeros((self.number, *values.shape[1:]))
         np.add.at(total, self.codes, values)
         return total

@@ -100,9 +100,10 @@ class MapReliability:
         if of_a.dead or of_b.dead:
             return
         score = self._estimand
-        whole = _map(of_a.all(), of_b.all(), score)
-        first = [_map(of_a.part(x), of_b.part(y), score) for x, y in self._halves]
-        second = [_map(of_a.part(~x), of_b.part(~y), score) for x, y in self._halves]
+        every_a, every_b = (np.ones(side.number, dtype=bool) for side in (self._a, self._b))
+        whole = _map(of_a, every_a, of_b, every_b, score)
+        first = [_map(of_a, x, of_b, y, score) for x, y in self._halves]
+        second = [_map(of_a, ~x, of_b, ~y, score) for x, y in self._halves]
         if np.isnan([whole, *first, *second]).any():
             return
         self._maps.append(whole)
@@ -110,8 +111,9 @@ class MapReliability:
         self._second.append(second)
         self._norms.append(np.log(np.abs(one_b).mean(0).sum()))
         if one_other is not None:
-            other = _Sums.of(one_other, read_clusters("iid", len(one_other), "the other task"))
-            self._swapped.append(np.nan if other.dead else _map(other.all(), of_b.all(), score))
+            others = read_clusters("iid", len(one_other), "the other task")
+            other, every = _Sums.of(one_other, others), np.ones(others.number, dtype=bool)
+            self._swapped.append(np.nan if other.dead else _map(other, every, of_b, every_b, score))
 
     @property
     def num_slices(self):
@@ -162,21 +164,21 @@ class _Sums:
             clusters.sums(np.square(unit)), clusters.sums(np.abs(unit)), raw, clusters.sizes, not unit.any(1).all()
         )
 
-    def all(self):
-        return self.part(np.ones(len(self.sizes), dtype=bool))
+    def count(self, chosen):
+        """How many samples some clusters hold."""
+        return self.sizes[chosen].sum()
 
-    def part(self, chosen):
-        """Means over the samples of some clusters, and how many there are."""
-        count = self.sizes[chosen].sum()
-        return *(sums[chosen].sum(0) / count for sums in (self.squares, self.magnitudes, self.raw)), count
+    def mean(self, name, chosen):
+        """Mean over the samples of some clusters; a product with 0 and 1, which copies no rows."""
+        return chosen.astype(np.float64) @ getattr(self, name) / self.count(chosen)
 
 
-def _map(of_a, of_b, estimand):
-    """Return the log score of one slice."""
-    squares_a, _, _, n_a = of_a
-    squares_b, magnitudes_b, raw_b, n_b = of_b
+def _map(of_a, chosen_a, of_b, chosen_b, estimand):
+    """Return the log score of one slice, from some clusters of each task."""
     if estimand == "marginal":
-        return slices.log(raw_b.sum())
+        return slices.log(of_b.mean("raw", chosen_b).sum())
+    squares_a, squares_b = of_a.mean("squares", chosen_a), of_b.mean("squares", chosen_b)
+    magnitudes_b, n_a, n_b = of_b.mean("magnitudes", chosen_b), of_a.count(chosen_a), of_b.count(chosen_b)
     u = squares_a / slices.damped((n_a * squares_a + n_b * squares_b) / (n_a + n_b))
     product = u @ magnitudes_b
     return slices.log(product / len(u) if estimand == "mean" else len(u) * product / (u.sum() * magnitudes_b.sum()))
