@@ -138,7 +138,7 @@ class QKOVStatistics:
                         sums.add(
                             None
                             if projection.block in noise
-                            else _slice_gradients(members.values(), projection, unit, options)
+                            else slice_gradients(members.values(), projection, unit, options)
                         )
                         bar.update()
         with warnings.catch_warnings(record=True) as caught:
@@ -292,7 +292,7 @@ def _noise_blocks(layout, tasks, options):
     return found
 
 
-def _slice_gradients(tasks, projection, unit, options):
+def slice_gradients(tasks, projection, unit, options):
     """Build one slice of every sample, float64 ``[samples, parameters]`` for each task."""
     (tile,) = scoring.slice_tiles([one for members in tasks for one in members], projection, unit, options)
     counts = np.cumsum([len(members) for members in tasks])[:-1]

@@ -125,7 +125,7 @@ def test_only_the_layers_asked_for_are_the_family(layers, with_reference):
 
 def watched(monkeypatch):
     """Count how many slices' gradients are alive whenever another one is built."""
-    alive, counts, real = [], [], inference._slice_gradients
+    alive, counts, real = [], [], inference.slice_gradients
 
     def build(*arguments):
         counts.append(sum(one() is not None for one in alive))
@@ -133,7 +133,7 @@ def watched(monkeypatch):
         alive.extend(weakref.ref(one) for one in parts)
         return parts
 
-    monkeypatch.setattr(inference, "_slice_gradients", build)
+    monkeypatch.setattr(inference, "slice_gradients", build)
     return counts
 
 
@@ -275,7 +275,7 @@ def test_float32_gradients_agree_with_float64(with_reference):
     ],
 )  # fmt: skip
 def test_what_would_not_be_valid_is_refused_before_anything_is_built(tasks, options, error, message, monkeypatch):
-    monkeypatch.setattr(inference, "_slice_gradients", lambda *_: pytest.fail("a slice was built"))
+    monkeypatch.setattr(inference, "slice_gradients", lambda *_: pytest.fail("a slice was built"))
     with pytest.raises(error, match=message):
         found_in(three_tasks(), *tasks, **options)
 
