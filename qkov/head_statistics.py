@@ -147,8 +147,9 @@ class HeadStatistics:
         """
         import pandas as pd
 
-        rows = [{"map": MAPS[name], **found} for name, found in self.attributes["reliability"].items()]
-        return pd.DataFrame(rows).drop(columns="estimand", errors="ignore")
+        order = ("reliability", "norm_correlation", "swap_change", "half", "num_slices")
+        measured = self.attributes["reliability"].items()
+        return pd.DataFrame([{"map": MAPS[one], **{name: found[name] for name in order}} for one, found in measured])
 
     @cached_property
     def data(self):
