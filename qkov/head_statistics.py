@@ -207,13 +207,13 @@ class HeadStatistics:
             self.main_test == "source"
         ):  # a ratio of lifts, 1 being no difference; the other effect is a logarithm already
             effect, unit = np.log(effect), f"log {unit}"
-        against = f", against {facts['reference_task']} (R)" if facts["reference_task"] else ""
+        a, b, r = (facts[name] for name in ("task_a", "task_b", "reference_task"))
+        tasks = f"{a} (A) and {b} (B)" if r is None else f"{a} (A) into {b} (B), against {r} (R)"
         return plots.plot_maps(
             self.maps(effect),
             layers=self.layer_numbers,
             kv_index=self.kv_index,
-            title=f"{facts['task_a']} (A) into {facts['task_b']} (B){against}\n{int(kept.sum())} of {len(kept)} slices with "
-            f"a dot: {CRITERIA[criterion]} <= {alpha}",
+            title=f"{tasks}\n{int(kept.sum())} of {len(kept)} slices with a dot: {CRITERIA[criterion]} <= {alpha}",
             unit=unit,
             kind="diverging",
             scale="shared",

@@ -188,7 +188,7 @@ def test_the_picture_shows_the_effect_and_says_what_a_dot_means(found):
 def test_without_a_reference_the_picture_says_so():
     result = run(three_tasks(), "a", "b")
     shown = " ".join(" ".join(text.get_text().split()) for text in result.plot().texts)
-    assert "a (A) into b (B) 32" not in shown
+    assert "a (A) and b (B)" in shown
     assert "the tasks differ here; not that one interferes with the other" in shown
     for block, axes in panels(result.plot()).items():
         np.testing.assert_array_equal(axes.images[0].get_array(), result.maps("exchange_effect")[block])
