@@ -30,8 +30,11 @@ def of_sizes(sizes, name="c"):
 
 
 def whole_scores(seed, rows, columns, high=1000):
-    """Whole numbers by a rule that needs no generator: the same bits everywhere."""
-    index = np.arange(rows * columns, dtype=np.int64) + 1
-    return ((index * (48271 + 2 * seed)) % 2147483647 * 69621 % 2147483647 % (2 * high + 1) - high).reshape(
-        rows, columns
-    )
+    """Whole numbers from -high to high by multiplying and shifting (SplitMix64): the same bits everywhere, without NumPy."""
+    found, mask = [], 2**64 - 1
+    for index in range(rows * columns):
+        word = (seed * 1_000_003 + index + 1) * 0x9E3779B97F4A7C15 & mask
+        word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & mask
+        word = (word ^ word >> 27) * 0x94D049BB133111EB & mask
+        found.append((word ^ word >> 31) % (2 * high + 1) - high)
+    return np.array(found).reshape(rows, columns)

@@ -13,7 +13,7 @@ LAYERS = np.array([0, 0, 1, 1, 2, 2, 3, 3, 5, 5])
 
 def lifts_with_effect(layers=(1, 2)):
     lifts = whole_scores(1, 12, len(LAYERS)) / 1024.0
-    lifts[:6, np.isin(LAYERS, layers)] += 1.0
+    lifts[:6, np.isin(LAYERS, layers)] += 1.5
     return lifts
 
 

@@ -9,7 +9,7 @@ from qkov.statistics import relabelings, source, test_source
 from tests import statistics_loops as loops
 from tests.statistics_cases import gradients, of_sizes, quietly, whole_scores
 
-LABELS_A, LABELS_R = list("aabbbcd"), list("vwwyyyyz")
+LABELS_A, LABELS_R = list("aabbbcd"), list("vwwxyyyz")
 
 
 def tasks(seed=1, samples_a=7, samples_r=8, samples_b=6, **planted):
@@ -53,7 +53,7 @@ def test_statistic_and_effect_are_those_of_cluster_means():
 def test_null_holds_the_statistic_of_every_relabeling():
     given = tasks(4)
     found = run(*given, n_permutations=40)
-    drawn = relabelings.draw(4, 4, 40, 5)
+    drawn = relabelings.draw(4, 5, 40, 5)
     for one in range(3):
         values = np.concatenate(cluster_means(*given, one))
         expected = [scipy.stats.ttest_ind(values[row], values[~row], equal_var=False)[0] for row in drawn.first]
@@ -67,8 +67,8 @@ def test_null_holds_the_statistic_of_every_relabeling():
 def test_p_equals_the_exact_permutation_test_of_scipy(alternative):
     given = tasks(7)
     found = run(*given, alternative=alternative)
-    assert found.n_distinct == 70
-    assert found.n_permutations == 69
+    assert found.n_distinct == 126
+    assert found.n_permutations == 125
     for one in range(3):
         expected = scipy.stats.permutation_test(
             cluster_means(*given, one),
@@ -77,13 +77,16 @@ def test_p_equals_the_exact_permutation_test_of_scipy(alternative):
             n_resamples=np.inf,
             vectorized=True,
         )
-        assert found.p[one] == pytest.approx(expected.pvalue, abs=1e-12)
+        # For "two-sided" SciPy doubles the smaller tail, which is another test unless both sides are of one size.
+        tails = np.abs(expected.null_distribution) >= abs(expected.statistic) - 1e-10
+        p = tails.mean() if alternative == "two-sided" else expected.pvalue
+        assert found.p[one] == pytest.approx(p, abs=1e-12)
 
 
 @pytest.mark.parametrize("alternative", ["greater", "less", "two-sided"])
 def test_swapping_a_and_r_negates_the_statistic(alternative):
     # Whole numbers that add up exactly, so that the order of clusters leaves no rounding in the means.
-    lifts = whole_scores(1, 8, 5).astype(float)
+    lifts = whole_scores(1, 8, 5, 60).astype(float)
     a, r = of_sizes([1, 1, 1]), of_sizes([1, 1, 1, 1, 1])
     opposite = {"greater": "less", "less": "greater", "two-sided": "two-sided"}[alternative]
     options = {"n_permutations": 99, "seed": 1}
@@ -182,9 +185,8 @@ def test_sides_without_any_spread_tie_with_themselves():
     values = np.array([0.1, 0.1, 0.1, 0.7, 0.7, 0.7])[:, None] + [[0.0, 1 / 3, 1e5]]
     first = np.tile([[True] * 3 + [False] * 3, [False] * 3 + [True] * 3], (40, 1))
     found = source.welch(values, first)
-    np.testing.assert_allclose(found[::2], np.broadcast_to(found[:1], (40, 3)), rtol=1e-11)
+    np.testing.assert_allclose(found[::2], 0 * found[::2] - 2 / np.sqrt(source.FLOOR), rtol=1e-6)
     np.testing.assert_allclose(found[::2], -found[1::2], rtol=1e-11)
-    assert (np.abs(found) > 1e5).all()
 
 
 def test_without_labels_of_clusters_there_is_no_test():
