@@ -47,7 +47,7 @@ class LeftOut:
         return LeftOut(weights @ self.full, self.without_a @ weights.T, self.without_b @ weights.T)
 
     def scores(self):
-        """Return bias-corrected scores :math:`\\theta_{bc}`, ``[slices]``; NaN where the bias is as large as the score."""
+        r"""Return bias-corrected scores :math:`\theta_{bc}`, ``[slices]``; NaN where the bias is as large as the score."""
         corrected = _corrected(*(np.exp(logs) for logs in (self.full, self.without_a, self.without_b)))
         return np.where(corrected > 0, corrected, np.nan)
 

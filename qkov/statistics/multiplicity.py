@@ -13,7 +13,7 @@ METHODS = ("fdr_bh", "fdr_by", "holm", "bonferroni")
 
 
 def adjust(p, method="fdr_bh"):
-    """Adjust p values for the number of hypotheses, by ``statsmodels.stats.multitest.multipletests``.
+    """Adjust p values for the number of hypotheses, as ``statsmodels.stats.multitest.multipletests`` does.
 
     Args:
         p: Any shape; NaN is no hypothesis and stays NaN.
@@ -36,7 +36,15 @@ def adjust(p, method="fdr_bh"):
         raise StatisticsError("p values lie outside of [0, 1].")
     adjusted = np.full(p.shape, np.nan)
     if known.any():
-        adjusted[known] = multipletests(p[known], method=method)[1]
+        # Its Holm collects garbage on every call, a third of a second beside a large heap: hence our own.
+        adjusted[known] = _holm(p[known]) if method == "holm" else multipletests(p[known], method=method)[1]
+    return adjusted
+
+
+def _holm(p):
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
     return adjusted
 
 
