@@ -41,6 +41,7 @@ class QKOVStatistics:
         alternative: Of the test against a reference: "greater" (A is more of a source than R), "less", "two-sided".
         level: Of the intervals.
         adjust: For the contrasts between heads of a layer: "holm", "fdr_bh", "fdr_by" or "bonferroni".
+        n_splits: Splits of the clusters into halves, for reliability.
 
     Example:
         >>> import warnings, torch, transformers, qkov
@@ -59,7 +60,7 @@ class QKOVStatistics:
         ['block', 'layer', 'head', 'kv_head']
     """
 
-    def __init__(self, *, n_permutations=None, alternative="greater", level=0.95, adjust="holm"):
+    def __init__(self, *, n_permutations=None, alternative="greater", level=0.95, adjust="holm", n_splits=100):
         if n_permutations is not None:
             n_permutations = relabelings.checked_number(n_permutations)
         formula.require_choice("alternative", alternative, head_result.ALTERNATIVES)
@@ -67,6 +68,7 @@ class QKOVStatistics:
         if not 0 < level < 1:
             raise StatisticsError(f"level={level!r}; expected a coverage between 0 and 1, such as 0.95.")
         self.n_permutations, self.alternative, self.level, self.adjust = n_permutations, alternative, level, adjust
+        self.n_splits = relabelings.checked_number(n_splits, "n_splits")
 
     def test_heatmap(
         self,
@@ -122,7 +124,7 @@ class QKOVStatistics:
             for projection in layout.projections
             for unit in range(projection.num_units)
         ]
-        sums = _Sums(len(labels), sides, names, seed, self.n_permutations)
+        sums = _Sums(len(labels), sides, names, seed, self.n_permutations, self.n_splits)
         # A whole slice at a time, since samples are normalised within it.
         options = scoring.ScoreOptions(tile_elements=2**62, device=scoring.checked_device(computation_device))
         noisy = []
@@ -220,14 +222,14 @@ class QKOVStatistics:
 class _Sums:
     """What is kept of every slice: scores of samples and of labellings, and sums by cluster, but no gradient."""
 
-    def __init__(self, num_slices, sides, names, seed, n_permutations):
+    def __init__(self, num_slices, sides, names, seed, n_permutations, n_splits):
         self.seed, self.lifts, self.left = seed, [], []
         self._sides, self._names = sides, names
         a, b = (sides[name] for name in names[:2])
         self.exchange = exchange.Exchange(num_slices, a, b, n_permutations=n_permutations, seed=seed)
         enough = min(a.number, b.number) >= map_reliability.FEWEST
         self._maps = [
-            map_reliability.MapReliability(a, b, seed=seed, estimand=estimand)
+            map_reliability.MapReliability(a, b, seed=seed, estimand=estimand, n_splits=n_splits)
             for estimand in (head_statistics.MAPS if enough else ())
         ]
 

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::qkov.errors.StatisticsWarning")
 
 
 def run(collector, *tasks, **options):
-    return qkov.QKOVStatistics(n_permutations=199, **options).test_heatmap(collector, *tasks, seed=5, progress=False)
+    test = qkov.QKOVStatistics(n_permutations=199, n_splits=5, **options)
+    return test.test_heatmap(collector, *tasks, seed=5, progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ SLICES = [(block, layer, unit) for layer in (0, 1) for block in "QKVO" for unit 
 
 
 def found_in(collector, *tasks, seed=5, n_permutations=199, clusters=None, layers=None, **options):
-    test = qkov.QKOVStatistics(n_permutations=n_permutations, **options)
+    test = qkov.QKOVStatistics(n_permutations=n_permutations, **{"n_splits": 5} | options)
     return test.test_heatmap(collector, *tasks, clusters=clusters, seed=seed, layers=layers, progress=False)
 
 
@@ -76,7 +76,7 @@ def test_everything_equals_the_functions_on_gradients_of_the_indexer(make, alter
     same(found.columns["contrast_p"], contrast.p)
     same(found.columns["contrast_p_adjusted"], contrast.p_adjusted)
     for estimand, measured in found.attributes["reliability"].items():
-        expected = statistics.reliability(g_a, g_b, g_other=g_r, seed=5, estimand=estimand, **sides)
+        expected = statistics.reliability(g_a, g_b, g_other=g_r, seed=5, estimand=estimand, n_splits=5, **sides)
         for name, value in measured.items():
             if isinstance(value, float):
                 assert value == pytest.approx(getattr(expected, name), abs=1e-12), (estimand, name)
@@ -272,6 +272,7 @@ def test_float32_gradients_agree_with_float64(with_reference):
         ("abr", {"adjust": "none"}, errors.OptionError, "adjust"),
         ("abr", {"level": 95}, errors.StatisticsError, "level=95"),
         ("abr", {"n_permutations": 0}, errors.StatisticsError, "n_permutations=0"),
+        ("abr", {"n_splits": 0}, errors.StatisticsError, "n_splits=0"),
     ],
 )  # fmt: skip
 def test_what_would_not_be_valid_is_refused_before_anything_is_built(tasks, options, error, message, monkeypatch):

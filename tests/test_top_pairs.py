@@ -199,6 +199,25 @@ def test_dependent_samples_have_no_p_value():
         qkov.describe_top_pairs(scored(collector, "a", "b"), collector, reference_task="b", clusters="iid")
 
 
+@pytest.mark.filterwarnings("ignore::qkov.errors.StatisticsWarning")
+def test_a_slice_without_gradients_has_no_p_values():
+    model = builders.build_model("llama", layers=1)
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight[:, 12:] = 0  # what the second kv head and its queries reach
+    collector = qkov.FisherCollector()
+    for task, lengths in (("a", (5, 6, 7)), ("b", (6, 5)), ("r", (7, 5, 6))):
+        batch = builders.build_batch(lengths, seed=len(lengths) + ord(task))
+        collector.collect_fisher(model, batch, task, progress=False)
+    heatmap = scored(collector, "a", "b")
+    found = qkov.describe_top_pairs(heatmap, collector, reference_task="r", clusters="iid", top_k=200)
+    dead = [row for row in found.rows if row["block"] == "V" and row["kv_head"] == 1]
+    assert len(dead) == 6
+    for row in dead:
+        assert (row["score"], row["largest_share"], row["fisher_share"], row["p"]) == (0.0, 0.0, 0.0, None)
+    assert all(0 < row["p"] <= 1 for row in found.rows if row["kv_head"] == 0)
+    assert any("a sample has no gradient; no sample is tested there" in note for note in found.attributes["notes"])
+
+
 def test_no_pair_has_a_p_value(described):
     assert top_pairs.NO_PAIR_P in described.attributes["notes"]
     assert not {"p", "q"} & set(described.rows[0])
