@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from qkov.statistics import pair_forms
@@ -55,6 +55,7 @@ def test_rounding_is_far_below_the_statistic(sizes):
     values=st.lists(st.integers(-(2**40), 2**40), min_size=36, max_size=36),
     exponent=st.integers(-100, 100),
 )
+@settings(max_examples=40)
 @example(values=[0, 2**24, *[0] * 34], exponent=0)
 @example(values=[0, 1, *[0] * 34], exponent=-100)
 def test_whole_numbers_of_any_size_equal_the_loop(values, exponent):

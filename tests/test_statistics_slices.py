@@ -126,6 +126,8 @@ def test_gradients_that_do_not_belong_together_are_refused(groups, message):
 def test_slices_with_different_samples_are_refused():
     with pytest.raises(ShapeError, match=r"g_a has slices of \[2, 3\] samples; expected the same number in all"):
         slices.num_samples("g_a", [np.ones((2, 2)), np.ones((3, 2))])
+    with pytest.raises(ShapeError, match=r"g_b has slices of \[2, 3\] samples"):
+        list(slices.by_slice(g_a=np.ones((4, 2, 2)), g_b=[np.ones((2, 2)), np.ones((3, 2))]))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -137,8 +137,8 @@ def head_contrast(g_a, g_b, *, clusters_a, clusters_b, layer_of_slice, estimand=
 
     .. math:: \theta_h = \log lift_h - \frac{1}{H - 1} \sum_{h' \ne h} \log lift_{h'}
 
-    by a cluster jackknife over both tasks and t with Satterthwaite's degrees of freedom. Heads are not exchangeable, so
-    nothing is permuted.
+    (or of log means), by a cluster jackknife over both tasks and t with Satterthwaite's degrees of freedom. Heads are not
+    exchangeable, so nothing is permuted.
 
     Args:
         g_a, g_b: Gradients, ``[samples, slices, parameters]``, or a list of ``[samples, parameters]``.

@@ -3,8 +3,8 @@ r"""Sums of pair scores over A x A, B x B and A x B under many labellings, exact
 The symmetrised scores M of one slice, summed within pairs of clusters, centred, and 0 within a cluster, are rounded to
 whole multiples of a grid so fine that no sum of a row exceeds :math:`2^{24}`, the largest run of whole numbers that float32
 holds. With z = 1 for clusters called A, ``Y = Z M`` in float32 is then exact on every machine and in any order of
-summation, and so is :math:`q = \sum_g Y_g z_g`, added up in float64. The rounding (about 17 bits of the largest centred
-entry for 200 clusters) is the same under every labelling, so it does not touch the validity of a test.
+summation, and so is :math:`q = \sum_g Y_g z_g`, added up in float64. The rounding (15 to 16 bits of the largest
+centred entry for 200 clusters) is the same under every labelling, so it does not touch the validity of a test.
 
 .. math:: AA = q, \quad AB = z' r - q, \quad BB = t - 2 z' r + q, \qquad r = M 1, \quad t = 1' M 1
 """

@@ -32,9 +32,11 @@ def by_slice(**groups):
         A tuple with one float64 array ``[samples, parameters]`` per group.
 
     Raises:
-        ShapeError: If groups disagree on slices or parameters, or are empty.
+        ShapeError: If groups disagree on slices or parameters, slices of a group on samples, or one is empty.
         NonFiniteError: If a gradient is NaN or infinite.
     """
+    for name, group in groups.items():
+        num_samples(name, group)
     counts = {name: num_slices(name, group) for name, group in groups.items()}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
