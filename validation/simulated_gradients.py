@@ -31,10 +31,12 @@ CLUSTER = 4
 KINDS = ("light", "heavy", "unbalanced", "clustered")
 SIZES = {"light": (32, 32, 32), "heavy": (32, 32, 32), "unbalanced": (16, 64, 32), "clustered": (48, 48, 48)}
 """Samples of A, of the reference and of B where every null hypothesis is true."""
-PARTIAL_SIZES = {"light": (32, 32, 32), "heavy": (64, 64, 64), "clustered": (48, 48, 48)}
-"""The same where some are false."""
+PARTIAL_SIZES = SIZES | {"heavy": (64, 64, 64)}
+"""The same where some are false, unless given."""
+NULL_LAYERS, NULL_HEADS = 4, 6
 LAYERS, HEADS = 6, 8
 KAPPA = 2.0
+"""How many times larger the contributions of A are in a planted slice, in the columns that B changes most."""
 
 
 @dataclass(frozen=True)
@@ -124,34 +126,37 @@ def labels(kind, num_samples, task):
     return [f"{task}{one // CLUSTER}" for one in range(num_samples)] if kind == "clustered" else "iid"
 
 
-def draw_null(kind, number, *, num_slices=24, heads_alike=False, stream=0):
-    """Draw a data set in which the three tasks are identically distributed.
+def draw_null(kind, number, *, stream=0):
+    """Draw a data set in which the three tasks are identically distributed, and so are the heads of a layer.
 
     Args:
         kind: One of :data:`KINDS`.
         number: Of the data set.
-        num_slices: Four layers of as many heads.
-        heads_alike: Whether the heads of a layer share their profile, so that none differs from the others.
         stream: Data sets of different streams have nothing in common.
     """
-    rng = generator(10 + stream, number)
-    layers = np.arange(num_slices) // (num_slices // 4)
-    profile = draw_profile(rng, num_slices)
-    if heads_alike:
-        first = np.searchsorted(layers, layers)
-        profile = Profile(profile.rows[first], profile.columns[first])
-    none = np.zeros(num_slices, dtype=bool)
+    rng = generator(100 + stream, number)
+    layers = np.arange(NULL_LAYERS * NULL_HEADS) // NULL_HEADS
+    of_layer = draw_profile(rng, NULL_LAYERS)
+    profile = Profile(of_layer.rows[layers], of_layer.columns[layers])
+    none = np.zeros(len(layers), dtype=bool)
     return _draw(rng, (profile,) * 3, kind, SIZES[kind], layers, none, none, none)
 
 
-def draw_partial(kind, number, *, stream=0):
+def draw_partial(kind, number, *, sizes=None, kappa=KAPPA, stream=0):
     r"""Draw a data set with 48 heads in six layers: 8 planted, 4 decoys, 36 in which A and the reference are alike.
 
     B has a profile of its own. Planted (half of the heads of layers 1 and 4): the contributions of A, :math:`g^2`, are
-    doubled (:data:`KAPPA`) in the eight columns that B changes most. Decoys: in two heads B alone has four columns three
-    times as large; in two others the contributions of A are doubled in eight columns, but B changes all of them alike.
+    multiplied by kappa in the eight columns that B changes most. Decoys: in two heads B alone has four columns three times
+    as large; in two others the contributions of A are multiplied in eight columns, but B changes all columns alike.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        number: Of the data set.
+        sizes: Samples of A, of the reference and of B; by default :data:`PARTIAL_SIZES`.
+        kappa: Strength of the effect.
+        stream: Data sets of different streams have nothing in common.
     """
-    rng = generator(20 + stream, number)
+    rng = generator(200 + stream, number)
     count = LAYERS * HEADS
     layers, heads = np.divmod(np.arange(count), HEADS)
     planted = np.isin(layers, (1, 4)) & (heads % 2 == 0)
@@ -162,11 +167,27 @@ def draw_partial(kind, number, *, stream=0):
         columns_b[one, rng.choice(COLUMNS, 4, replace=False)] *= 3
     rows_b[decoys_a], columns_b[decoys_a] = 1.0, 1.0
     for one in np.where(decoys_a)[0]:
-        columns_a[one, rng.choice(COLUMNS, 8, replace=False)] *= np.sqrt(KAPPA)
+        columns_a[one, rng.choice(COLUMNS, 8, replace=False)] *= np.sqrt(kappa)
     for one in np.where(planted)[0]:
-        columns_a[one, np.argsort(-columns_b[one])[:8]] *= np.sqrt(KAPPA)
+        columns_a[one, np.argsort(-columns_b[one])[:8]] *= np.sqrt(kappa)
     profiles = replace(reference, columns=columns_a), reference, Profile(rows_b, columns_b)
-    return _draw(rng, profiles, kind, PARTIAL_SIZES[kind], layers, planted, decoys_b, decoys_a)
+    return _draw(rng, profiles, kind, sizes or PARTIAL_SIZES[kind], layers, planted, decoys_b, decoys_a)
+
+
+def population_profiles():
+    """Return the profiles of A and B of one fixed population, 24 slices, whose scores :func:`draw_population` samples."""
+    rng = generator(300, 0)
+    return tuple(draw_profile(rng, NULL_LAYERS * NULL_HEADS) for _ in "ab")
+
+
+def draw_population(kind, number, sizes):
+    """Draw samples of A and B from the fixed population; ``(g_a, g_b)``.
+
+    Args:
+        kind: One of :data:`KINDS`. number: Of the data set. sizes: Samples of A and of B.
+    """
+    rng = generator(301, number)
+    return tuple(draw_task(rng, *one) for one in zip(population_profiles(), (kind, kind), sizes, strict=True))
 
 
 def _draw(rng, profiles, kind, sizes, layers, planted, decoys_b, decoys_a):
