@@ -46,7 +46,7 @@ class Contrast:
     """Heads against the mean of the other heads of their layer.
 
     Attributes:
-        estimate: ``[slices]``, difference of log scores, bias-corrected; NaN without another head in the layer.
+        estimate: ``[slices]``, difference of log scores; NaN without another head in the layer.
         low, high: Ends of the interval at ``level``.
         statistic: t, ``[slices]``.
         df: Degrees of freedom.
@@ -125,8 +125,8 @@ def head_contrast(g_a, g_b, *, clusters_a, clusters_b, layer_of_slice, estimand=
 
     .. math:: \theta_h = \log lift_h - \frac{1}{H - 1} \sum_{h' \ne h} \log lift_{h'}
 
-    by a cluster jackknife over both tasks and t with Satterthwaite's degrees of freedom. Heads are not exchangeable, so
-    nothing is permuted.
+    with the error of a cluster jackknife over both tasks and t with Satterthwaite's degrees of freedom. Heads are not
+    exchangeable, so nothing is permuted.
 
     Args:
         g_a, g_b: Gradients, ``[samples, slices, parameters]``, or a list of ``[samples, parameters]``.
@@ -156,8 +156,11 @@ def contrast_of(left, layer_of_slice, *, estimand, adjust, level):
 
     weights, alone = _contrast_weights(layer_of_slice, ~np.isnan(left.full))
     known = jackknife.LeftOut(*(np.nan_to_num(values) for values in (left.full, left.without_a, left.without_b)))
-    estimate, variance, df = known.contrasted(weights).summary()
-    estimate = np.where(alone, np.nan, estimate)
+    contrasted = known.contrasted(weights)
+    _, variance, df = contrasted.summary()
+    # Not corrected for bias: it cancels between the heads of a layer, and the correction has a spread of its own (10 to 20 %
+    # in standard deviation) that V leaves out; with it .08 of true nulls are rejected at .05.
+    estimate = np.where(alone, np.nan, contrasted.full)
     with np.errstate(invalid="ignore", divide="ignore"):
         statistic = np.where(variance > 0, estimate / np.sqrt(variance), np.nan)
     half = stats.t.ppf((1 + level) / 2, df) * np.sqrt(variance)
