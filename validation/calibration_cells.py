@@ -24,7 +24,7 @@ STREAM = 1
 """Of the data sets that are judged; the pilot had stream 0."""
 PARTIAL_PERMUTATIONS = 1999
 """One rejection by BH among 48 heads needs 959, in the short run too."""
-TRUTH_SAMPLES = 2**16
+TRUTH_SAMPLES = 2**14
 
 
 @dataclass(frozen=True)
@@ -300,10 +300,10 @@ def _sets(short, long=1000):
 CELLS = {
     **{f"null {kind}": Cell(kind, partial(measure_null, kind=kind), NULL_BANDS, _sets(80)) for kind in simulated.KINDS},
     "partial light": Cell(
-        "light, kappa 2, 32 units", partial(measure_partial, kind="light"), _partial_bands(0.45, 0.85, 0.1), _sets(40)
+        "light, kappa 2, 32 units", partial(measure_partial, kind="light"), _partial_bands(0.45, 0.85, 0.1), _sets(60)
     ),
     "partial heavy": Cell(
-        "heavy, kappa 2, 64 units", partial(measure_partial, kind="heavy"), _partial_bands(0.15, 0.5, 0.05), _sets(20)
+        "heavy, kappa 2, 64 units", partial(measure_partial, kind="heavy"), _partial_bands(0.15, 0.5, None), _sets(40)
     ),
     "partial clustered": Cell(
         "clustered, kappa 2, 12 units",
@@ -314,8 +314,8 @@ CELLS = {
     "partial clustered strong": Cell(
         "clustered, kappa 4, 32 units",
         partial(measure_partial, kind="clustered", sizes=(128, 128, 128), kappa=4.0),
-        _partial_bands(0.4, 0.8, 0.2),
-        _sets(10, 500),
+        _partial_bands(0.4, 0.8, 0.5),
+        _sets(20, 500),
     ),
     **{
         f"coverage {kind}": Cell(kind, partial(measure_coverage, kind=kind), _coverage_bands(*bounds), _sets(30))
@@ -331,7 +331,7 @@ CELLS = {
             kind,
             partial(measure_invalid, kind=kind),
             tuple(INVALID_BANDS[name] for name in names),
-            _sets(20, 200),
+            _sets(30, 200),
         )
         for kind, names in {
             "light": ON_INDEPENDENT,
@@ -345,7 +345,7 @@ CELLS = {
             partial(measure_invalid_partial, kind=kind, kappa=4.0),
             (
                 Band("invalid", f"{invalid.PAIRS_WELCH}, BH: FDR", "welch fdp", 0.2, "must exceed", "source fdp"),
-                Band("invalid", f"{invalid.MODEL_NORM}, BH: FDR", "model norm fdp", 0.15, "must exceed", "source fdp"),
+                Band("invalid", f"{invalid.MODEL_NORM}, BH: FDR", "model norm fdp", 0.1, "must exceed", "source fdp"),
             ),
             _sets(15, 200),
         )
