@@ -40,8 +40,8 @@ def test_everything_from_evidence_to_pages(tmp_path, capsys, monkeypatch):
     options = ["--evidence", str(write(tmp_path / "evidence")), "--book", str(small_book(tmp_path / "book"))]
     assert program.main([*options, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    # 1 check, 1 fault, the verdicts, 1 notebook, 2 planted ones, the book; 2 things named as not run
-    assert said.endswith("9 passed, 0 failed, 3 skipped\n")
+    # 1 check, 1 fault, 2 families, 3 rates, the verdicts, 1 notebook, 2 planted ones, the book; 3 things not run
+    assert said.endswith("12 passed, 0 failed, 3 skipped\n")
     assert "not run: GPU: no CUDA device" in said
     assert "book: 2 pages" in said
     html = tmp_path / "out" / "pages" / "html"
@@ -71,18 +71,62 @@ def test_missing_evidence_ends_with_its_own_status(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("counts", "audited", "num_comparisons", "status", "last"),
     [
-        ({"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 1, 0, "14 passed, 0 failed, 2 skipped"),
-        ({"checks": (5, 1, 1), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 1, 1, "14 passed, 1 failed, 2 skipped"),
-        ({"checks": (5, 0, 1), "faults": (2, 1, 0), "families": (3, 0, 1)}, [], 1, 1, "14 passed, 1 failed, 2 skipped"),
         (
-            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1)},
+            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
+            [],
+            1,
+            0,
+            "18 passed, 0 failed, 2 skipped",
+        ),
+        (
+            {"checks": (5, 1, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
+            [],
+            1,
+            1,
+            "18 passed, 1 failed, 2 skipped",
+        ),
+        (
+            {"checks": (5, 0, 1), "faults": (2, 1, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
+            [],
+            1,
+            1,
+            "18 passed, 1 failed, 2 skipped",
+        ),
+        (
+            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
             ["wrong"],
             1,
             1,
-            "13 passed, 1 failed, 2 skipped",
+            "17 passed, 1 failed, 2 skipped",
         ),
-        ({"checks": (0, 0, 9), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 1, 1, "9 passed, 0 failed, 10 skipped"),
-        ({"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 0, 1, "13 passed, 0 failed, 2 skipped"),
+        (
+            {"checks": (0, 0, 9), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
+            [],
+            1,
+            1,
+            "13 passed, 0 failed, 10 skipped",
+        ),
+        (
+            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
+            [],
+            0,
+            1,
+            "17 passed, 0 failed, 2 skipped",
+        ),
+        (
+            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (3, 1, 0)},
+            [],
+            1,
+            1,
+            "17 passed, 1 failed, 2 skipped",
+        ),
+        (
+            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (0, 0, 0)},
+            [],
+            1,
+            1,
+            "14 passed, 0 failed, 2 skipped",
+        ),
     ],
 )
 def test_exit_status_follows_the_table(counts, audited, num_comparisons, status, last, capsys):

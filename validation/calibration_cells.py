@@ -129,7 +129,7 @@ def measure_partial(number, permutations, *, kind, sizes=None, kappa=simulated.K
     )
     layers = statistics.test_layers(source, data.layers)
     differ = data.planted | data.decoys_a
-    leaning = np.isin(layers.layers, data.layers[data.planted])
+    leaning, unlike = (np.isin(layers.layers, data.layers[these]) for these in (data.planted, differ))
     return {
         "source fdp": false_discoveries(source.q_bh, data.planted),
         "source power": rejected(source.q_bh[data.planted]),
@@ -139,7 +139,7 @@ def measure_partial(number, permutations, *, kind, sizes=None, kappa=simulated.K
         "exchange power": rejected(exchange.q_bh[differ]),
         "exchange decoys b": rejected(exchange.q_bh[data.decoys_b]),
         "layers power": rejected(layers.p_maxt[leaning]),
-        "layers any": any_rejected(layers.p_maxt[~leaning]),
+        "layers any": any_rejected(layers.p_maxt[~unlike]),
     }
 
 
@@ -268,7 +268,7 @@ def _partial_bands(power, layers_power, exchange_power):
     return (
         Band("FDR", "test_source, BH", "source fdp", FDR, "at most"),
         Band("FDR", "test_exchange, BH", "exchange fdp", FDR, "at most"),
-        Band("FWER", "test_layers, max-T, beside planted layers", "layers any", FWER, "at most"),
+        Band("FWER", "test_layers, max-T, layers where A and R are alike", "layers any", FWER, "at most"),
         Band("decoys", "test_source, BH: only B is unlike", "source decoys b", FDR, "at most"),
         Band("decoys", "test_source, BH: A is unlike, but not towards B", "source decoys a", FDR, "at most"),
         Band("decoys", "test_exchange, BH: only B is unlike", "exchange decoys b", FDR, "at most"),
