@@ -226,13 +226,33 @@ def test_evidence_without_rows_is_a_complaint(checkout, monkeypatch):
     )
 
 
-def test_the_long_run_writes_what_it_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(statistics_evidence, "STUDIES", {"calibration": ("jobs",)})
-    monkeypatch.setattr(calibration, "rows", lambda long, jobs: [ROW | {"sets": 1000 if long else 3, "jobs": jobs}])
+class AtOnce:
+    """In place of a pool of processes, so that what is patched here is seen."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return None
+
+    def submit(self, function, *arguments):
+        result = function(*arguments)
+        return type("Done", (), {"result": staticmethod(lambda: result)})
+
+
+def test_the_long_run_writes_what_all_studies_measured(tmp_path, monkeypatch, capsys):
+    found = [ROW | {"study": name} for name in ("calibration", "real null", "SNR")]
+    monkeypatch.setattr(statistics_evidence.suite, "process_pool", lambda jobs: AtOnce())
+    monkeypatch.setattr(
+        calibration, "rows", lambda long, jobs: [found[0] | {"sets": 1000 if long else 3, "jobs": jobs}]
+    )
+    monkeypatch.setattr(statistics_evidence.real_gradients, "rows", lambda long: [found[1]])
+    monkeypatch.setattr(statistics_evidence.snr, "rows", lambda long: [found[2]])
     monkeypatch.setattr(statistics_evidence.write_long, "__defaults__", (tmp_path / "evidence" / "long.json",))
     assert statistics_evidence.main(["--jobs", "1"]) == 0
-    assert "passed: type I of p on light" in capsys.readouterr().out
+    assert "passed: real null of p on light" in capsys.readouterr().out
     document = json.loads((tmp_path / "evidence" / "long.json").read_text())
-    assert document["rows"] == [ROW | {"sets": 1000, "jobs": 1}]
+    assert document["rows"] == [found[0] | {"sets": 1000, "jobs": 1}, found[1], found[2]]
     assert document["sources"] == statistics_evidence.source_hashes()
-    assert "qkov/statistics/source.py" in document["sources"]
+    assert {"qkov/statistics/source.py", "validation/snr.py"} <= set(document["sources"])
+    assert statistics_evidence.measure(False, jobs=2)[0]["sets"] == 3

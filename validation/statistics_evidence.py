@@ -7,7 +7,6 @@ has changed since, it is evidence about other code, and is refused.
 
 import argparse
 import hashlib
-import importlib
 import json
 import os
 import sys
@@ -15,6 +14,8 @@ import time
 from pathlib import Path
 
 from qkov import reproducibility
+
+from . import calibration, real_gradients, snr, suite
 
 ROOT = Path(__file__).resolve().parent.parent
 LONG = ROOT / "validation" / "evidence" / "statistics_long.json"
@@ -26,10 +27,9 @@ SOURCES = (
     "validation/simulated_gradients.py",
     "validation/invalid_procedures.py",
     "validation/real_gradients.py",
+    "validation/trained_gradients.py",
     "validation/snr.py",
 )
-STUDIES = {"calibration": ("jobs",), "real_gradients": (), "snr": ()}
-"""Modules of this package with a function ``rows(long, ...)``, and the further options that it takes."""
 COMMAND = "nox -s validate -- --long"
 
 
@@ -39,12 +39,10 @@ def measure(long, *, jobs):
     A row holds study, procedure, data, sets (data sets, or splits), value, low and high (95 % interval), bound, direction
     ("at most", "at least", "must exceed" for a procedure that must be seen failing, "shown") and status.
     """
-    options = {"jobs": jobs}
-    return [
-        row
-        for name, taken in STUDIES.items()
-        for row in importlib.import_module(f".{name}", __package__).rows(long, **{key: options[key] for key in taken})
-    ]
+    rows = calibration.rows(long, jobs)
+    with suite.process_pool(jobs) as pool:
+        measured = [pool.submit(study.rows, long) for study in (real_gradients, snr)]
+        return rows + [row for one in measured for row in one.result()]
 
 
 def source_hashes(root=ROOT):
