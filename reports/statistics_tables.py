@@ -25,6 +25,7 @@ def statistics_tables(evidence):
         **{name: rates_table(evidence, studies) for name, studies in TABLES.items()},
         OTHERS: rates_table(evidence, others),
         "statistics_invalid": invalid_table(evidence),
+        "statistics_why": why_table(evidence),
         "statistics_state": state(evidence),
     }
 
@@ -90,6 +91,16 @@ def invalid_table(evidence):
         )
     header = ["procedure", "data", "long run", "this build", "ours, same data", "verdict"]
     return table(header, rows, align="llrrrl") if rows else "Nothing of this was measured.\n"
+
+
+def why_table(evidence):
+    """Each invalid procedure and why it fails."""
+    reasons = {}  # reason -> the procedure without what was measured of it
+    for row in every_row(evidence):
+        if row.get("why"):
+            reasons.setdefault(row["why"], row["procedure"].split(":")[0])
+    rows = [[name, why] for why, name in reasons.items()]
+    return table(["procedure", "why it fails"], rows) if rows else "Nothing of this was measured.\n"
 
 
 def bound(row):

@@ -110,6 +110,7 @@ GOOD = {
                 "direction": "must exceed",
                 "status": "passed",
                 "ours": 0.05,
+                "why": "the score is never negative",
             },
         ],
         "seconds": 1200.0,

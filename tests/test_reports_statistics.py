@@ -26,6 +26,9 @@ def test_a_bound_that_one_run_did_not_keep_is_told():
 
 def test_invalid_procedures_stand_beside_ours():
     (row,) = rows(statistics_tables.statistics_tables(GOOD)["statistics_invalid"])
+    assert rows(statistics_tables.statistics_tables(GOOD)["statistics_why"]) == [
+        ["z-test of the mean over pairs", "the score is never negative"]
+    ]
     assert row[2:] == ["1.000 (0.980 to 1.000; 200)", "–", "0.050", "seen failing"]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from . import calibration_cells as cells
+from . import invalid_procedures as invalid
 from . import suite
 
 FULL_SETS = 1000
@@ -33,8 +34,8 @@ def judge(cell, series):
         series: ``{name: one number per data set}``.
 
     Returns:
-        Rows: study, procedure, data, sets, value, low, high, bound, direction, status; and ``ours`` for an invalid
-        procedure, what ours measured on the same data sets.
+        Rows: study, procedure, data, sets, value, low, high, bound, direction, status; for an invalid procedure also
+        ``ours``, what ours measured on the same data sets (or None), and ``why`` it is invalid.
     """
     rows = []
     for band in cell.bands:
@@ -53,7 +54,9 @@ def judge(cell, series):
             "direction": band.direction,
             "status": "passed" if holds(value, bound, band.direction) else "failed",
         }
-        rows.append(row | ({"ours": float(np.mean(series[band.beside]))} if band.beside else {}))
+        if band.why:
+            row |= {"ours": float(np.mean(series[band.beside])) if band.beside else None, "why": invalid.WHY[band.why]}
+        rows.append(row)
     return rows
 
 

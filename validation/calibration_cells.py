@@ -37,6 +37,7 @@ class Band:
         bound: For 1,000 data sets; None where a number is only shown.
         direction: "at most", "at least", "must exceed" or "shown".
         beside: Series of our own procedure on the same data sets, for invalid ones.
+        why: Key of :data:`validation.invalid_procedures.WHY`, for invalid ones.
     """
 
     study: str
@@ -45,6 +46,7 @@ class Band:
     bound: float | None
     direction: str
     beside: str | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -248,17 +250,22 @@ NULL_BANDS = (
     Band("FWER", "test_layers, max-T", "layers any", FWER, "at most"),
     Band("FWER", "head_contrast, Holm", "contrast any", FWER, "at most"),
 )
+
+
+def _invalid(why, series, bound, beside=None, *, detail=""):
+    """What an invalid procedure must exceed; what is added to its name says what was measured of it."""
+    return Band("invalid", why + detail, series, bound, "must exceed", beside, why)
+
+
 INVALID_BANDS = {
-    "rows": Band("invalid", invalid.ROWS_PERMUTED, "rows", 0.95, "must exceed"),
-    "z": Band("invalid", invalid.PAIRS_Z, "z", 0.95, "must exceed", "source"),
-    "welch": Band("invalid", invalid.PAIRS_WELCH, "welch", 0.2, "must exceed", "source"),
-    "frozen": Band("invalid", invalid.FROZEN_FISHER, "frozen", 0.15, "must exceed", "source"),
-    "cells": Band("invalid", invalid.CELL_CLUSTERS, "cells", 0.4, "must exceed", "source"),
-    "iid source": Band("invalid", f"{invalid.CLUSTERS_IGNORED}, source", "iid source", 0.09, "must exceed", "source"),
-    "iid exchange": Band(
-        "invalid", f"{invalid.CLUSTERS_IGNORED}, exchange", "iid exchange", 0.4, "must exceed", "exchange"
-    ),
-    "norm": Band("invalid", invalid.NORM_EFFECT, "norm", 0.95, "must exceed"),
+    "rows": _invalid(invalid.ROWS_PERMUTED, "rows", 0.95, detail=": no spread"),
+    "z": _invalid(invalid.PAIRS_Z, "z", 0.95, "source"),
+    "welch": _invalid(invalid.PAIRS_WELCH, "welch", 0.2, "source"),
+    "frozen": _invalid(invalid.FROZEN_FISHER, "frozen", 0.15, "source"),
+    "cells": _invalid(invalid.CELL_CLUSTERS, "cells", 0.4, "source"),
+    "iid source": _invalid(invalid.CLUSTERS_IGNORED, "iid source", 0.09, "source", detail=": test_source"),
+    "iid exchange": _invalid(invalid.CLUSTERS_IGNORED, "iid exchange", 0.4, "exchange", detail=": test_exchange"),
+    "norm": _invalid(invalid.NORM_EFFECT, "norm", 0.95, detail=": is a cosine"),
 }
 ON_INDEPENDENT = ("rows", "z", "welch", "frozen", "cells", "norm")
 
@@ -344,8 +351,8 @@ CELLS = {
             f"{kind}, kappa 4",
             partial(measure_invalid_partial, kind=kind, kappa=4.0),
             (
-                Band("invalid", f"{invalid.PAIRS_WELCH}, BH: FDR", "welch fdp", 0.2, "must exceed", "source fdp"),
-                Band("invalid", f"{invalid.MODEL_NORM}, BH: FDR", "model norm fdp", 0.1, "must exceed", "source fdp"),
+                _invalid(invalid.PAIRS_WELCH, "welch fdp", 0.2, "source fdp", detail=": FDR of BH"),
+                _invalid(invalid.MODEL_NORM, "model norm fdp", 0.1, "source fdp", detail=": FDR of BH"),
             ),
             _sets(15, 200),
         )
@@ -355,7 +362,7 @@ CELLS = {
         f"invalid interval {size}": Cell(
             f"light, {size} samples",
             partial(measure_pairs_bootstrap, kind="light", size=size),
-            (Band("invalid", f"{invalid.PAIRS_BOOTSTRAP}: misses", "pairs", 0.3, "must exceed", "ours"),),
+            (_invalid(invalid.PAIRS_BOOTSTRAP, "pairs", 0.3, "ours", detail=": misses"),),
             _sets(15, 200),
         )
         for size in (16, 64)
