@@ -69,7 +69,7 @@ def rates_table(evidence, studies):
                 verdict(long, short),
             ]
         )
-    header = ["", "procedure", "data", "bound", "long run", "this build", "verdict"]
+    header = ["study", "procedure", "data", "bound", "long run", "this build", "verdict"]
     return table(header, rows, align="lllrrrl") if rows else "Nothing of this was measured.\n"
 
 
@@ -154,18 +154,14 @@ def statistics_numbers(evidence):
 PROSE = {
     "stat_source_type_I": ("type I", "test_source", ""),
     "stat_exchange_type_I": ("type I", "test_exchange", ""),
-    "stat_source_fwer": ("FWER", "test_source, max-T", ""),
-    "stat_power_32": ("power", "test_source", "32 units"),
     "stat_power_light": ("power", "test_source", "light, kappa 2"),
     "stat_power_heavy": ("power", "test_source", "heavy, kappa 2"),
     "stat_power_12": ("power", "test_source", "12 units"),
     "stat_layers_power_light": ("power", "test_layers", "light, kappa 2"),
     "stat_layers_power_12": ("power", "test_layers", "12 units"),
-    "stat_source_fdr": ("FDR", "test_source", ""),
     "stat_contrast_coverage": ("coverage", "head_contrast", ""),
     "stat_mean_coverage": ("coverage", "mean, jackknife", ""),
     "stat_lift_coverage": ("coverage", "lift, jackknife", ""),
-    "stat_pigeonhole_coverage": ("coverage", "pigeonhole", ""),
 }
 """Parts of study, procedure and data that a row must contain for a number of the prose."""
 
