@@ -23,6 +23,11 @@ _HOME = {
     "QKOVStatistics": "inference",
     "HeadStatistics": "head_statistics",
     "load_statistics": "head_statistics",
+    # the strongest pairs
+    "describe_top_pairs": "top_pairs",
+    "load_top_pairs": "top_pairs",
+    "split_labels": "top_pairs",
+    "TopPairs": "top_pairs",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",

@@ -6,14 +6,18 @@ from functools import cached_property
 
 import numpy as np
 
-from . import errors, result_file
+from . import errors, labels, result_file
+from .geometry import BLOCKS
 
 __all__ = ["HeadStatistics", "load_statistics"]
 
 FORMAT_NAME = "qkov-head-statistics"
 FORMAT_VERSION = 1
 ALPHA = 0.05
-CRITERIA = ("p_maxt", "q", "p")
+CRITERIA = {"p_maxt": "family-wise p", "q": "false discovery rate q", "p": "p of a slice named beforehand"}
+MAPS = {"lift": "lift of A into B", "marginal": "the seeds' average: L1 norm of B's gradient"}
+"""Maps whose reliability and validity stand in every result."""
+SHOWN = ("effect", "statistic", "p", "q", "p_maxt")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -22,13 +26,18 @@ class HeadStatistics:
 
     Attributes:
         blocks, layers, units: Labels of the slices, one entry each; ``units`` are query heads for Q and O, kv heads for K
-            and V, which are one hypothesis per kv head.
-        columns: Name to float64 ``[slices]``; NaN where nothing could be tested. ``exchange_...`` (do the tasks differ)
-            always; ``source_...`` (is A a source of what B changes more than the reference) with a reference task, with
-            ``statistic``, ``effect``, ``p``, ``q`` (Benjamini-Hochberg) and ``p_maxt`` (family-wise); ``lift`` with its
-            interval; ``contrast`` with the other heads of the layer and block.
-        by_layer: Name to ``[layers]``: the main test, layer by layer.
-        attributes: JSON-able facts: tasks, numbers of samples and clusters, seed, claims, reliability, notes.
+            and V, which are one hypothesis per kv head. A slice that a layer does not have has no entry.
+        columns: Name to float64 ``[slices]``; NaN where nothing could be tested (rounding noise, a sample without a
+            gradient). ``exchange_...`` (do the tasks differ) always; ``source_...`` (is A a source of what B changes more
+            than the reference) with a reference task, with ``statistic``, ``effect``, ``p``, ``q`` (Benjamini-Hochberg)
+            and ``p_maxt`` (family-wise); ``lift`` with its interval; ``contrast``: log lift against the other heads of
+            the layer and block.
+        by_layer: Name to float64 ``[layers]``: the main test, layer by layer, in the order of ``layer_numbers``.
+        attributes: JSON-able facts: tasks, numbers of samples, clusters and heads, seed, claims, reliability, notes.
+
+    Raises:
+        ShapeError: If a column does not fit the labels.
+        OptionError: If labels or columns are not those of such a result.
     """
 
     blocks: tuple
@@ -39,12 +48,24 @@ class HeadStatistics:
     attributes: dict
 
     def __post_init__(self):
-        count = len(self.blocks)
-        for name, values in self.columns.items():
-            if np.shape(values) != (count,):
-                raise errors.ShapeError(f"column {name!r} has shape {np.shape(values)}; expected ({count},).")
+        if not set(self.blocks) <= set(BLOCKS) or not all(type(one) is int for one in (*self.layers, *self.units)):
+            raise errors.OptionError(f"labels are not blocks of {', '.join(BLOCKS)} and integer layers and units.")
+        if len(set(zip(self.blocks, self.layers, self.units, strict=True))) < len(self.blocks):
+            raise errors.OptionError("a slice is labelled twice; expected each block, layer and unit once.")
+        for group, count in ((self.columns, len(self.blocks)), (self.by_layer, len(self.layer_numbers))):
+            for name, values in group.items():
+                if np.shape(values) != (count,):
+                    raise errors.ShapeError(f"column {name!r} has shape {np.shape(values)}; expected ({count},).")
         object.__setattr__(self, "columns", {name: _frozen(values) for name, values in self.columns.items()})
         object.__setattr__(self, "by_layer", {name: _frozen(values) for name, values in self.by_layer.items()})
+        object.__setattr__(self, "attributes", labels.plain_json(self.attributes))
+        if missing := [name for name in SHOWN if f"{self.main_test}_{name}" not in self.columns]:
+            raise errors.OptionError(f"the main test lacks its {', '.join(missing)}.")
+
+    @property
+    def layer_numbers(self):
+        """The layers, each once, in rising order."""
+        return tuple(sorted(set(self.layers)))
 
     @property
     def main_test(self):
@@ -56,12 +77,31 @@ class HeadStatistics:
         """What may be said of a slice that the main test rejects."""
         return self.attributes["tests"][self.main_test]["claim"]
 
+    @property
+    def alternative(self):
+        """Which values of the main test speak against its null: "greater", "less" or "two-sided"."""
+        return self.attributes["tests"][self.main_test]["alternative"]
+
+    def conclusion(self, alpha=ALPHA, criterion="p_maxt"):
+        """Say in words what may be concluded, and what may not."""
+        facts, number = self.attributes, int(self.survives(alpha, criterion).sum())
+        tested = int((~np.isnan(self.columns[f"{self.main_test}_p"])).sum())
+        names = f"A is {facts['task_a']!r}, B is {facts['task_b']!r}"
+        names += f", R is {facts['reference_task']!r}" if facts["reference_task"] else ""
+        limits = {
+            "source": "Nothing is claimed of the other slices, and not that B does A harm: to coincide has no sign.",
+            "exchange": "That the tasks differ is all that can be concluded, because there is no reference task.",
+        }[self.main_test]
+        return (
+            f"{names}. In {number} of {tested} tested slices ({CRITERIA[criterion]} <= {alpha}): {self.claim}. {limits}"
+        )
+
     def survives(self, alpha=ALPHA, criterion="p_maxt"):
         """Tell which slices the main test rejects, bool ``[slices]``.
 
         Args:
             alpha: Level.
-            criterion: "p_maxt" (family-wise error), "q" (false discovery rate) or "p" (of a single slice chosen
+            criterion: "p_maxt" (family-wise error), "q" (false discovery rate) or "p" (of a single slice named
                 beforehand).
         """
         if criterion not in CRITERIA:
@@ -70,19 +110,26 @@ class HeadStatistics:
         return ~np.isnan(values) & (values <= alpha)
 
     def table(self):
-        """Return a pandas table, a row per slice, sorted by evidence: family-wise p, then p, then the statistic."""
+        """Return a pandas table, a row per slice, sorted by evidence: family-wise p, then p, then the statistic.
+
+        ``head`` is missing for K and V, whose slices belong to a kv head; ``kv_head`` of a Q or O row is the one it reads.
+        """
         import pandas as pd
 
-        labels = {"block": list(self.blocks), "layer": list(self.layers), "unit": list(self.units)}
-        frame = pd.DataFrame(labels | self.columns)
-        keys = [self.columns[f"{self.main_test}_{name}"] for name in ("p_maxt", "p", "statistic")]
-        strength = (
-            -np.abs(keys[2]) if self.attributes["tests"][self.main_test]["alternative"] == "two-sided" else -keys[2]
-        )
-        if self.attributes["tests"][self.main_test]["alternative"] == "less":
-            strength = keys[2]
-        order = np.lexsort((strength, keys[1], keys[0]))  # NaN last; ties in the order of the model
-        return frame.iloc[order].reset_index(drop=True)
+        own_kv = [block in "KV" for block in self.blocks]
+        heads = [pd.NA if own else unit for own, unit in zip(own_kv, self.units, strict=True)]
+        sizes = [self._group_size(layer) for layer in self.layers]
+        kv_heads = [unit if own else unit // size for own, unit, size in zip(own_kv, self.units, sizes, strict=True)]
+        names = {
+            "block": list(self.blocks),
+            "layer": np.array(self.layers, np.int64),
+            "head": pd.array(heads, dtype="Int64"),
+            "kv_head": pd.array(kv_heads, dtype="Int64"),
+        }
+        turned = {"greater": np.negative, "less": np.positive, "two-sided": lambda values: -np.abs(values)}
+        statistic, p, p_maxt = (self.columns[f"{self.main_test}_{name}"] for name in ("statistic", "p", "p_maxt"))
+        order = np.lexsort((turned[self.alternative](statistic), p, p_maxt))  # NaN last; ties in the order of the model
+        return pd.DataFrame(names | self.columns).iloc[order].reset_index(drop=True)
 
     to_dataframe = table
 
@@ -90,7 +137,19 @@ class HeadStatistics:
         """Return a pandas table of the main test, a row per layer."""
         import pandas as pd
 
-        return pd.DataFrame(self.by_layer).astype({"layer": int})
+        return pd.DataFrame({"layer": np.array(self.layer_numbers, np.int64)} | self.by_layer)
+
+    def reliability_table(self):
+        """Return a pandas table with a row per map: is it stable (reliability), and is it about the tasks (validity).
+
+        The row of the seeds' average is a control: stable, and the norm of B's gradient whatever A is. Empty where a task
+        has fewer than four clusters.
+        """
+        import pandas as pd
+
+        order = ("reliability", "norm_correlation", "swap_change", "half", "num_slices")
+        measured = self.attributes["reliability"].items()
+        return pd.DataFrame([{"map": MAPS[one], **{name: found[name] for name in order}} for one, found in measured])
 
     @cached_property
     def data(self):
@@ -99,28 +158,74 @@ class HeadStatistics:
 
         coords = {
             "block": ("slice", list(self.blocks)),
-            "layer": ("slice", list(self.layers)),
-            "unit": ("slice", list(self.units)),
+            "layer": ("slice", np.array(self.layers, np.int64)),
+            "unit": ("slice", np.array(self.units, np.int64)),
         }
-        return xr.Dataset({name: ("slice", values) for name, values in self.columns.items()}, coords)
+        return xr.Dataset(
+            {name: ("slice", values) for name, values in self.columns.items()}, coords, attrs=dict(self.attributes)
+        )
 
-    def maps(self, column):
-        """Lay a column out as ``{block: [layers, units]}``, with NaN where a layer has no such unit; and its layers."""
-        rows = sorted(set(self.layers))
-        found = {}
-        for block in dict.fromkeys(self.blocks):
-            mine = [index for index, one in enumerate(self.blocks) if one == block]
-            grid = np.full((len(rows), 1 + max(self.units[index] for index in mine)), np.nan)
-            for index in mine:
-                grid[rows.index(self.layers[index]), self.units[index]] = self.columns[column][index]
-            found[block] = grid
-        return found, tuple(rows)
+    def maps(self, values):
+        """Lay values of the slices out as ``{block: [layers, query heads]}``, float64, NaN where there is no such slice.
+
+        A kv head stands under each query head that it serves, see :attr:`kv_index`.
+
+        Args:
+            values: Name of a column, or ``[slices]``.
+        """
+        values = self.columns[values] if isinstance(values, str) else np.asarray(values, np.float64)
+        rows = {layer: row for row, layer in enumerate(self.layer_numbers)}
+        found = {block: np.full(self.kv_index.shape, np.nan) for block in dict.fromkeys(self.blocks)}
+        for block, layer, unit, value in zip(self.blocks, self.layers, self.units, values, strict=True):
+            row = rows[layer]
+            found[block][row, self.kv_index[row] == unit if block in "KV" else unit] = value
+        return found
+
+    @cached_property
+    def kv_index(self):
+        """The kv head of every query head, ``[layers, heads]``; -1 where a layer has no such head."""
+        numbers = [self.attributes["num_heads"][str(layer)] for layer in self.layer_numbers]
+        index = np.full((len(numbers), max(numbers)), -1)
+        for row, (layer, number) in enumerate(zip(self.layer_numbers, numbers, strict=True)):
+            index[row, :number] = np.arange(number) // self._group_size(layer)
+        return index
+
+    def _group_size(self, layer):
+        return self.attributes["num_heads"][str(layer)] // self.attributes["num_kv_heads"][str(layer)]
 
     def plot(self, *, alpha=ALPHA, criterion="p_maxt"):
-        """Draw the effect of the main test, layer by head, with a mark where a slice survives; a matplotlib ``Figure``."""
+        """Draw the effect of the main test, layer by head, with a dot where a slice survives; a matplotlib ``Figure``.
+
+        Args:
+            alpha, criterion: As for :meth:`survives`.
+        """
         from . import plots
 
-        return plots.plot_statistics(self, alpha=alpha, criterion=criterion)
+        facts, kept = self.attributes, self.survives(alpha, criterion)
+        effect, unit = self.columns[f"{self.main_test}_effect"], facts["tests"][self.main_test]["effect"]
+        if (
+            self.main_test == "source"
+        ):  # a ratio of lifts, 1 being no difference; the other effect is a logarithm already
+            effect, unit = np.log(effect), f"log {unit}"
+        a, b, r = (facts[name] for name in ("task_a", "task_b", "reference_task"))
+        tasks = f"{a} (A) and {b} (B)" if r is None else f"{a} (A) into {b} (B), against {r} (R)"
+        return plots.plot_maps(
+            self.maps(effect),
+            layers=self.layer_numbers,
+            kv_index=self.kv_index,
+            title=f"{tasks}\n{int(kept.sum())} of {len(kept)} slices with a dot: {CRITERIA[criterion]} <= {alpha}",
+            unit=unit,
+            kind="diverging",
+            scale="shared",
+            note=f"A dot says: {self.claim}.",
+            marks={block: values == 1 for block, values in self.maps(kept).items()},
+            absent="Grey: the model has no such slice, or nothing can be tested there.",
+        )
+
+    def __eq__(self, other):
+        return self.identical(other) if isinstance(other, HeadStatistics) else NotImplemented
+
+    __hash__ = None
 
     @cached_property
     def fingerprint(self):
@@ -142,23 +247,21 @@ class HeadStatistics:
         arrays |= {f"layer.{number}": values for number, values in enumerate(self.by_layer.values())}
         return content, arrays
 
-    def _headline(self):
-        facts = self.attributes
-        against = f" against {facts['reference_task']!r}" if facts["reference_task"] else ""
-        return (
-            f"{facts['task_a']!r} into {facts['task_b']!r}{against}: {int(self.survives().sum())} of {len(self.blocks)} "
-            f"slices with family-wise p <= {ALPHA}, {int(self.survives(criterion='q').sum())} with q <= {ALPHA}"
-        )
-
     def __repr__(self):
         said = "".join(f"\n  {sentence}" for sentence in self.attributes["notes"])
-        return f"<HeadStatistics {self._headline()}\n  a rejection says: {self.claim}{said}>"
+        return f"<HeadStatistics {self.conclusion()}{said}>"
 
     def _repr_html_(self):
         notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.attributes["notes"])
+        names = [f"{self.main_test}_{name}" for name in SHOWN]
+        top = self.table()[["block", "layer", "head", "kv_head", *names]].head(10).astype({"head": object})
+        top["head"] = [
+            "" if own else head for own, head in zip(top["block"].isin(["K", "V"]), top["head"], strict=True)
+        ]
+        rest = f"<p>The first {len(top)} of {len(self.blocks)} slices, by evidence:</p>"
         return (
-            f"<p><b>HeadStatistics</b> {html.escape(self._headline())}</p><p>A rejection says: {html.escape(self.claim)}.</p>"
-            f"{notes}{self.table().head(10).to_html(index=False, float_format='{:.3g}'.format)}"
+            f"<p><b>HeadStatistics</b> {html.escape(self.conclusion())}</p>{notes}{rest}"
+            f"{top.to_html(index=False, float_format='{:.3g}'.format)}"
         )
 
 
@@ -179,11 +282,12 @@ def load_statistics(path):
             by_layer={name: arrays[f"layer.{number}"] for number, name in enumerate(content["by_layer"])},
             attributes=content["attributes"],
         )
-    except (errors.QKOVError, KeyError, TypeError) as error:
+    except (errors.QKOVError, KeyError, TypeError, ValueError) as error:
         raise errors.ResultFileError(f"{path} is not a consistent result of tests: {error!r}") from error
 
 
 def _frozen(values):
     values = np.add(values, 0.0, dtype=np.float64)  # a copy, and -0.0 becomes 0.0
+    values[np.isnan(values)] = np.nan  # one NaN of the many bit patterns
     values.flags.writeable = False
     return values

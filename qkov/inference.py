@@ -1,6 +1,7 @@
 """All tests of one comparison of two tasks in one call, on a collector's factors, one slice at a time."""
 
 import warnings
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -8,12 +9,23 @@ from tqdm import tqdm
 
 from . import formula, head_statistics, scoring
 from .errors import EmptyTaskError, OptionError, StatisticsError, StatisticsWarning
-from .geometry import BLOCKS
 from .statistics import clusters as units
-from .statistics import effects, exchange, intervals, jackknife, map_reliability, slices, source
+from .statistics import (
+    effects,
+    exchange,
+    head_result,
+    intervals,
+    jackknife,
+    map_reliability,
+    multiplicity,
+    relabelings,
+    slices,
+    source,
+)
 from .statistics.layer_result import test_layers
-from .statistics.relabelings import checked_seed
 
+ENOUGH_CLUSTERS = 32
+"""Independent clusters per task below which a test seldom finds what is there."""
 WITHOUT_REFERENCE = (
     "Without a reference task only one thing can be concluded of a slice: that the tasks differ in it. On real gradients "
     "they do nearly everywhere. A claim that one interferes with the other needs a reference task."
@@ -29,6 +41,7 @@ class QKOVStatistics:
         alternative: Of the test against a reference: "greater" (A is more of a source than R), "less", "two-sided".
         level: Of the intervals.
         adjust: For the contrasts between heads of a layer: "holm", "fdr_bh", "fdr_by" or "bonferroni".
+        n_splits: Splits of the clusters into halves, for reliability.
 
     Example:
         >>> import warnings, torch, transformers, qkov
@@ -43,12 +56,19 @@ class QKOVStatistics:
         >>> with warnings.catch_warnings():
         ...     warnings.simplefilter("ignore")
         ...     found = qkov.QKOVStatistics(n_permutations=99).test_heatmap(collector, "a", "b", "r", seed=1)
-        >>> found.table().columns[:3].tolist()
-        ['block', 'layer', 'unit']
+        >>> found.table().columns[:4].tolist()
+        ['block', 'layer', 'head', 'kv_head']
     """
 
-    def __init__(self, *, n_permutations=None, alternative="greater", level=0.95, adjust="holm"):
+    def __init__(self, *, n_permutations=None, alternative="greater", level=0.95, adjust="holm", n_splits=100):
+        if n_permutations is not None:
+            n_permutations = relabelings.checked_number(n_permutations)
+        formula.require_choice("alternative", alternative, head_result.ALTERNATIVES)
+        formula.require_choice("adjust", adjust, multiplicity.METHODS)
+        if not 0 < level < 1:
+            raise StatisticsError(f"level={level!r}; expected a coverage between 0 and 1, such as 0.95.")
         self.n_permutations, self.alternative, self.level, self.adjust = n_permutations, alternative, level, adjust
+        self.n_splits = relabelings.checked_number(n_splits, "n_splits")
 
     def test_heatmap(
         self,
@@ -60,7 +80,7 @@ class QKOVStatistics:
         *,
         seed,
         layers=None,
-        device="cpu",
+        computation_device="cpu",
         progress=True,
     ):
         r"""Test all slices of the four blocks, K and V once per kv head, as one family.
@@ -77,8 +97,8 @@ class QKOVStatistics:
             clusters: By default the labels given at collection. "iid": samples are independent of each other, which the
                 caller vouches for. Or ``{task: "iid" or {sample id: label}}``, for some tasks.
             seed: Of all relabelings and splits, a non-negative int.
-            layers: Indices of the layers to test; the family is theirs alone.
-            device: Where slices of gradients are built.
+            layers: Indices of the layers to test; the family is theirs alone, so choose before looking.
+            computation_device: Where slices of gradients are built; tests are made on the CPU, in float64.
             progress: Show a bar when the work takes longer than two seconds.
 
         Returns:
@@ -88,41 +108,49 @@ class QKOVStatistics:
             StatisticsError: Without clusters, with too few of them, with a cluster in two tasks, or without a seed.
             UnknownTaskError, EmptyTaskError, OptionError, SliceIndexError: For a request that cannot be met.
         """
-        seed = checked_seed(seed)
+        seed = relabelings.checked_seed(seed)
         names = [task_a, task_b, *([] if reference_task is None else [reference_task])]
-        if len(set(names)) < len(names):
-            raise OptionError(f"tasks {', '.join(map(repr, names))} are not all different; expected one name each.")
-        members = {name: collector.samples(name) for name in names}
+        members, sides = _members(collector, names), {}
+        _require_known(clusters, names)
         for name in names:
-            if not members[name]:
-                raise EmptyTaskError(f"task {name!r} holds no samples; there is nothing to test.")
-        sides = {name: _clusters_of(collector, name, clusters) for name in names}
-        for first, second in ((0, 1), (0, 2), (1, 2)):
-            if second < len(names):
-                one, other = names[first], names[second]
-                units.require_disjoint(sides[one], sides[other], f"task {one!r}", f"task {other!r}")
-        config = collector.config
-        layouts = config.layers if layers is None else tuple(config.layer(index) for index in sorted(set(layers)))
+            sides[name] = task_clusters(collector, name, clusters)
+        for place, name in enumerate(names):
+            for other in names[place + 1 :]:
+                units.require_disjoint(sides[name], sides[other], f"task {name!r}", f"task {other!r}")
+        layouts = _layouts(collector.config, layers)
         labels = [
             (projection.block, layout.layer, unit)
             for layout in layouts
             for projection in layout.projections
             for unit in range(projection.num_units)
         ]
-        sums = _Sums(len(labels), sides, names, seed, self.n_permutations)
+        sums = _Sums(len(labels), sides, names, seed, self.n_permutations, self.n_splits)
+        # A whole slice at a time, since samples are normalised within it.
+        options = scoring.ScoreOptions(tile_elements=2**62, device=scoring.checked_device(computation_device))
+        noisy = []
+        # Where disable is not given, TQDM_DISABLE in the environment still acts.
         hidden = {} if progress else {"disable": True}
         with tqdm(total=len(labels), desc="test", unit=" slices", delay=2, **hidden) as bar:
-            for parts in _slices(collector, members, names, layouts, device):
-                sums.add(parts)
-                bar.update()
+            for layout in layouts:
+                noise = _noise_blocks(layout, members.values(), options)
+                noisy += [f"{block} of layer {layout.layer}" for block in noise]
+                for projection in layout.projections:
+                    for unit in range(projection.num_units):
+                        # No name for the slice here: it would be held until the next one is there.
+                        sums.add(
+                            None
+                            if projection.block in noise
+                            else slice_gradients(members.values(), projection, unit, options)
+                        )
+                        bar.update()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", StatisticsWarning)
-            result = self._assemble(sums, labels, layouts, names, sides, members, collector)
-        for sentence in dict.fromkeys(str(one.message) for one in caught):
-            warnings.warn(sentence, StatisticsWarning, stacklevel=2)
+            result = self._assemble(sums, labels, layouts, names, sides, members, collector, noisy)
+        for category, sentence in dict.fromkeys((one.category, str(one.message)) for one in caught):
+            warnings.warn(sentence, category, stacklevel=2)
         return result
 
-    def _assemble(self, sums, labels, layouts, names, sides, members, collector):
+    def _assemble(self, sums, labels, layouts, names, sides, members, collector, noisy):
         layer_of = [layer for _, layer, _ in labels]
         exchanged = sums.exchange.result()
         columns = _columns("exchange", exchanged)
@@ -156,13 +184,15 @@ class QKOVStatistics:
         }
         by_layer = test_layers(main, layer_of)
         notes = [*exchanged.warnings, *(main.warnings if sums.lifts else [WITHOUT_REFERENCE])]
+        if noisy:
+            notes.append(f"Rounding noise and nothing else, not tested: {', '.join(noisy)}.")
+        notes += _few_clusters(sides)
         return head_statistics.HeadStatistics(
             blocks=tuple(block for block, _, _ in labels),
             layers=tuple(layer_of),
             units=tuple(unit for _, _, unit in labels),
             columns=columns,
             by_layer={
-                "layer": np.array(by_layer.layers, dtype=np.float64),
                 "statistic": by_layer.statistic,
                 "p": by_layer.p,
                 "q": by_layer.q_bh,
@@ -181,7 +211,8 @@ class QKOVStatistics:
                 "adjust": self.adjust,
                 "lift_note": lift.note,
                 "reliability": sums.reliability(),
-                "group_sizes": {str(layout.layer): layout.num_heads // layout.num_kv_heads for layout in layouts},
+                "num_heads": {str(layout.layer): layout.num_heads for layout in layouts},
+                "num_kv_heads": {str(layout.layer): layout.num_kv_heads for layout in layouts},
                 "model_fingerprint": collector.model_fingerprint,
                 "notes": list(dict.fromkeys(notes)),
             },
@@ -191,13 +222,16 @@ class QKOVStatistics:
 class _Sums:
     """What is kept of every slice: scores of samples and of labellings, and sums by cluster, but no gradient."""
 
-    def __init__(self, num_slices, sides, names, seed, n_permutations):
+    def __init__(self, num_slices, sides, names, seed, n_permutations, n_splits):
         self.seed, self.lifts, self.left = seed, [], []
         self._sides, self._names = sides, names
         a, b = (sides[name] for name in names[:2])
         self.exchange = exchange.Exchange(num_slices, a, b, n_permutations=n_permutations, seed=seed)
         enough = min(a.number, b.number) >= map_reliability.FEWEST
-        self._maps = map_reliability.MapReliability(a, b, seed=seed) if enough else None
+        self._maps = [
+            map_reliability.MapReliability(a, b, seed=seed, estimand=estimand, n_splits=n_splits)
+            for estimand in (head_statistics.MAPS if enough else ())
+        ]
 
     def add(self, parts):
         """Take the next slice: float64 ``[samples, parameters]`` of every task, or None where all is rounding noise."""
@@ -213,48 +247,106 @@ class _Sums:
         self.left.append(jackknife.leave_out_slice(one_a, one_b, a, b, "lift"))
         if others:
             self.lifts.append(slices.log_lifts(np.concatenate([one_a, others[0]]), one_b))
-        if self._maps is not None:
-            self._maps.add(one_a, one_b, *others)
+        for one in self._maps:
+            one.add(one_a, one_b, *others)
 
     def reliability(self):
-        """Return what :class:`~qkov.statistics.Reliability` says as plain values, or None where it cannot be measured."""
-        if self._maps is None or self._maps.num_slices < 3:
-            return None
-        found = self._maps.result()
-        return {name: None if value is None or value != value else value for name, value in vars(found).items()}
-
-
-def _slices(collector, members, names, layouts, device):
-    """Walk over slices: the gradients of every task's samples in one, or None where a task's are rounding noise."""
-    options = scoring.ScoreOptions(
-        device=device, tile_elements=2**62
-    )  # a whole slice at a time: samples are normalised in it
-    sides = [scoring.Side(members[name], range(len(members[name])), options) for name in names]
-    counts = np.cumsum([len(members[name]) for name in names])[:-1]
-    everyone = [one for name in names for one in members[name]]
-    for layout in layouts:
-        means = {
-            block: [side.block_mean(layout, layout.projection(block), options) for side in sides] for block in BLOCKS
+        """Return what :class:`~qkov.statistics.Reliability` says of every map, as plain values; empty if too little."""
+        found = [one.result() for one in self._maps if one.num_slices >= 3]
+        return {
+            one.estimand: {name: None if value != value else value for name, value in vars(one).items()}
+            for one in found
         }
-        largest = [max(column) for column in zip(*means.values(), strict=True)]
-        for projection in layout.projections:
-            kind = everyone[0].factors[projection.module_name].deltas.dtype
-            dtype = torch.float64 if kind == torch.float64 else torch.float32
-            noise = any(
-                formula.is_noise(mean, most, dtype) for mean, most in zip(means[projection.block], largest, strict=True)
-            )
-            for unit in range(projection.num_units):
-                if noise:
-                    yield None
-                    continue
-                (tile,) = scoring.slice_tiles(everyone, projection, unit, options)
-                yield np.split(tile.double().cpu().numpy(), counts)
 
 
-def _clusters_of(collector, task, clusters):
-    """Read the clusters of a task: those of the collection, or what the caller gives instead."""
+def _members(collector, names):
+    """Return the samples of every task by name."""
+    if len(set(names)) < len(names):
+        raise OptionError(f"tasks {', '.join(map(repr, names))} are not all different; expected one name each.")
+    members = {name: collector.samples(name) for name in names}
+    for name, found in members.items():
+        if not found:
+            raise EmptyTaskError(f"task {name!r} holds no samples; there is nothing to test. Collect it first.")
+    return members
+
+
+def _layouts(config, layers):
+    if layers is None:
+        return config.layers
+    chosen = list(layers) if isinstance(layers, Iterable) else [layers]
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise OptionError(f"layers is {chosen}; expected at least one layer, each once, or None for all.")
+    return tuple(sorted((config.layer(layer) for layer in chosen), key=lambda layout: layout.layer))
+
+
+def _noise_blocks(layout, tasks, options):
+    """Return the blocks of a layer in which a task's gradient is what rounding leaves of 0."""
+    sides = [scoring.Side(members, (), options) for members in tasks]
+    means = {one.block: [side.block_mean(layout, one, options) for side in sides] for one in layout.projections}
+    largest = [max(column) for column in zip(*means.values(), strict=True)]
+    found = []
+    for projection in layout.projections:
+        kinds = {one.factors[projection.module_name].deltas.dtype for side in sides for one in side.members}
+        dtype = torch.float64 if kinds == {torch.float64} else torch.float32
+        pairs = zip(means[projection.block], largest, strict=True)
+        if any(formula.is_noise(mean, most, dtype) for mean, most in pairs):
+            found.append(projection.block)
+    return found
+
+
+def slice_gradients(tasks, projection, unit, options):
+    """Build one slice of every sample, float64 ``[samples, parameters]`` for each task."""
+    (tile,) = scoring.slice_tiles([one for members in tasks for one in members], projection, unit, options)
+    counts = np.cumsum([len(members) for members in tasks])[:-1]
+    return np.split(tile.cpu().double().numpy(), counts)
+
+
+def _require_known(clusters, names):
+    """Refuse what is neither None, "iid" nor a mapping by task."""
+    if clusters is None or (isinstance(clusters, str) and clusters == units.IID):
+        return
+    if not isinstance(clusters, Mapping):
+        raise StatisticsError(
+            f"clusters is {clusters!r:.80}; expected 'iid', or {{task: 'iid' or {{sample id: label}}}}, or None for the "
+            "labels given at collection."
+        )
+    if unknown := [name for name in clusters if name not in names]:
+        raise StatisticsError(
+            f"clusters are given for {unknown[0]!r}, which is none of the tested tasks {', '.join(map(repr, names))}."
+        )
+
+
+def _few_clusters(sides):
+    """Say, and warn, where a task has few clusters."""
+    fewest = min(sides, key=lambda name: sides[name].number)
+    number = sides[fewest].number
+    if number < intervals.FEW_CLUSTERS:
+        sentence = (
+            f"Task {fewest!r} has {number} independent clusters; below {intervals.FEW_CLUSTERS} the intervals' errors are "
+            "themselves uncertain."
+        )
+        warnings.warn(sentence, StatisticsWarning, stacklevel=4)
+        yield sentence
+    if number < ENOUGH_CLUSTERS:
+        yield (
+            f"Task {fewest!r} has {number} independent clusters; with fewer than {ENOUGH_CLUSTERS} a real difference is "
+            "often missed, so that a slice that does not survive says little."
+        )
+
+
+def task_clusters(collector, task, clusters=None):
+    """Read the clusters of a task: those of the collection, or what the caller gives instead.
+
+    Args:
+        collector: Holds the samples.
+        task: A collected task.
+        clusters: As for :meth:`QKOVStatistics.test_heatmap`.
+
+    Returns:
+        :class:`~qkov.statistics.clusters.Clusters`.
+    """
     stored = collector.clusters(task)
-    given = clusters.get(task) if isinstance(clusters, dict) else clusters
+    given = clusters.get(task) if isinstance(clusters, Mapping) else clusters
     if given is None:
         given = list(stored.values())
         if all(label is None for label in given):
@@ -262,11 +354,13 @@ def _clusters_of(collector, task, clusters):
                 f"task {task!r} was collected without clusters. Give them to collect_fisher(..., clusters=...), or here as "
                 f"clusters={{{task!r}: {{sample id: label}}}}, or say 'iid' if its samples are independent of each other."
             )
-    elif not isinstance(given, str):
+    elif isinstance(given, Mapping):
         missing = [sample_id for sample_id in stored if sample_id not in given]
         if missing:
             raise StatisticsError(f"clusters of task {task!r} name no label for sample {missing[0]!r}.")
         given = [given[sample_id] for sample_id in stored]
+    elif not isinstance(given, str):
+        raise StatisticsError(f"clusters of task {task!r} are {given!r:.80}; expected 'iid' or {{sample id: label}}.")
     return units.read_clusters(given, len(stored), f"task {task!r}")
 
 

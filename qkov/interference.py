@@ -79,7 +79,7 @@ class QKOVInterferenceMetric:
             ridge_lambda_rel=ridge_lambda_rel,
             ema_decay=collector.ema_decay,
             tile_elements=tile_elements,
-            device=_device(computation_device),
+            device=scoring.checked_device(computation_device),
         )
         if collector.config is not None and collector.config != config:
             raise errors.ModelChangedError(
@@ -321,20 +321,6 @@ def _warn_if_damped(result):
             "normalised. Leave epsilon and ridge_lambda unset for relative damping, or rescale the loss.",
             errors.DampingWarning, stacklevel=3,
         )  # fmt: skip
-
-
-def _device(name):
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except (RuntimeError, TypeError) as error:
-        raise errors.OptionError(
-            f"computation_device={name!r} is not known; expected 'cpu', 'cuda', 'auto'."
-        ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise errors.OptionError("computation_device='cuda', but torch finds no CUDA device. Use 'cpu' or 'auto'.")
-    return str(device)
 
 
 def _limit(count, most):

@@ -30,13 +30,18 @@ def checked_numbers(numbers, name):
     return checked
 
 
-def checked_attributes(attributes, *, pairs):
+def plain_json(attributes):
+    """Return a copy of attributes as JSON gives it back: tuples become lists now, not on loading."""
     try:
-        checked = json.loads(result_file.canonical_json(dict(attributes)))  # tuples become lists now, not on loading
+        return json.loads(result_file.canonical_json(dict(attributes)))
     except (TypeError, ValueError) as error:
         raise errors.OptionError(
             f"attributes cannot be written as JSON: {error}. Use str, int, finite float, list."
         ) from error
+
+
+def checked_attributes(attributes, *, pairs):
+    checked = plain_json(attributes)
     checked.setdefault("conflict_order", "descending")
     if checked["conflict_order"] not in ("descending", "ascending"):
         raise errors.OptionError(

@@ -105,37 +105,6 @@ def plot_heatmap(heatmap):
     )
 
 
-def plot_statistics(found, *, alpha, criterion):
-    """Draw the effect of the main test on every slice, with a dot where it survives.
-
-    Args:
-        found: A :class:`qkov.head_statistics.HeadStatistics`.
-        alpha: Level.
-        criterion: "p_maxt", "q" or "p".
-
-    Returns:
-        The figure.
-    """
-    facts, test = found.attributes, found.main_test
-    maps, layers = found.maps(f"{test}_effect")
-    levels, _ = found.maps(f"{test}_{criterion}")
-    if test == "source":
-        maps = {block: np.log(values) for block, values in maps.items()}
-    marks = {block: values <= alpha for block, values in levels.items()}
-    against = f", against {facts['reference_task']}" if facts["reference_task"] else ""
-    rule = {"p_maxt": "family-wise p", "q": "false discovery rate q", "p": "p of a single slice"}[criterion]
-    return plot_maps(
-        maps,
-        layers=layers,
-        title=f"{facts['task_a']} (A) into {facts['task_b']} (B){against}\ndot: {rule} <= {alpha}",
-        unit=f"log {facts['tests'][test]['effect']}" if test == "source" else facts["tests"][test]["effect"],
-        kind="diverging",
-        scale="shared",
-        note=f"A dot says: {facts['tests'][test]['claim']}.",
-        marks=marks,
-    )
-
-
 def _tasks(heatmap):
     return ("A", heatmap.task_a, heatmap.sample_a), ("B", heatmap.task_b, heatmap.sample_b)
 
@@ -156,6 +125,7 @@ def plot_maps(
     sign="",
     empty="",
     marks=None,
+    absent="Grey: the model has no such slice.",
 ):
     """Draw one layer-by-head panel for each map.
 
@@ -174,7 +144,8 @@ def plot_maps(
         note: Below all panels, framed: what a reader must know not to misread the picture.
         sign: What the sign means, below all panels.
         empty: If not empty, shown in each panel instead of values.
-        marks: Panel name to bool of the shape of its map: where to put a dot.
+        marks: Panel name to bool of the shape of its map: where to put a dot; a kv head of K or V has one.
+        absent: What grey stands for, where there is any.
 
     Returns:
         The figure.
@@ -202,11 +173,13 @@ def plot_maps(
         image = _draw_cells(panel, values, norm, DIVERGING if kind == "diverging" else SEQUENTIAL)
         grid.label(panel, spans=name in ("K", "V") or maps[name].shape != values.shape)
         if marks is not None:
-            places = np.array(list(grid.middles(np.asarray(marks[name], bool)))).reshape(-1, 2)
+            marked = grid.on_query_heads(name, np.asarray(marks[name], np.float64)) == 1
+            shared = name in ("K", "V") or maps[name].shape != values.shape
+            places = np.array(list(grid.middles(marked, shared=shared))).reshape(-1, 2)
             panel.scatter(*places.T, s=26, marker="o", facecolors="white", edgecolors="black", linewidths=0.8)
         if not empty:
             _colour_bar(figure, image, panel, unit)
-    absent = "Grey: the model has no such slice." if np.isnan(everything).any() and not empty else ""
+    absent = absent if np.isnan(everything).any() and not empty else ""
     _surround(figure, title, [text for text in (f"Sign: {sign}." if sign else "", absent, note) if text], framed=note)
     return figure
 
@@ -231,11 +204,12 @@ class _LabelGrid:
             )
         return np.where(self.kv_index >= 0, np.take_along_axis(values, np.maximum(self.kv_index, 0), 1), np.nan)
 
-    def middles(self, marked):
-        """Where the marked cells of a map have their middles, as pairs of column and row; a kv head is one cell."""
-        for row, unit in np.argwhere(marked):
-            served = [unit] if marked.shape[1] == len(self.heads) else np.flatnonzero(self.kv_index[row] == unit)
-            yield float(np.mean(served)), int(row)
+    def middles(self, marked, *, shared):
+        """Where marked cells ``[layers, heads]`` have their middles, as (column, row); a kv head, if shared, is one cell."""
+        for row, heads in enumerate(marked):
+            cells = self.kv_index[row] if shared else np.arange(len(heads))
+            for cell in np.unique(cells[heads]):
+                yield float(np.flatnonzero(cells == cell).mean()), row
 
     def _common_row(self):
         """The row of ``kv_index`` that all layers with K and V of their own share, or None."""

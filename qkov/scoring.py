@@ -89,6 +89,19 @@ class Side:
         return total / (projection.num_units * num_parameters(projection, options))
 
 
+def checked_device(name):
+    """Return the name of a device that torch can use; "auto" takes CUDA where it is."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(f"computation_device={name!r} is not known; expected 'cpu', 'cuda', 'auto'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise OptionError("computation_device='cuda', but torch finds no CUDA device. Use 'cpu' or 'auto'.")
+    return str(device)
+
+
 def num_parameters(projection, options):
     """Number of parameters of one slice of a projection."""
     rows, columns = projection.weight_shape
@@ -109,9 +122,47 @@ def score_slice(side_a, side_b, layout, projection, unit, options):
     """
     means = [side.block_mean(layout, projection, options) for side in (side_a, side_b)]
     largest = [max(side.block_mean(layout, one, options) for one in layout.projections) for side in (side_a, side_b)]
-    head_fisher = _head_fisher(side_a, side_b, projection, unit, options)
     total = torch.zeros(len(side_a.rows), len(side_b.rows), dtype=torch.float64)
     spectrum = []
+    for tile in factor_tiles(side_a, side_b, layout, projection, unit, options):
+        total += formula.pair_scores(tile.left, tile.right).double().cpu()
+        spectrum.append(tile.fisher.expand(tile.left.shape[1]).double().cpu())
+    dtype = tile.h_a.dtype
+    if _is_noise(means, largest, dtype, options):
+        total.zero_()  # 0 / 0 by definition 0, and noise over noise: there is nothing to weigh
+    if not torch.isfinite(total).all():
+        raise NonFiniteError(
+            f"scores of layer {layout.layer}, block {projection.block}, slice {unit} are NaN or infinite: gradients or their "
+            f"squares leave the range of {dtype}. Scale the loss down, or collect in float64."
+        )
+    size = num_parameters(projection, options)
+    epsilon = formula.SEED_EPSILON if options.epsilon is None else options.epsilon
+    values = torch.cat(spectrum)
+    # In float64: a float32 D keeps nothing of a damping 1e-8 times as large as F.
+    health = fisher.slice_health(values, _damp(values, _owner_mean(means, options), options), epsilon)
+    return SliceScores(formula.aggregate_scores(total, size, options.aggregate), size, health)
+
+
+@dataclass(frozen=True)
+class FactorTile:
+    """Some parameters of a slice: a score is the sum over k of ``left_ik right_jk``.
+
+    Attributes:
+        left: ``[rows of A, tile]``. right: ``[rows of B, tile]``.
+        h_a: Normalised gradients of all samples of A, ``[samples, tile]``.
+        fisher: F before damping, ``[tile]``, or ``[1]`` for one value per slice.
+    """
+
+    left: torch.Tensor
+    right: torch.Tensor
+    h_a: torch.Tensor
+    fisher: torch.Tensor
+
+
+def factor_tiles(side_a, side_b, layout, projection, unit, options):
+    """Yield the two factors of the scores of a slice over its parameters; arguments as for :func:`score_slice`."""
+    means = [side.block_mean(layout, projection, options) for side in (side_a, side_b)]
+    head_fisher = _head_fisher(side_a, side_b, projection, unit, options)
     for grad_a, grad_b in _pair_tiles(side_a, side_b, projection, unit, options):
         h_a, h_b = (
             formula.normalise(grad, side.tokens, options.contribution_normalisation)
@@ -130,21 +181,7 @@ def score_slice(side_a, side_b, layout, projection, unit, options):
             side_b.tokens[side_b.rows],
             options.normalize_gj,
         )
-        total += formula.pair_scores(left, right).double().cpu()
-        spectrum.append(chosen.expand(grad_a.shape[1]).double().cpu())
-    if _is_noise(means, largest, grad_a.dtype, options):
-        total.zero_()  # 0 / 0 by definition 0, and noise over noise: there is nothing to weigh
-    if not torch.isfinite(total).all():
-        raise NonFiniteError(
-            f"scores of layer {layout.layer}, block {projection.block}, slice {unit} are NaN or infinite: gradients or their "
-            f"squares leave the range of {grad_a.dtype}. Scale the loss down, or collect in float64."
-        )
-    size = num_parameters(projection, options)
-    epsilon = formula.SEED_EPSILON if options.epsilon is None else options.epsilon
-    values = torch.cat(spectrum)
-    # In float64: a float32 D keeps nothing of a damping 1e-8 times as large as F.
-    health = fisher.slice_health(values, _damp(values, _owner_mean(means, options), options), epsilon)
-    return SliceScores(formula.aggregate_scores(total, size, options.aggregate), size, health)
+        yield FactorTile(left, right, h_a, chosen)
 
 
 def slice_tiles(members, projection, unit, options):

@@ -39,3 +39,15 @@ def test_laws_hold_on_the_gpu():
     model = builders.build_model("llama", dtype=torch.float64).to("cuda")
     results = qkov.check_model(model, BATCHES["a"], BATCHES["b"], progress=False)
     assert [str(result) for result in results if result.status == "failed"] == []
+
+
+@pytest.mark.filterwarnings("ignore::qkov.errors.StatisticsWarning")
+def test_tests_agree_with_the_cpu():
+    found = [
+        qkov.QKOVStatistics(n_permutations=9, n_splits=2).test_heatmap(
+            collect_on(device, "llama"), "a", "b", clusters="iid", seed=1, computation_device=device, progress=False
+        )
+        for device in ("cpu", "cuda")
+    ]
+    for name in ("exchange_effect", "lift", "lift_low"):
+        np.testing.assert_allclose(found[1].columns[name], found[0].columns[name], rtol=D3, atol=D3)

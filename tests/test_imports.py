@@ -34,7 +34,7 @@ LEVELS = (
     ("layout",),
     ("sample_rows", "gradients", "scoring"),
     ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap", "head_statistics"),
-    ("interference", "inference"),
+    ("interference", "inference", "top_pairs"),
     ("checks",),
     ("inspection", "cli", "__main__"),
 )

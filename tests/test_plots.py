@@ -140,6 +140,36 @@ def test_maps_with_given_sharing():
     assert [label.get_text() for label in value.get_xticklabels()] == ["3", "9"]
 
 
+def dots(axes):
+    """Places of a panel's marks, as (column, row)."""
+    (points,) = [one for one in axes.collections if len(getattr(one, "get_sizes", list)())]
+    return [tuple(place) for place in np.asarray(points.get_offsets()).tolist()]
+
+
+def test_marks_stand_in_the_middle_of_their_cells():
+    maps = {"Q": np.ones((2, 4)), "K": np.ones((2, 2)), "V": np.ones((2, 4))}
+    marks = {"Q": np.eye(2, 4), "K": [[False, True], [True, True]], "V": [[0, 0, 1, 1], [0, 0, 0, 0]]}
+    query, key, value = panels(plots.plot_maps(maps, marks=marks))
+    assert dots(query) == [(0, 0), (1, 1)]
+    assert dots(key) == [(2.5, 0), (0.5, 1), (2.5, 1)]
+    assert dots(value) == [(2.5, 0)]  # on query heads: still one kv head, and one dot
+    assert not any(len(getattr(one, "get_sizes", list)()) for one in panels(plots.plot_maps(maps))[0].collections)
+
+
+def test_a_kv_head_has_one_dot_where_layers_share_differently():
+    kv_index = np.array([[0, 0, 1, 1], [0, 1, 1, -1]])
+    marks = {"Q": np.ones((2, 4)), "K": [[1, 1, 0, 0], [0, 1, 1, 0]]}
+    query, key = panels(plots.plot_maps({"Q": np.ones((2, 4)), "K": np.ones((2, 4))}, kv_index=kv_index, marks=marks))
+    assert len(dots(query)) == 8
+    assert dots(key) == [(0.5, 0), (1.5, 1)]
+
+
+def test_grey_is_explained_as_the_caller_says():
+    values = np.array([[1.0, np.nan]])
+    assert "Grey: not tested." in texts(plots.plot_maps({"Q": values}, absent="Grey: not tested."))
+    assert "Grey" not in texts(plots.plot_maps({"Q": np.ones((1, 2))}, absent="Grey: not tested.", note="N"))
+
+
 @pytest.mark.parametrize("kind", ["sequential", "diverging"])
 def test_all_zero_maps_have_a_colour_range(kind):
     (axes,) = panels(plots.plot_maps({"Q": np.zeros((1, 1))}, kind=kind))

@@ -10,7 +10,7 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("rest", ["", *BLOCKS[1:]], ids=["example", "check_model", "pytest"])
+@pytest.mark.parametrize("rest", ["", *BLOCKS[1:]], ids=["example", "statistics", "check_model", "pytest"])
 def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -19,6 +19,10 @@ def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
     assert "sample_i" in capsys.readouterr().out
     names["batch_a"], names["batch_b"] = ({"input_ids": names[task]["input_ids"][:3, :7]} for task in ("math", "code"))
     exec(compile(rest, "README.md", "exec"), names)
+    if "QKOVStatistics" in rest:
+        assert re.search(r"A is 'math', B is 'code', R is 'chat'\. In \d+ of 40 tested slices", capsys.readouterr().out)
+        assert (tmp_path / "survivors.png").stat().st_size > 1000
+        assert names["qkov"].load_statistics("found.safetensors") == names["found"]
     if "check_model" in rest:
         assert capsys.readouterr().out.count("passed") > 20
     if "parametrize" in rest:
@@ -27,6 +31,10 @@ def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
 
 def test_example_has_at_most_12_lines_of_code():
     assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 12
+
+
+def test_example_of_tests_has_8_lines():
+    assert len(BLOCKS[1].splitlines()) == 8
 
 
 def test_the_two_commands_are_those_of_continuous_integration():

@@ -6,6 +6,7 @@ one call that runs them on a collector.
 """
 
 from .alignment import Alignment, alignment_exploratory
+from .cluster_mass import ClusterMass, test_cluster_mass
 from .conformal import ConformalSamples, conformal_samples
 from .effects import CrossWithin, SourceEffect, cross_within, source_effect
 from .exchange import test_exchange
@@ -18,6 +19,7 @@ from .source import test_source
 
 __all__ = [
     "Alignment",
+    "ClusterMass",
     "ConformalSamples",
     "Contrast",
     "CrossWithin",
@@ -34,6 +36,7 @@ __all__ = [
     "head_contrast",
     "reliability",
     "source_effect",
+    "test_cluster_mass",
     "test_exchange",
     "test_layers",
     "test_source",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import StatisticsError
-from . import relabelings, slices, splits
+from . import multiplicity, relabelings, slices, splits
 
 _NOTE = (
     "exploratory: parameters are not exchangeable, and no permutation of them is a valid null (free permutations reject up to "
@@ -20,7 +21,7 @@ class Alignment:
     """How far the logs of two Fisher diagonals go together.
 
     Attributes:
-        correlation: Of ``log F_A`` and ``log F_B`` over parameters, ``[slices]``.
+        correlation: Of ``log F_A`` and ``log F_B`` over parameters, ``[slices]``; NaN where one is constant.
         p_exploratory: Share of permutations of rows with as large a correlation; see ``note``.
         n_permutations, seed: Of the permutations.
         note: Why this is no test.
@@ -55,13 +56,12 @@ def alignment_exploratory(g_a, g_b, *, seed, width=None, n_permutations=999):
     for one_a, one_b in slices.by_slice(g_a=g_a, g_b=g_b):
         size = one_a.shape[1]
         rows = size if width is None else width
-        if not isinstance(rows, int) or rows < 1 or size % rows:
+        if isinstance(rows, bool) or not isinstance(rows, numbers.Integral) or rows < 1 or size % rows:
             raise StatisticsError(f"width={width!r}; expected a divisor of the {size} parameters of a slice.")
         logs = [np.log(slices.damped(np.square(slices.unit(one)).mean(0))).reshape(rows, -1) for one in (one_a, one_b)]
-        words = np.random.Philox(key=[seed % 2**64, 8]).random_raw(number * rows).reshape(number, rows)
-        orders = np.argsort(words, axis=1, kind="stable")
+        orders = np.argsort(relabelings.raw_words(number, rows, seed, stream=8), axis=1, kind="stable")
         observed = splits.correlation(logs[0].ravel(), logs[1].ravel())
         null = np.array([splits.correlation(logs[0].ravel(), logs[1][order].ravel()) for order in orders])
         found.append(observed)
-        p.append((1 + int((null >= observed).sum())) / (1 + number))
+        p.append(multiplicity.permutation_p(np.array([observed]), null[:, None])[0])
     return Alignment(np.array(found), np.array(p), number, seed)

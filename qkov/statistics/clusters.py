@@ -43,6 +43,8 @@ class Clusters:
 
     def sums(self, values):
         """Add ``[samples, ...]`` within clusters, ``[clusters, ...]``."""
+        if self.number == len(self.codes):  # codes count up in the order of first appearance
+            return np.array(values, dtype=np.float64)
         total = np.zeros((self.number, *values.shape[1:]))
         np.add.at(total, self.codes, values)
         return total
@@ -68,8 +70,13 @@ def read_clusters(clusters, num_samples, name, *, minimum=2):
             )
         found = Clusters(np.arange(num_samples), None)
     else:
-        given = None if clusters is None else list(np.asarray(clusters, dtype=object).ravel())
-        if given is None or any(label is None for label in given):
+        given = None if clusters is None else np.asarray(clusters, dtype=object)
+        if given is not None and given.ndim != 1:
+            raise StatisticsError(
+                f"clusters of {name} have shape {given.shape}; expected one label per sample, an int or a string each."
+            )
+        # A label that is not itself is NaN: how a table says that there is none.
+        if given is None or any(label is None or label != label for label in given):
             raise StatisticsError(
                 f"clusters of {name} are not known for every sample; expected one label per sample (its document or "
                 "template), or the word 'iid' if samples are independent of each other."

@@ -60,9 +60,9 @@ def conformal_samples(scores_a, scores_r, *, q=0.1):
         raise StatisticsError(f"{len(scores_a)} samples and {len(scores_r)} of the reference; expected some of both.")
     if not (np.isfinite(scores_a).all() and np.isfinite(scores_r).all()):
         raise NonFiniteError("a score is NaN or infinite. Leave out samples without a gradient.")
-    counts = multiplicity.reaches(scores_r[None], scores_a[:, None]).sum(1)
+    counts = np.array([multiplicity.reaches(scores_r, one).sum(0) for one in scores_a])
     p = (1.0 + counts) / (1 + len(scores_r))
-    if 1 / (1 + len(scores_r)) * p.size > q:
+    if p.size / (1 + len(scores_r)) > q * (1 + 1e-12):
         warnings.warn(
             f"one sample among {p.size} cannot be selected by itself at q = {q}: the smallest possible p is "
             f"{1 / (1 + len(scores_r)):.3g}. Collect a larger reference.",

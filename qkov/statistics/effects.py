@@ -36,7 +36,7 @@ class CrossWithin:
     Attributes:
         log_ratio: :math:`\log(\overline{AB} / \sqrt{\overline{AA}\,\overline{BB}})` of pair scores over different
             clusters; 0: samples of the other task are as similar as one's own.
-        similarity: Correlation over parameters of the mean sensitivities of A and B.
+        similarity: Correlation over parameters of the mean squares :math:`\overline{\hat g^2}` of A and B.
         ceiling: The largest that noise lets it be: the geometric mean of both tasks' split-half correlations, stepped up
             to full length (Spearman-Brown), averaged over splits; NaN where a split half does not correlate at all.
         of_ceiling: ``similarity / ceiling``.
@@ -81,6 +81,7 @@ def effect_of_lifts(lifts, a, r, *, level=0.95):
     errors = of_a.var(0, ddof=1) / a.number, of_r.var(0, ddof=1) / r.number
     with np.errstate(invalid="ignore", divide="ignore"):
         df = (errors[0] + errors[1]) ** 2 / (errors[0] ** 2 / (a.number - 1) + errors[1] ** 2 / (r.number - 1))
+    df = np.where(np.isnan(df), min(a.number, r.number) - 1, df)  # no spread at all: the interval is a point
     half = stats.t.ppf((1 + level) / 2, df) * np.sqrt(errors[0] + errors[1])
     above = of_a[:, None] - of_r[None]
     wins = np.where(np.isnan(above), np.nan, (above > 0) + 0.5 * (above == 0)).mean((0, 1))

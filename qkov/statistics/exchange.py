@@ -25,8 +25,8 @@ def test_exchange(g_a, g_b, *, clusters_a, clusters_b, statistic="sym", n_permut
               asym = \overline{AB} - \overline{BA}
 
     of the scores :math:`S_{ij}` of :func:`qkov.statistics.slices.pair_scores`, averaged over pairs of samples of
-    different clusters. Each slice is divided by the standard deviation of its statistic over relabelings drawn apart, so
-    that max-T compares like with like.
+    different clusters. Each slice is divided by the standard deviation of its statistic over relabelings drawn apart (for
+    sym, their mean is taken off first), so that max-T compares like with like.
 
     Args:
         g_a, g_b: Gradients, ``[samples, slices, parameters]``, or a list of ``[samples, parameters]``.
@@ -50,7 +50,7 @@ def test_exchange(g_a, g_b, *, clusters_a, clusters_b, statistic="sym", n_permut
     a = read_clusters(clusters_a, slices.num_samples("g_a", g_a), "task A")
     b = read_clusters(clusters_b, slices.num_samples("g_b", g_b), "task B")
     require_disjoint(a, b, "task A", "task B")
-    test = Exchange(slices.num_slices(g_a), a, b, statistic=statistic, n_permutations=n_permutations, seed=seed)
+    test = Exchange(slices.num_slices("g_a", g_a), a, b, statistic=statistic, n_permutations=n_permutations, seed=seed)
     for pair in slices.by_slice(g_a=g_a, g_b=g_b):
         test.add(slices.pair_scores(np.concatenate(pair)))
     return test.result()
@@ -96,7 +96,9 @@ class Exchange:
         form = pair_forms.PairForm.of(pairs, self._codes)
         value = form.sym if self._statistic == "sym" else form.asym
         spread = value(self._apart)
-        centre, scale = spread.mean(), spread.std()
+        # "asym" is centred already: swapping both tasks negates it, and its sign is the direction.
+        centre = spread.mean() if self._statistic == "sym" else 0.0
+        scale = np.sqrt(np.square(spread - centre).mean())
         if not scale > 1e-12 * np.abs(spread).max():
             return
         self._observed[one] = (value(self._given)[0] - centre) / scale
@@ -142,6 +144,7 @@ def effect(pairs, codes, num_a, statistic):
         name: pairs[np.ix_(rows, columns)][apart[np.ix_(rows, columns)]].mean()
         for name, rows, columns in (("AA", is_a, is_a), ("BB", ~is_a, ~is_a), ("AB", is_a, ~is_a), ("BA", ~is_a, is_a))
     }
+    logs = {name: slices.log(mean) for name, mean in means.items()}
     if statistic == "asym":
-        return np.log(means["AB"] / means["BA"])
-    return np.log((means["AB"] + means["BA"]) / 2) - np.log(means["AA"] * means["BB"]) / 2
+        return logs["AB"] - logs["BA"]
+    return slices.log((means["AB"] + means["BA"]) / 2) - (logs["AA"] + logs["BB"]) / 2

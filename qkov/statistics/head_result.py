@@ -100,10 +100,10 @@ def assemble(observed, effect, null, relabelings, *, alternative, symmetric, see
     if num_tested < len(observed):
         said.append(
             f"{len(observed) - num_tested} of {len(observed)} slices are not tested: a sample has no gradient there, or "
-            "all samples have the same score."
+            "they score 0 or all the same."
         )
     for sentence in said:
-        warnings.warn(sentence, StatisticsWarning, stacklevel=3)
+        warnings.warn(sentence, StatisticsWarning, stacklevel=4)  # who called the test, not the test
     return HeadTest(
         statistic=observed,
         effect=effect,
@@ -126,7 +126,7 @@ def _impossible(num_tested, least, relabelings):
     more = "no more relabelings exist: collect more clusters" if relabelings.exhaustive else "ask for more permutations"
     if least > ALPHA:
         yield f"no slice can reach p <= {ALPHA}: the smallest possible p is {least:.3g}; {more}."
-    elif num_tested and least * num_tested > ALPHA:
+    elif num_tested and least * num_tested > ALPHA * (1 + 1e-12):  # 1 / 60 * 3 is more than 0.05 by rounding alone
         yield (
             f"a single slice out of {num_tested} cannot reach q <= {ALPHA} by itself: the smallest possible p is "
             f"{least:.3g}, and one rejection needs {ALPHA / num_tested:.3g}; {more}."

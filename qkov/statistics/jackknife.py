@@ -2,11 +2,13 @@ r"""Leave one cluster out, on both sides of a comparison: estimates of scores, t
 
 Three sums over samples say everything about the score of a slice: :math:`\sum_A \hat g^2`, :math:`\sum_B \hat g^2` and
 :math:`\sum_B |\hat g|`. Without one cluster they are smaller by its share, and F, which is pooled over both tasks, is
-fitted again. All on the log scale:
+fitted again. With :math:`\theta` the score and :math:`f = \log \theta`:
 
 .. math:: V = \sum_{sides} \frac{G-1}{G} \sum_g (f_{-g} - \bar f)^2, \quad
-          f_{bc} = f - \sum_{sides} (G-1) (\bar f - f), \quad
+          \theta_{bc} = \theta - \sum_{sides} (G-1) (\bar \theta - \theta), \quad
           df = \frac{V^2}{V_A^2 / (G_A - 1) + V_B^2 / (G_B - 1)}
+
+where a bar is the mean over clusters left out. A contrast, a sum of several f, is corrected as :math:`\theta` is.
 """
 
 from __future__ import annotations
@@ -44,19 +46,30 @@ class LeftOut:
         """Return weighted sums over slices, ``[contrasts]`` for weights ``[contrasts, slices]``."""
         return LeftOut(weights @ self.full, self.without_a @ weights.T, self.without_b @ weights.T)
 
-    def summary(self):
-        """Return bias-corrected estimates, their variances and degrees of freedom, each ``[slices]``."""
-        corrected, variances, dofs = self.full.copy(), [], []
+    def scores(self):
+        r"""Return bias-corrected scores :math:`\theta_{bc}`, ``[slices]``; NaN where the bias is as large as the score."""
+        corrected = _corrected(*(np.exp(logs) for logs in (self.full, self.without_a, self.without_b)))
+        return np.where(corrected > 0, corrected, np.nan)
+
+    def logs(self):
+        """Return bias-corrected log scores, or contrasts of them, ``[slices]``."""
+        return _corrected(self.full, self.without_a, self.without_b)
+
+    def error(self):
+        """Return the variances V of log scores and their degrees of freedom, each ``[slices]``."""
+        variances, dofs = [], []
         for without in (self.without_a, self.without_b):
             count = len(without)
-            centre = without.mean(0)
-            corrected -= (count - 1) * (centre - self.full)
-            variances.append((count - 1) / count * np.square(without - centre).sum(0))
+            variances.append((count - 1) / count * np.square(without - without.mean(0)).sum(0))
             dofs.append(count - 1)
         variance = variances[0] + variances[1]
         with np.errstate(invalid="ignore", divide="ignore"):
             dof = variance**2 / sum(one**2 / count for one, count in zip(variances, dofs, strict=True))
-        return corrected, variance, np.where(np.isnan(dof), float(min(dofs)), dof)
+        return variance, np.where(np.isnan(dof), float(min(dofs)), dof)
+
+
+def _corrected(full, *sides):
+    return full - sum((len(without) - 1) * (without.mean(0) - full) for without in sides)
 
 
 def leave_out(g_a, g_b, a, b, estimand):
@@ -71,7 +84,7 @@ def leave_out(g_a, g_b, a, b, estimand):
         estimand: One of :data:`ESTIMANDS`.
 
     Returns:
-        :class:`LeftOut`; NaN for a slice in which a sample has no gradient.
+        :class:`LeftOut`; NaN for a slice in which a sample has no gradient, or whose score is 0.
     """
     return LeftOut.of([leave_out_slice(*pair, a, b, estimand) for pair in slices.by_slice(g_a=g_a, g_b=g_b)], a)
 
@@ -84,7 +97,7 @@ def leave_out_slice(one_a, one_b, a, b, estimand):
     parts = _Sums(
         a.sums(np.square(unit_a)), b.sums(np.square(unit_b)), b.sums(np.abs(unit_b)), a.sizes, b.sizes, estimand
     )
-    return np.log([parts.score(), *parts.scores_without_a(), *parts.scores_without_b()])
+    return slices.log(np.array([parts.score(), *parts.scores_without_a(), *parts.scores_without_b()]))
 
 
 class _Sums:

@@ -16,7 +16,8 @@ class LayerTest:
 
     Attributes:
         layers: Their labels, sorted.
-        statistic: Mean over the slices of the layer, ``[layers]``; NaN where none was tested.
+        statistic: Mean over the slices of the layer, ``[layers]``, turned so that large values speak against the null
+            (absolute values for "two-sided", the sign changed for "less"); NaN where none was tested.
         p, q_bh, p_maxt: As in :class:`~qkov.statistics.head_result.HeadTest`, over layers.
         null_statement: What a small p speaks against.
     """

@@ -23,10 +23,10 @@ class Reliability:
         reliability: Correlation over slices of the log maps of two halves of both tasks' clusters, averaged over splits
             and stepped up to the full number of samples.
         half: The same before it is stepped up.
-        norm_correlation: Correlation over slices of the log map with the log L1 norm of B's mean gradient: near 1 or -1,
-            the map mostly shows where B's gradient is large.
+        norm_correlation: Correlation over slices of the log map with the log of the mean L1 norm of B's gradients: near 1
+            or -1, the map mostly shows where B's gradients are large.
         swap_change: 1 minus the correlation over slices of the map with that of another task in A's place: near 0, the map
-            is not about A. None without another task.
+            is not about A. None without another task, NaN where it has gradients in fewer than three of the slices.
         num_slices: Slices that entered.
         estimand: "mean", "lift" or "marginal".
     """
@@ -42,6 +42,8 @@ class Reliability:
 ESTIMANDS = (*jackknife.ESTIMANDS, "marginal")
 FEWEST = 4
 """Clusters per task, so that both halves of a split have two."""
+FEWEST_SLICES = 3
+"""A correlation over two slices is 1 or -1 whatever they hold."""
 
 
 def reliability(g_a, g_b, *, clusters_a, clusters_b, seed, g_other=None, estimand="lift", n_splits=100):
@@ -90,18 +92,28 @@ class MapReliability:
         self._maps, self._first, self._second, self._norms, self._swapped = [], [], [], [], []
 
     def add(self, one_a, one_b, one_other=None):
-        """Take the next slice, ``[samples, parameters]`` of every task; one in which a sample has no gradient is left out."""
+        """Take the next slice, ``[samples, parameters]`` of every task.
+
+        It is left out where a sample has no gradient, or the tasks, or halves of them, share no parameter.
+        """
         of_a, of_b = _Sums.of(one_a, self._a), _Sums.of(one_b, self._b)
         if of_a.dead or of_b.dead:
             return
-        score, map_of = self._estimand, _map
-        self._maps.append(map_of(of_a.all(), of_b.all(), score))
-        self._first.append([map_of(of_a.part(x), of_b.part(y), score) for x, y in self._halves])
-        self._second.append([map_of(of_a.part(~x), of_b.part(~y), score) for x, y in self._halves])
+        score = self._estimand
+        every_a, every_b = (np.ones(side.number, dtype=bool) for side in (self._a, self._b))
+        whole = _map(of_a, every_a, of_b, every_b, score)
+        first = [_map(of_a, x, of_b, y, score) for x, y in self._halves]
+        second = [_map(of_a, ~x, of_b, ~y, score) for x, y in self._halves]
+        if np.isnan([whole, *first, *second]).any():
+            return
+        self._maps.append(whole)
+        self._first.append(first)
+        self._second.append(second)
         self._norms.append(np.log(np.abs(one_b).mean(0).sum()))
         if one_other is not None:
-            other = _Sums.of(one_other, read_clusters("iid", len(one_other), "the other task"))
-            self._swapped.append(np.nan if other.dead else map_of(other.all(), of_b.all(), score))
+            others = read_clusters("iid", len(one_other), "the other task")
+            other, every = _Sums.of(one_other, others), np.ones(others.number, dtype=bool)
+            self._swapped.append(np.nan if other.dead else _map(other, every, of_b, every_b, score))
 
     @property
     def num_slices(self):
@@ -110,22 +122,28 @@ class MapReliability:
 
     def result(self):
         """Return the :class:`Reliability` of the slices taken so far."""
-        if len(self._maps) < 3:
+        if len(self._maps) < FEWEST_SLICES:
             raise ShapeError(
-                f"{len(self._maps)} slices have a gradient of every sample; a correlation needs at least three."
+                f"{len(self._maps)} slices have a gradient of every sample and a score; a correlation over slices needs at "
+                f"least {FEWEST_SLICES}."
             )
         maps, first, second = np.array(self._maps), np.array(self._first), np.array(self._second)
         half = float(np.mean([splits.correlation(first[:, one], second[:, one]) for one in range(first.shape[1])]))
-        swapped = np.array(self._swapped)
-        known = ~np.isnan(swapped)
         return Reliability(
             reliability=splits.stepped_up(half),
             half=half,
             norm_correlation=float(splits.correlation(maps, np.array(self._norms))),
-            swap_change=float(1 - splits.correlation(maps[known], swapped[known])) if len(swapped) else None,
+            swap_change=_swap_change(maps, np.array(self._swapped)) if self._swapped else None,
             num_slices=len(maps),
             estimand=self._estimand,
         )
+
+
+def _swap_change(maps, swapped):
+    known = ~np.isnan(swapped)
+    if known.sum() < FEWEST_SLICES:
+        return np.nan
+    return float(1 - splits.correlation(maps[known], swapped[known]))
 
 
 @dataclass(frozen=True)
@@ -146,21 +164,21 @@ class _Sums:
             clusters.sums(np.square(unit)), clusters.sums(np.abs(unit)), raw, clusters.sizes, not unit.any(1).all()
         )
 
-    def all(self):
-        return self.part(np.ones(len(self.sizes), dtype=bool))
+    def count(self, chosen):
+        """How many samples some clusters hold."""
+        return self.sizes[chosen].sum()
 
-    def part(self, chosen):
-        """Means over the samples of some clusters, and how many there are."""
-        count = self.sizes[chosen].sum()
-        return *(sums[chosen].sum(0) / count for sums in (self.squares, self.magnitudes, self.raw)), count
+    def mean(self, name, chosen):
+        """Mean over the samples of some clusters; a product with 0 and 1, which copies no rows."""
+        return chosen.astype(np.float64) @ getattr(self, name) / self.count(chosen)
 
 
-def _map(of_a, of_b, estimand):
-    """Return the log score of one slice."""
-    squares_a, _, _, n_a = of_a
-    squares_b, magnitudes_b, raw_b, n_b = of_b
+def _map(of_a, chosen_a, of_b, chosen_b, estimand):
+    """Return the log score of one slice, from some clusters of each task."""
     if estimand == "marginal":
-        return np.log(raw_b.sum())
+        return slices.log(of_b.mean("raw", chosen_b).sum())
+    squares_a, squares_b = of_a.mean("squares", chosen_a), of_b.mean("squares", chosen_b)
+    magnitudes_b, n_a, n_b = of_b.mean("magnitudes", chosen_b), of_a.count(chosen_a), of_b.count(chosen_b)
     u = squares_a / slices.damped((n_a * squares_a + n_b * squares_b) / (n_a + n_b))
     product = u @ magnitudes_b
-    return np.log(product / len(u)) if estimand == "mean" else np.log(len(u) * product / (u.sum() * magnitudes_b.sum()))
+    return slices.log(product / len(u) if estimand == "mean" else len(u) * product / (u.sum() * magnitudes_b.sum()))

@@ -82,19 +82,25 @@ def checked_seed(seed):
     return value
 
 
-def checked_number(number):
-    """Return a number of relabelings as a plain int, at least 1."""
+def checked_number(number, name="n_permutations"):
+    """Return a number of relabelings, draws or splits as a plain int, at least 1."""
     try:
         value = 0 if isinstance(number, bool) else operator.index(number)
     except TypeError:
         value = 0
     if value < 1:
-        raise StatisticsError(f"n_permutations={number!r}; expected a positive int.")
+        raise StatisticsError(f"{name}={number!r}; expected a positive int.")
     return value
 
 
+def raw_words(rows, columns, seed, stream):
+    """Return uint64 ``[rows, columns]``: the stream of a seed and of a purpose, which no other purpose shares."""
+    key = (stream << 64) + seed % 2**64  # one int of 128 bits: a list would pass through float64 above 2^63
+    return np.random.Philox(key=key).random_raw(rows * columns).reshape(rows, columns)
+
+
 def _random(num_first, total, number, seed, stream=0):
-    words = np.random.Philox(key=[seed % 2**64, stream]).random_raw(number * total).reshape(number, total)
+    words = raw_words(number, total, seed, stream)
     order = np.argsort(words, axis=1, kind="stable")
     first = np.zeros((number, total), dtype=bool)
     np.put_along_axis(first, order[:, :num_first], True, axis=1)

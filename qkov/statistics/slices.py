@@ -32,9 +32,15 @@ def by_slice(**groups):
         A tuple with one float64 array ``[samples, parameters]`` per group.
 
     Raises:
-        ShapeError: If groups disagree on slices or parameters, or are empty.
+        ShapeError: If groups disagree on slices or parameters, slices of a group on samples, or one is empty.
         NonFiniteError: If a gradient is NaN or infinite.
     """
+    for name, group in groups.items():
+        num_samples(name, group)
+    counts = {name: num_slices(name, group) for name, group in groups.items()}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ShapeError(f"gradients have {found} slices; expected the same number in all groups.")
     for parts in zip(*(_slices(name, group) for name, group in groups.items()), strict=True):
         sizes = {part.shape[1] for part in parts}
         if len(sizes) > 1:
@@ -43,15 +49,15 @@ def by_slice(**groups):
         yield tuple(_checked(name, part) for name, part in zip(groups, parts, strict=True))
 
 
-def num_slices(group) -> int:
-    """Return how many slices a group of gradients holds."""
-    return len(group) if isinstance(group, Sequence) else np.shape(group)[1]
+def num_slices(name, group) -> int:
+    """Return how many slices a group of gradients holds, at least one."""
+    return len(_slices(name, group))
 
 
 def num_samples(name, group) -> int:
     """Return how many samples a group holds; the same in all of its slices."""
-    counts = {len(part) for part in group} if isinstance(group, Sequence) else {np.shape(group)[0]}
-    if len(counts) != 1:
+    counts = {len(part) for part in _slices(name, group)}
+    if len(counts) > 1:
         raise ShapeError(f"{name} has slices of {sorted(counts)} samples; expected the same number in all.")
     return counts.pop()
 
@@ -88,13 +94,18 @@ def log_lifts(sources, target):
         target: ``[samples, parameters]``.
 
     Returns:
-        :math:`\log lift_i`, ``[samples]``; NaN for a sample, or a target, without a gradient in this slice.
+        :math:`\log lift_i`, ``[samples]``; NaN for a sample, or a target, without a gradient in this slice, and for a
+        sample that shares no parameter with the target: a lift of 0 has no logarithm.
     """
     (u,) = sensitivities(sources)
     v = np.abs(unit(target)).mean(0)
     total = u.sum(1) * v.sum()
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(total > 0, np.log(u.shape[1] * (u @ v) / np.where(total > 0, total, 1.0)), np.nan)
+    return log(u.shape[1] * (u @ v) / np.where(total > 0, total, np.nan))
+
+
+def log(scores):
+    """Return logarithms; NaN where a score is 0 or below, so that the slice counts as one with nothing to test."""
+    return np.log(np.where(scores > 0, scores, np.nan))
 
 
 def pair_scores(grads):
@@ -115,9 +126,11 @@ def pair_scores(grads):
 
 
 def _slices(name, group):
-    num_samples(name, group)
+    """Return the slices of a group, ``[samples, parameters]`` each."""
     if isinstance(group, Sequence):
         parts = [np.asarray(part) for part in group]
+        for part in parts:
+            _require_matrix(name, part)
     else:
         array = np.asarray(group)
         if array.ndim != 3:
@@ -131,11 +144,15 @@ def _slices(name, group):
     return parts
 
 
-def _checked(name, part):
+def _require_matrix(name, part):
     if part.ndim != 2 or 0 in part.shape:
         raise ShapeError(
             f"a slice of {name} has shape {part.shape}; expected [samples, parameters], neither of them 0."
         )
+
+
+def _checked(name, part):
+    _require_matrix(name, part)
     part = np.asarray(part, dtype=np.float64)
     if not np.isfinite(part).all():
         row = int(np.argwhere(~np.isfinite(part).all(1))[0, 0])

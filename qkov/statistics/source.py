@@ -12,6 +12,9 @@ from ..formula import require_choice
 from . import head_result, relabelings, slices
 from .clusters import read_clusters, require_disjoint
 
+FLOOR = 1e-12
+"""Smallest squared error of Welch's t, in units of the variance of all values."""
+
 
 def test_source(g_a, g_r, g_b, *, clusters_a, clusters_r, n_permutations=None, seed, alternative="greater"):
     r"""Test for every slice whether A's sensitive parameters are B's more than those of R are.
@@ -77,10 +80,17 @@ def from_lifts(lifts, a, r, *, n_permutations, seed, alternative):
         symmetric=alternative == "two-sided" and a.number == r.number,
         seed=seed,
         null_statement="A and R are exchangeable as sources of what B changes",
-        claim="A's sensitive parameters coincide with what B changes more than those of R do",
+        claim=_CLAIMS[alternative],
         effect_name="ratio of geometric mean lifts, A to R",
         unit="clusters" if a.labels or r.labels else "samples, taken as independent",
     )
+
+
+_CLAIMS = {
+    "greater": "A's sensitive parameters coincide with what B changes more than those of R do",
+    "less": "A's sensitive parameters coincide with what B changes less than those of R do",
+    "two-sided": "A's sensitive parameters coincide with what B changes more, or less, than those of R do",
+}
 
 
 def welch(values, first):
@@ -91,7 +101,8 @@ def welch(values, first):
         first: bool ``[labellings, clusters]``; both sides have at least two clusters.
 
     Returns:
-        ``[labellings, slices]``; NaN where a value is NaN or all are equal.
+        ``[labellings, slices]``; NaN where a value is NaN or all are equal but for rounding: values are logarithms, for
+        which 1 is the unit.
     """
     # Centred, so that no digits are lost in the sums of squares; t does not depend on it.
     centred = values - values.mean(0)
@@ -104,6 +115,7 @@ def welch(values, first):
     mean_first, mean_second = sums / n_first, (centred.sum(0) - sums) / n_second
     var_first = (squares - n_first * mean_first**2) / (n_first - 1)
     var_second = (np.square(centred).sum(0) - squares - n_second * mean_second**2) / (n_second - 1)
-    # A side without any spread (values in ties) would divide by zero: bounded below by rounding.
-    error = np.maximum(var_first / n_first + var_second / n_second, 1e-24)
+    # Where neither side has any spread (values in ties), what is left is rounding, of either sign and about 1e-16: bounded
+    # below by more than that, or equal labellings would differ.
+    error = np.maximum(var_first / n_first + var_second / n_second, FLOOR)
     return (mean_first - mean_second) / np.sqrt(error)

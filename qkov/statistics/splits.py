@@ -9,8 +9,8 @@ from . import relabelings
 
 def draw_halves(num_clusters, number, seed, stream):
     """Draw splits into halves (the first one smaller by one where the number is odd), bool ``[number, clusters]``."""
-    words = np.random.Philox(key=[relabelings.checked_seed(seed) % 2**64, stream])
-    words = words.random_raw(number * num_clusters).reshape(number, num_clusters)
+    number = relabelings.checked_number(number, "n_splits")
+    words = relabelings.raw_words(number, num_clusters, relabelings.checked_seed(seed), stream)
     first = np.zeros(words.shape, dtype=bool)
     np.put_along_axis(first, np.argsort(words, axis=1, kind="stable")[:, : num_clusters // 2], True, axis=1)
     return first
@@ -30,5 +30,8 @@ def split_half(sums, halves):
 
 
 def stepped_up(r):
-    r"""Return the reliability of the whole from the correlation of its halves, :math:`2 r / (1 + r)` (Spearman-Brown)."""
-    return 2 * r / (1 + r)
+    r"""Return the reliability of the whole from the correlation of its halves, :math:`2 r / (1 + r)` (Spearman-Brown).
+
+    NaN at -1.
+    """
+    return 2 * r / (1 + r) if r > -1 else np.nan
