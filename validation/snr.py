@@ -65,7 +65,9 @@ class Estimate:
 
     def floor_interval(self):
         """Return the mean and two quantiles of the floor."""
-        return float(self.floor.mean()), *map(float, np.quantile(self.floor, [0.025, 0.975]))
+        low, high = np.quantile(self.floor, [0.025, 0.975])
+        # Clipped, because the mean of equal numbers is rounded.
+        return tuple(float(end) for end in (np.clip(self.floor.mean(), low, high), low, high))
 
     def above_floor(self):
         r"""Return :math:`\sqrt{\max(0, SNR^2 - floor^2)}` of the value and of the ends of its interval."""
