@@ -154,6 +154,7 @@ def statistics_numbers(evidence):
 PROSE = {
     "stat_source_type_I": ("type I", "test_source", ""),
     "stat_exchange_type_I": ("type I", "test_exchange", ""),
+    "stat_contrast_holm": ("FWER", "head_contrast", ""),
     "stat_power_light": ("power", "test_source", "light, kappa 2"),
     "stat_power_heavy": ("power", "test_source", "heavy, kappa 2"),
     "stat_power_12": ("power", "test_source", "12 units"),
