@@ -92,6 +92,13 @@ def test_slices_without_a_statistic_belong_to_no_cluster():
     assert (2, 2) in found.layers
 
 
+def test_slice_at_the_threshold_is_not_above_it():
+    head_test = heads(lifts_with_effect())
+    largest = float(head_test.statistic.max())
+    assert test_cluster_mass(head_test, LAYERS, threshold=largest).layers == ()
+    assert len(test_cluster_mass(head_test, LAYERS, threshold=np.nextafter(largest, 0)).layers) == 1
+
+
 def test_no_slice_above_the_threshold_is_no_cluster():
     found = test_cluster_mass(heads(lifts_with_effect()), LAYERS, threshold=1e6)
     assert found.layers == found.slices == ()

@@ -66,6 +66,8 @@ def test_warns_that_the_reference_is_too_small():
         [1.0, 2.0], np.zeros(19)
     )  # the nineteen for each sample of A that a pair would need at .05 and .1
     conformal_samples([1.0], np.zeros(9))
+    with pytest.warns(StatisticsWarning, match="one sample among 4"):  # all slices are one family
+        conformal_samples(np.ones((2, 2)), np.zeros((19, 2)))
 
 
 @pytest.mark.parametrize("shapes", [((2, 3), (5, 4)), ((2,), (5, 1)), ((2, 2, 2), (3, 2, 2)), ((), ())])

@@ -85,6 +85,18 @@ def test_parameter_that_lives_in_one_cluster_is_gone_without_it(estimand):
     assert left.without_a[0, 0] == pytest.approx(expected, rel=1e-7, abs=1e-9)
 
 
+@pytest.mark.parametrize("size", [0.1, 0.3, 0.7])
+def test_score_that_rests_on_one_cluster_is_nothing_without_it(size):
+    # Rounding left by a sum minus a share, of about 1e-17, must not pass for a score.
+    g_a, g_b = np.zeros((6, 1, 3)), np.zeros((6, 1, 3))
+    g_a[:, 0, 1:] = gradients(8, 6, 1, 2)[:, 0]
+    g_a[2:4, 0, 0] = size, size / 3
+    g_b[:, 0, 0] = 1
+    a, b = clusters.read_clusters(list("aabbcc"), 6, "A"), of_sizes([1] * 6)
+    left = jackknife.leave_out(g_a, g_b, a, b, "lift")
+    assert np.isnan(left.without_a[:, 0]).tolist() == [False, True, False]
+
+
 def test_slice_without_gradient_or_score_is_nan():
     g_a, g_b = gradients(5, 4, 3), gradients(6, 4, 3)
     g_b[2, 1] = 0

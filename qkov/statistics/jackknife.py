@@ -121,9 +121,9 @@ class _Sums:
         for share, size, count in zip(self.by_b, self.by_b_size, self.count_b, strict=True):
             yield self._score(squares_a, squares_b - share, magnitudes - size, n_a, n_b - count)
 
+    # A sum of numbers that are not negative is never below one of them, rounded or not: what is left after a share is taken
+    # off is not negative, and exactly 0 where a parameter lives in that cluster only.
     def _score(self, squares_a, squares_b, magnitudes, n_a, n_b):
-        # Differences of sums may leave rounding below zero where a parameter lives in one cluster only.
-        squares_a, squares_b, magnitudes = (np.maximum(sums, 0.0) for sums in (squares_a, squares_b, magnitudes))
         u = squares_a / n_a / slices.damped((squares_a + squares_b) / (n_a + n_b))
         v = magnitudes / n_b
         if self.estimand == "mean":
