@@ -138,7 +138,7 @@ def test_exit_status_follows_the_table(counts, audited, num_comparisons, status,
 
 
 def test_failed_build_different_notebook_and_blind_control_fail_the_run(capsys):
-    counts = {"checks": (5, 0, 0), "faults": (2, 0, 0), "families": (3, 0, 1)}
+    counts = {"checks": (5, 0, 0), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)}
     same = program.notebooks.Comparison("one", "text", (), "", 1, 1.0)
     other = program.notebooks.Comparison("two", "text", (), "first difference", 1, 1.0)
     control, blind = (program.controls.Control("random-number", passed, "") for passed in (True, False))
@@ -153,11 +153,15 @@ def test_failed_build_different_notebook_and_blind_control_fail_the_run(capsys):
 def test_everything_that_did_not_pass_is_named(capsys):
     found = changed("results", status="failed", reason="error 2 exceeds 1")
     found["faults"][0]["status"] = "missed"
+    found["statistics"][0]["status"] = "failed"
+    found["statistics_long"]["complaints"].append("made by other sources")
     program.name_outcomes(found)
     assert capsys.readouterr().out.splitlines() == [
         "failed: marginal_identity on llama: error 2 exceeds 1",
         "not run: gauge on bert: q/k norms | <none>",
         "missed: fault o_by_rows was not caught by relabelling",
+        "failed: type I of test_source on light: 0.062",
+        "failed: made by other sources",
         "not run: GPU: no CUDA device",
     ]
     program.name_outcomes({**GOOD, "results": [], "not_run": []})
