@@ -7,7 +7,8 @@ The body of a session is a plain `python -m ...`: on a machine without nox (the 
 lines can be typed. With `QKOV_TORCH=system` nothing is installed and the `python` on PATH is used as it is, together
 with whatever PyTorch it holds.
 
-Options after `--` go to the program of the session: `nox -s tests -- -k geometry`, `nox -s validate -- --model NAME`.
+Options after `--` go to the program of the session: `nox -s tests -- -k geometry`, `nox -s validate -- --model NAME`,
+`nox -s validate -- --long` (calibrates the statistics in full and rewrites their committed evidence).
 """
 
 import hashlib

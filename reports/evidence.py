@@ -10,6 +10,10 @@ The file formats are the interface between the two packages:
     families  family, attention_class, packing, sizes, checks_passed, checks_not_run {check: reason},
               status ("proved", "failed"), reason
     refused   family, status ("refused", "failed"), reason
+    statistics       study, procedure, data, sets, value, low, high, bound or null, direction ("at most", "at least",
+                     "must exceed", "shown"), status ("passed", "failed"); ours, for procedures that must be seen failing
+    statistics_long  rows of the committed long run, in the same form; seconds; complaints (sentences: it does not speak
+                     for the present sources)
     not_run   what, reason
     summary   numbers of the run as a whole
 
@@ -72,6 +76,9 @@ def audit(evidence):
     for result in results:
         if result["status"] == "passed" and (reason := objection(result)):
             wrong.append(f"{result['check']} on {result['model']} is called passed, but {reason}")
+    for row in [*evidence.get("statistics", []), *evidence.get("statistics_long", {}).get("rows", [])]:
+        if row["status"] == "passed" and (reason := rate_objection(row)):
+            wrong.append(f"{row['study']} of {row['procedure']} on {row['data']} is called passed, but {reason}")
     for fault in faults:
         if fault["status"] != "caught":
             continue
@@ -92,17 +99,37 @@ def objection(result):
     return "" if error <= bound else f"its error {error:.3g} exceeds its bound {bound:.3g}"
 
 
+def rate_objection(row):
+    """Why a rate of the statistics cannot have kept its bound, or an empty string."""
+    value, bound, direction = row["value"], row["bound"], row["direction"]
+    if not row["sets"] > 0:
+        return "no data set was drawn"
+    if value is None or not math.isfinite(value):
+        return f"its value is {value}"
+    if direction == "shown":
+        return ""
+    kept = {"at most": lambda: value <= bound, "at least": lambda: value >= bound, "must exceed": lambda: value > bound}
+    if bound is None or direction not in kept:
+        return f"its bound is {bound} and its direction {direction!r}"
+    if kept[direction]():
+        return ""
+    return f"{value:.3g} is not {'above' if direction == 'must exceed' else direction} {bound:.3g}"
+
+
 def count(evidence):
     """Count results and faults by outcome.
 
     Returns:
-        `{"checks": (passed, failed, not_run), "faults": (caught, missed, 0), "families": (proved, failed, not_run)}`.
+        `{"checks": (passed, failed, not_run), "faults": (caught, missed, 0), "families": (proved, failed, not_run),
+        "statistics": (passed, failed, 0)}`, the last over this build's rows, those of the long run and complaints about it.
         Things that the run names as not run count among the checks, so that leaving something out shows; a law that
         does not cover a family counts as not run among the families.
     """
     results = Counter(result["status"] for result in evidence["results"])
     faults = Counter(fault["status"] for fault in evidence["faults"])
     families = [*evidence.get("families", []), *evidence.get("refused", [])]
+    long = evidence.get("statistics_long", {"rows": [], "complaints": []})
+    rates = [row["status"] == "passed" for row in [*evidence.get("statistics", []), *long["rows"]]]
     return {
         "checks": (
             results["passed"],
@@ -115,4 +142,5 @@ def count(evidence):
             sum(row["status"] == "failed" for row in families),
             sum(len(row.get("checks_not_run", ())) for row in families),
         ),
+        "statistics": (sum(rates), len(rates) - sum(rates) + len(long["complaints"]), 0),
     }

@@ -265,8 +265,8 @@ def substitutions(evidence, counts, comparisons):
     }
 
 
-def write_tables(folder, evidence, manifest, comparisons, controls):
-    """Write every table into `folder`, one file each, named as the pages include them."""
+def write_tables(folder, evidence, manifest, comparisons, controls, **others):
+    """Write every table into `folder`, one file each, named as the pages include them; `others` are texts by name."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "laws": laws_table(evidence),
@@ -281,6 +281,7 @@ def write_tables(folder, evidence, manifest, comparisons, controls):
         "manifest": manifest_tables(manifest),
         "notebooks": notebooks_table(comparisons),
         "controls": controls_table(controls),
+        **others,
     }
     for name, text in texts.items():
         (folder / f"{name}.md").write_text(text, encoding="utf-8")

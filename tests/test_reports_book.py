@@ -40,8 +40,8 @@ def test_everything_from_evidence_to_pages(tmp_path, capsys, monkeypatch):
     options = ["--evidence", str(write(tmp_path / "evidence")), "--book", str(small_book(tmp_path / "book"))]
     assert program.main([*options, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    # 1 check, 1 fault, the verdicts, 1 notebook, 2 planted ones, the book; 2 things named as not run
-    assert said.endswith("9 passed, 0 failed, 3 skipped\n")
+    # 1 check, 1 fault, 2 families, 3 rates, the verdicts, 1 notebook, 2 planted ones, the book; 3 things not run
+    assert said.endswith("12 passed, 0 failed, 3 skipped\n")
     assert "not run: GPU: no CUDA device" in said
     assert "book: 2 pages" in said
     html = tmp_path / "out" / "pages" / "html"
@@ -71,18 +71,62 @@ def test_missing_evidence_ends_with_its_own_status(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("counts", "audited", "num_comparisons", "status", "last"),
     [
-        ({"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 1, 0, "14 passed, 0 failed, 2 skipped"),
-        ({"checks": (5, 1, 1), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 1, 1, "14 passed, 1 failed, 2 skipped"),
-        ({"checks": (5, 0, 1), "faults": (2, 1, 0), "families": (3, 0, 1)}, [], 1, 1, "14 passed, 1 failed, 2 skipped"),
         (
-            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1)},
+            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
+            [],
+            1,
+            0,
+            "18 passed, 0 failed, 2 skipped",
+        ),
+        (
+            {"checks": (5, 1, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
+            [],
+            1,
+            1,
+            "18 passed, 1 failed, 2 skipped",
+        ),
+        (
+            {"checks": (5, 0, 1), "faults": (2, 1, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
+            [],
+            1,
+            1,
+            "18 passed, 1 failed, 2 skipped",
+        ),
+        (
+            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
             ["wrong"],
             1,
             1,
-            "13 passed, 1 failed, 2 skipped",
+            "17 passed, 1 failed, 2 skipped",
         ),
-        ({"checks": (0, 0, 9), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 1, 1, "9 passed, 0 failed, 10 skipped"),
-        ({"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1)}, [], 0, 1, "13 passed, 0 failed, 2 skipped"),
+        (
+            {"checks": (0, 0, 9), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
+            [],
+            1,
+            1,
+            "13 passed, 0 failed, 10 skipped",
+        ),
+        (
+            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
+            [],
+            0,
+            1,
+            "17 passed, 0 failed, 2 skipped",
+        ),
+        (
+            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (3, 1, 0)},
+            [],
+            1,
+            1,
+            "17 passed, 1 failed, 2 skipped",
+        ),
+        (
+            {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (0, 0, 0)},
+            [],
+            1,
+            1,
+            "14 passed, 0 failed, 2 skipped",
+        ),
     ],
 )
 def test_exit_status_follows_the_table(counts, audited, num_comparisons, status, last, capsys):
@@ -94,7 +138,7 @@ def test_exit_status_follows_the_table(counts, audited, num_comparisons, status,
 
 
 def test_failed_build_different_notebook_and_blind_control_fail_the_run(capsys):
-    counts = {"checks": (5, 0, 0), "faults": (2, 0, 0), "families": (3, 0, 1)}
+    counts = {"checks": (5, 0, 0), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)}
     same = program.notebooks.Comparison("one", "text", (), "", 1, 1.0)
     other = program.notebooks.Comparison("two", "text", (), "first difference", 1, 1.0)
     control, blind = (program.controls.Control("random-number", passed, "") for passed in (True, False))
@@ -109,11 +153,15 @@ def test_failed_build_different_notebook_and_blind_control_fail_the_run(capsys):
 def test_everything_that_did_not_pass_is_named(capsys):
     found = changed("results", status="failed", reason="error 2 exceeds 1")
     found["faults"][0]["status"] = "missed"
+    found["statistics"][0]["status"] = "failed"
+    found["statistics_long"]["complaints"].append("made by other sources")
     program.name_outcomes(found)
     assert capsys.readouterr().out.splitlines() == [
         "failed: marginal_identity on llama: error 2 exceeds 1",
         "not run: gauge on bert: q/k norms | <none>",
         "missed: fault o_by_rows was not caught by relabelling",
+        "failed: type I of test_source on light: 0.062",
+        "failed: made by other sources",
         "not run: GPU: no CUDA device",
     ]
     program.name_outcomes({**GOOD, "results": [], "not_run": []})

@@ -70,6 +70,52 @@ GOOD = {
         }
     ],
     "refused": [{"family": "albert", "status": "refused", "reason": "the same weights serve several layers"}],
+    "statistics": [
+        {
+            "study": "type I",
+            "procedure": "test_source",
+            "data": "light",
+            "sets": 80,
+            "value": 0.0625,
+            "low": 0.04,
+            "high": 0.08,
+            "bound": 0.137,
+            "direction": "at most",
+            "status": "passed",
+        }
+    ],
+    "statistics_long": {
+        "rows": [
+            {
+                "study": "type I",
+                "procedure": "test_source",
+                "data": "light",
+                "sets": 1000,
+                "value": 0.05,
+                "low": 0.046,
+                "high": 0.054,
+                "bound": 0.074,
+                "direction": "at most",
+                "status": "passed",
+            },
+            {
+                "study": "invalid",
+                "procedure": "z-test of the mean over pairs",
+                "data": "light",
+                "sets": 200,
+                "value": 1.0,
+                "low": 0.98,
+                "high": 1.0,
+                "bound": 0.95,
+                "direction": "must exceed",
+                "status": "passed",
+                "ours": 0.05,
+                "why": "the score is never negative",
+            },
+        ],
+        "seconds": 1200.0,
+        "complaints": [],
+    },
     "not_run": [{"what": "GPU", "reason": "no CUDA device"}],
     "summary": {},
 }
@@ -130,6 +176,14 @@ def test_good_evidence_has_nothing_to_object():
         (changed("faults", caught_by=["marginal_identity"]), "not by relabelling"),
         (changed("faults", ratio=9.0), "by 9 times the bound only"),
         (changed("faults", ratio=float("nan")), "by nan times the bound only"),
+        (changed("statistics", value=0.2), "0.2 is not at most 0.137"),
+        (changed("statistics", value=None), "its value is None"),
+        (changed("statistics", value=float("nan"), direction="shown"), "its value is nan"),
+        (changed("statistics", bound=None), "its bound is None"),
+        (changed("statistics", direction="about"), "its direction 'about'"),
+        (changed("statistics", sets=0), "no data set was drawn"),
+        (changed("statistics", direction="at least"), "0.0625 is not at least 0.137"),
+        (changed("statistics", direction="must exceed", value=0.137), "0.137 is not above 0.137"),
         ({**GOOD, "faults": []}, "no fault was planted"),
         ({**GOOD, "results": []}, "nothing ran"),
     ],
@@ -145,7 +199,16 @@ def test_failed_results_are_counted_not_objected_to():
     found["results"].append({**GOOD["results"][0], "status": "failed", "error": 1.0})
     found["faults"].append({**GOOD["faults"][0], "status": "missed", "caught_by": [], "ratio": 0.1})
     assert evidence.audit(found) == []
-    assert evidence.count(found) == {"checks": (1, 1, 2), "faults": (1, 1, 0), "families": (2, 0, 1)}
+    assert evidence.count(found) == {"checks": (1, 1, 2), "faults": (1, 1, 0), "families": (2, 0, 1),
+                                        "statistics": (3, 0, 0)}  # fmt: skip
+
+
+def test_rates_that_failed_and_complaints_about_the_long_run_count_as_failed():
+    found = copy.deepcopy(GOOD)
+    found["statistics"][0]["status"] = "failed"
+    found["statistics_long"]["complaints"].append("made by other sources")
+    assert evidence.count(found)["statistics"] == (2, 2, 0)
+    assert evidence.audit(found) == []
 
 
 def test_unknown_status_counts_as_failed():

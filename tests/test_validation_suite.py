@@ -93,13 +93,16 @@ def test_omissions_are_named():
     assert "a causal language model of your own" not in {entry["what"] for entry in given}
 
 
-def evidence(status="passed", fault="caught", family="proved"):
+def evidence(status="passed", fault="caught", family="proved", rate="passed", complaints=()):
     results = [{"check": "law", "model": "m", "status": status, "error": 0.0, "bound": 1.0, "compared": 3,
                 "seconds": 0.1, "reason": ""}]  # fmt: skip
     planted = [{"fault": "f", "area": "formula", "description": "", "expected": "law", "caught_by": ["law"],
                 "ratio": 100.0, "status": fault, "seconds": 0.1}]  # fmt: skip
+    rates = [{"study": "type I", "procedure": "p", "data": "d", "sets": 3, "value": 0.05, "low": 0.0, "high": 0.1,
+              "bound": 0.1, "direction": "at most", "status": rate}]  # fmt: skip
     found = {"format": program.FORMAT, "results": results, "faults": planted, "models": [], "not_run": [],
-             "families": [{"family": "f", "status": family, "reason": "said"}], "refused": []}  # fmt: skip
+             "families": [{"family": "f", "status": family, "reason": "said"}], "refused": [], "statistics": rates,
+             "statistics_long": {"rows": rates, "seconds": 1.0, "complaints": list(complaints)}}  # fmt: skip
     found["summary"] = program.summarise(found) | {"checks_without_a_fault": []}
     return found
 
@@ -112,6 +115,9 @@ def evidence(status="passed", fault="caught", family="proved"):
         (evidence(fault="missed"), 1),
         (evidence(status="not run"), 1),
         (evidence(family="failed"), 1),
+        (evidence(rate="failed"), 1),
+        (evidence(complaints=["made by other sources"]), 1),
+        (evidence() | {"summary": evidence()["summary"] | {"statistics": 0}}, 1),
     ],
 )
 def test_exit_status_says_whether_everything_held(found, status, monkeypatch, tmp_path, capsys):
@@ -138,3 +144,22 @@ def test_a_check_without_a_fault_fails_the_run(monkeypatch, tmp_path):
     found["summary"]["checks_without_a_fault"] = ["law"]
     monkeypatch.setattr(program, "gather", lambda options: (found, {}))
     assert program.main(["--output", str(tmp_path)]) == 1
+
+
+def test_long_calibrates_in_full_and_for_the_record(monkeypatch):
+    asked = []
+    made = program.statistics_evidence
+    monkeypatch.setattr(made, "make_long", lambda jobs: asked.append(("long", jobs)) or [])
+    monkeypatch.setattr(made, "measure", lambda long, jobs: asked.append(("short", long, jobs)) or [])
+    program.measure_statistics(program.parse_arguments(["--long", "--jobs", "1"]))
+    program.measure_statistics(program.parse_arguments(["--jobs", "2"]))
+    assert asked == [("long", 1), ("short", False, 2)]
+
+
+def test_what_failed_in_the_statistics_is_said(monkeypatch, tmp_path, capsys):
+    found = evidence(rate="failed", complaints=["made by other sources"])
+    monkeypatch.setattr(program, "gather", lambda options: (found, {}))
+    assert program.main(["--output", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED statistics: failed: type I of p on d: 0.050, at most 0.100" in said
+    assert "FAILED statistics: made by other sources" in said

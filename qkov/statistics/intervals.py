@@ -46,7 +46,7 @@ class Contrast:
     """Heads against the mean of the other heads of their layer.
 
     Attributes:
-        estimate: ``[slices]``, difference of log scores, bias-corrected; NaN without another head in the layer.
+        estimate: ``[slices]``, difference of log scores; NaN without another head in the layer.
         low, high: Ends of the interval at ``level``.
         statistic: t, ``[slices]``.
         df: Degrees of freedom.
@@ -137,7 +137,11 @@ def head_contrast(g_a, g_b, *, clusters_a, clusters_b, layer_of_slice, estimand=
 
     .. math:: \theta_h = \log lift_h - \frac{1}{H - 1} \sum_{h' \ne h} \log lift_{h'}
 
-    (or of log means), by a cluster jackknife over both tasks and t with Satterthwaite's degrees of freedom. Heads are not
+    # Not corrected for bias: it cancels between the heads of a layer, and the correction has a spread of its own (10 to 20 %
+    # in standard deviation) that V leaves out; with it .08 of true nulls are rejected at .05.
+    estimate = np.where(alone, np.nan, contrasted.full)
+    variance, df = contrasted.error()
+    df = np.where(alone, np.nan, df)
     exchangeable, so nothing is permuted.
 
     Args:
@@ -169,7 +173,9 @@ def contrast_of(left, layer_of_slice, *, estimand, adjust, level):
     weights, alone = _contrast_weights(layer_of_slice, ~np.isnan(left.full))
     known = jackknife.LeftOut(*(np.nan_to_num(values) for values in (left.full, left.without_a, left.without_b)))
     contrasted = known.contrasted(weights)
-    estimate = np.where(alone, np.nan, contrasted.logs())
+    # Not corrected for bias: it cancels between the heads of a layer, and the correction has a spread of its own (10 to 20 %
+    # in standard deviation) that V leaves out; with it .08 of true nulls are rejected at .05.
+    estimate = np.where(alone, np.nan, contrasted.full)
     variance, df = contrasted.error()
     df = np.where(alone, np.nan, df)
     with np.errstate(invalid="ignore", divide="ignore"):
