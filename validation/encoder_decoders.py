@@ -6,18 +6,9 @@ Encoder and decoder differ in their number of heads where the family allows it: 
 import dataclasses
 
 from .found_architectures import MOE
-from .tiny_models import models
+from .tiny_models import TWO_PARTS, models
 
-_BART = {
-    "d_model": 24,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 6,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 7,
-    "decoder_ffn_dim": 7,
-    "decoder_start_token_id": 1,
-}
+_BART = TWO_PARTS | {"decoder_start_token_id": 1}
 _T5 = {
     "d_model": 30,
     "num_heads": 6,

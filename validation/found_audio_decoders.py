@@ -5,19 +5,9 @@ import dataclasses
 import numpy as np
 
 from .found_architectures import FREE, PLAIN
-from .tiny_models import VOCAB_SIZE, Architecture, models
+from .tiny_models import TWO_PARTS, VOCAB_SIZE, Architecture, models
 
-# Encoder and decoder differ in their number of heads.
-TOWERS = {
-    "d_model": 24,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 6,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 7,
-    "decoder_ffn_dim": 7,
-    "decoder_start_token_id": 1,
-}
+TOWERS = TWO_PARTS | {"decoder_start_token_id": 1}
 _DECODER = {"decoder": ("decoder.layers.*.self_attn", 4), "cross": ("decoder.layers.*.encoder_attn", 4)}
 _KINDS = {"encoder": ("encoder.layers.*.self_attn", 6)} | _DECODER
 # Wider than its heads, with as many kv heads: in some models the library does not repeat keys and values.

@@ -5,7 +5,7 @@ What an entry is says :mod:`validation.tiny_models`. Their kinds of attention ar
 
 from .found_architectures import PLAIN
 from .found_vision import DISTANCES, ONE_SAMPLE, SCORES
-from .tiny_models import Architecture
+from .tiny_models import TWO_PARTS, Architecture
 
 _RESNET = {
     "model_type": "resnet",
@@ -20,16 +20,7 @@ _FOUR_STAGES = _RESNET | {
     "depths": [1] * 4,
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
-_SIZES = {
-    "d_model": 24,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 6,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 7,
-    "decoder_ffn_dim": 7,
-    "num_queries": 5,
-}
+_SIZES = TWO_PARTS | {"num_queries": 5}
 # The deformable attention warns where the width of its heads is no power of two: six heads in decoders.
 _LEVELS = _SIZES | {
     "encoder_attention_heads": 4,

@@ -6,7 +6,7 @@ One entry is one kind of attention where a model has several; :mod:`validation.t
 import dataclasses
 
 from .found_architectures import FREE, MOE, PLAIN
-from .tiny_models import VOCAB_SIZE, Architecture, causal_models, models
+from .tiny_models import TWO_PARTS, VOCAB_SIZE, Architecture, causal_models, models
 
 # What a law does not cover, in the words of validation/proven.py.
 _SINKS = {
@@ -153,17 +153,7 @@ def of_kinds(one, kinds):
 
 
 def _encoder_decoders():
-    bart = {
-        "d_model": 24,
-        "encoder_layers": 2,
-        "decoder_layers": 2,
-        "encoder_attention_heads": 6,
-        "decoder_attention_heads": 4,
-        "encoder_ffn_dim": 7,
-        "decoder_ffn_dim": 7,
-        "decoder_start_token_id": 1,
-        "intermediate_size": None,
-    }
+    bart = TWO_PARTS | {"decoder_start_token_id": 1, "intermediate_size": None}
     encoder = ("encoder.layers.*.self_attn", SIX, {})
     decoder, cross = ("decoder.layers.*.self_attn", _FOUR, {}), ("decoder.layers.*.encoder_attn", _FOUR, {})
     (one,) = models(

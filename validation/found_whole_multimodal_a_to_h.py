@@ -8,7 +8,7 @@ a tower, because the experiment on the layout compares what keys and queries rea
 import dataclasses
 
 from .found_architectures import GROUPED, MOE, PLAIN
-from .tiny_models import VOCAB_SIZE, Architecture
+from .tiny_models import TWO_PARTS, VOCAB_SIZE, Architecture
 
 MEET_POSITIONS = "queries also meet positions, which still move them where the keys of the content are gone"
 PARTS = {"vocab_size": VOCAB_SIZE, "intermediate_size": 7, "num_hidden_layers": 2, "max_position_embeddings": 32}
@@ -198,15 +198,9 @@ def _models_of_other_structure():
             "Florence2Model",
             options={
                 "image_token_id": 11,
-                "text_config": {
+                "text_config": TWO_PARTS
+                | {
                     "model_type": "bart",
-                    "d_model": 24,
-                    "encoder_layers": 2,
-                    "decoder_layers": 2,
-                    "encoder_attention_heads": 6,
-                    "decoder_attention_heads": 4,
-                    "encoder_ffn_dim": 7,
-                    "decoder_ffn_dim": 7,
                     "vocab_size": VOCAB_SIZE,
                     "max_position_embeddings": 32,
                     "pad_token_id": 0,

@@ -15,6 +15,16 @@ from .synthetic import draw_weights
 VOCAB_SIZE = 13
 TOKENS = (3, 7, 4, 9, 12, 5)
 
+# Of encoder-decoders: the two parts differ in their number of heads, where the configuration states one of them.
+TWO_PARTS = {
+    "d_model": 24,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 6,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 7,
+    "decoder_ffn_dim": 7,
+}
 _SHARED = {
     "vocab_size": VOCAB_SIZE,
     "intermediate_size": 7,
