@@ -84,7 +84,10 @@ def test_cluster_in_both_tasks_is_refused():
 
 
 def test_disjoint_clusters_and_independent_samples_pass():
-    a, b = read_clusters(["x", "y"], 2, "A"), read_clusters([1, 2], 2, "B")
-    require_disjoint(a, b, "A", "B")
-    require_disjoint(a, read_clusters("iid", 2, "B"), "A", "B")
-    require_disjoint(read_clusters("iid", 2, "A"), read_clusters("iid", 2, "B"), "A", "B")
+    named, numbered, alone = (read_clusters(labels, 2, "a task") for labels in (["x", "y"], [1, 2], "iid"))
+    # The same code numbers, 0 and 1, in all of them: only labels can be shared, and "iid" has none.
+    assert [one.codes.tolist() for one in (named, numbered, alone)] == [[0, 1]] * 3
+    for first, second in ((named, numbered), (named, alone), (alone, named), (alone, alone)):
+        assert require_disjoint(first, second, "A", "B") is None
+    with pytest.raises(StatisticsError, match="'x'"):
+        require_disjoint(named, read_clusters(["x", "z"], 2, "B"), "A", "B")
