@@ -35,6 +35,7 @@ LEVELS = (
     ("sample_rows", "gradients", "scoring"),
     ("collector", "meaning", "result_file", "labels", "diagonal", "tables", "plots", "heatmap", "head_statistics"),
     ("interference", "inference", "top_pairs"),
+    ("parts", "importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
     ("inspection", "cli", "__main__"),
 )
