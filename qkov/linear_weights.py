@@ -100,7 +100,7 @@ def find_linear_weights(
 
     Raises:
         OptionError: If a word is no group and no module.
-        LayoutError: If a named module is not a plain linear layer, or its weight is tied or shared.
+        LayoutError: If a named module is not a plain linear layer, or its weight is tied or shared; if nothing is left.
     """
     return _survey(model, config, include)[0]
 
@@ -143,7 +143,11 @@ def _survey(
         named = {"all", one.kind, name, one.module_name} & set(asked)
         if named and len(sharing[one.param_name]) == 1:
             wanted.append(one)
-    return tuple(wanted), _left_out(model, asked, {one.param_name for one in wanted}, blocks, modules, sharing)
+    left_out = _left_out(model, asked, {one.param_name for one in wanted}, blocks, modules, sharing)
+    if not wanted:
+        reasons = "; ".join(f"{name!r}: {reason}" for name, reason in list(left_out.items())[:4]) or "there is none"
+        raise LayoutError(f"weights={include!r} names no weight of a linear module: {reasons}.")
+    return tuple(wanted), left_out
 
 
 def _attention_weights(config: QKOVConfig) -> list[LinearWeight]:

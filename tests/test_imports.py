@@ -32,7 +32,7 @@ LEVELS = (
         "reference",
     ),
     ("layout", "linear_weights"),
-    ("sample_rows", "gradients", "scoring"),
+    ("sample_rows", "gradients", "passes", "scoring"),
     ("collector", "meaning", "result_file", "labels", "diagonal", "tables", "plots", "heatmap", "head_statistics"),
     ("interference", "inference", "top_pairs"),
     ("parts", "importance", "head_tables", "pruning", "overlap", "merging"),
