@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from qkov import errors, merging
 from qkov.merging import merge_weights
+from tests import builders
 
 NUMBERS = st.floats(-8, 8, allow_nan=False, width=32)
 FISHERS = st.one_of(st.just(0.0), st.floats(1e-6, 1e6))
@@ -189,3 +190,13 @@ def test_a_wrong_average_is_caught(monkeypatch):
     fisher, weights = two([1.0, 5.0], [2.0, 1.0]), {"a": 1.0, "b": 1.0}
     merged = merge_weights(PAIR, fisher=fisher)["w"]
     assert np.abs(merged.numpy() - by_loop(PAIR, fisher, weights, 1e-8)).max() > 0.1
+
+
+def test_state_dicts_of_a_model_with_tied_embeddings_merge_and_load():
+    model = builders.build_model("gpt2", dtype=torch.float32)
+    other = builders.build_model("gpt2", dtype=torch.float32, seed=1)
+    merged = merge_weights({"a": model.state_dict(), "b": other.state_dict()})
+    assert torch.equal(merged["lm_head.weight"], merged["transformer.wte.weight"])
+    expected = (model.lm_head.weight.detach().double() + other.lm_head.weight.detach().double()) / 2
+    model.load_state_dict(merged)
+    torch.testing.assert_close(model.lm_head.weight.detach(), expected.float(), rtol=1e-6, atol=1e-7)
