@@ -10,8 +10,9 @@ For the kept sets S of two tasks, of sizes a and b among n units (parameters, ch
 fifths without any reason, so a bare J says little. :math:`J_{adj}` is 0 at chance and 1 for equal masks. Of two empty sets J
 is NaN: there is nothing that could agree, and a 1 would raise every average over layers.
 
-Chance is that of single units. Importance is alike along rows and columns of a weight, so unstructured masks of unrelated
-tasks exceed it too; heads and channels are the fairer units. That is a description, and no test.
+Chance is that of single units which have nothing in common. Rows, channels and heads that are loud whatever the text is are
+shared by unrelated tasks too, so the overlap with an unrelated third task is the better zero. All of it describes; nothing
+here is a test.
 """
 
 import html

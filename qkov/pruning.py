@@ -11,6 +11,9 @@ Equal scores are ordered by layer, then by weight in the order of collection (mo
 
 A query head is taken out as a whole: its rows of Q, its columns of O. The K and V that it shares stay until no head of
 their group is left. With its columns of O at zero a head has no effect, whatever its biases are.
+
+For single parameters take an importance with ``saliency="fisher_weight"``: F alone ignores the size of the weight that is set
+to zero, and prunes large weights that the model stands on.
 """
 
 import contextlib
