@@ -76,7 +76,7 @@ class FisherCollector:
         self.ema_decay = ema_decay
         self.attention = attention
         asked = (weights,) if isinstance(weights, str) else tuple(weights)
-        self.weights_asked = tuple(dict.fromkeys(("attention", *asked)))
+        self._asked = tuple(dict.fromkeys(("attention", *asked)))
         self._weights, self._left_out = (), {}
         self.config = None
         self.model_fingerprint = None
@@ -274,8 +274,8 @@ class FisherCollector:
         fingerprint = reproducibility.model_fingerprint(model)
         if not any(self._tasks.values()):  # nothing is held yet, so a failed first call binds to no model
             self.config = QKOVConfig.from_model(model, attention=self.attention)
-            self._weights = linear_weights.find_linear_weights(model, self.config, self.weights_asked)
-            self._left_out = linear_weights.explain_left_out(model, self.config, self.weights_asked)
+            self._weights = linear_weights.find_linear_weights(model, self.config, self._asked)
+            self._left_out = linear_weights.explain_left_out(model, self.config, self._asked)
             self.model_fingerprint = fingerprint
             self._seen = None, None
         elif fingerprint != self.model_fingerprint:

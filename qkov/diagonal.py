@@ -58,7 +58,7 @@ class FisherDiagonal:
         num_samples: Number of samples n.
         attributes: JSON-able facts: ``contribution_normalisation``, ``labels`` ("data" or "sampled"),
             ``model_fingerprint``, ``sample_ids``, ``inputs_digest`` (of all samples in their order), ``left_out``
-            (``{param_name: reason}``), ``weights_asked``, ``versions``.
+            (``{param_name: reason}``), ``versions``.
 
     Raises:
         EmptyTaskError: If there is no sample.
@@ -112,7 +112,6 @@ class FisherDiagonal:
         attributes = {
             "contribution_normalisation": normalisation,
             "model_fingerprint": collector.model_fingerprint,
-            "weights_asked": list(collector.weights_asked),
             "left_out": dict(collector.left_out),
         }
         return _averaged(iter(collector.samples(task)), task, collector.weights, collector.config, attributes)
@@ -218,13 +217,11 @@ def collect_fisher_diagonal(
     model = layout.uncompiled(model)
     collecting.check_one_device(model)
     config = layout.QKOVConfig.from_model(model, attention=attention)
-    asked = (weights,) if isinstance(weights, str) else tuple(weights)
-    found = linear_weights.find_linear_weights(model, config, asked)
+    found = linear_weights.find_linear_weights(model, config, weights)
     attributes = {
         "contribution_normalisation": contribution_normalisation,
         "model_fingerprint": reproducibility.model_fingerprint(model),
-        "weights_asked": list(asked),
-        "left_out": linear_weights.explain_left_out(model, config, asked),
+        "left_out": linear_weights.explain_left_out(model, config, weights),
     }
     ids = passes.Supply(sample_ids, "sample_ids")
     samples = passes.collect_samples(
