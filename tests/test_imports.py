@@ -31,11 +31,11 @@ LEVELS = (
         "samples",
         "reference",
     ),
-    ("layout", "linear_weights"),
+    ("layout", "linear_weights", "parts"),
     ("sample_rows", "gradients", "passes", "scoring"),
     ("collector", "meaning", "result_file", "labels", "diagonal", "tables", "plots", "heatmap", "head_statistics"),
     ("interference", "inference", "top_pairs"),
-    ("parts", "importance", "head_tables", "pruning", "overlap", "merging"),
+    ("importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
     ("inspection", "cli", "__main__"),
 )
