@@ -10,7 +10,8 @@ Equal scores are ordered by layer, then by weight in the order of collection (mo
 "count" keeps exactly k whatever the ties, and larger k keep what smaller k did; "quantile" keeps all that tie with the last.
 
 A query head is taken out as a whole: its rows of Q, its columns of O. The K and V that it shares stay until no head of
-their group is left. With its columns of O at zero a head has no effect, whatever its biases are.
+their group is left. With its columns of O at zero a head has no effect, whatever its biases are, unless a norm spans
+several heads: there, taking one out changes what the others compute.
 
 For single parameters take an importance with ``saliency="fisher_weight"``: F alone ignores the size of the weight that is set
 to zero, and prunes large weights that the model stands on.
