@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 
 import qkov
-from qkov import linear_weights
+from qkov import checks, linear_weights
 from qkov.errors import LayoutError, ModuleReuseError, NonFiniteError, OptionError, PrecisionError
 from tests.builders import FAMILIES, VOCABULARY, build_batch, build_model, collect, loss_of
 
@@ -232,3 +232,12 @@ def test_float16_is_refused():
     mlp.register_forward_hook(lambda _module, _args, output: output.double())
     with pytest.raises(PrecisionError, match=r"layers.1.mlp.gate_proj' runs in float16"):
         collect(model, build_batch((5,)), weights="mlp")
+
+
+def test_the_law_of_the_diagonal_is_tried_on_heads_where_a_feed_forward_part_cannot_be_collected():
+    model, batch = build_model("llama"), build_batch((5, 7))
+    whole = checks.run_check("fisher_diagonal", checks.Case("llama", model, batch, batch))
+    model.model.layers[1].mlp = Planted(model.model.layers[1].mlp, _never)
+    heads = checks.run_check("fisher_diagonal", checks.Case("llama", model, batch, batch))
+    assert (whole.status, heads.status) == ("passed", "passed")
+    assert 0 < heads.compared < whole.compared
