@@ -15,6 +15,9 @@ _HOME = {
     "register_layout": "locate",
     # collection
     "FisherCollector": "collector",
+    "FisherDiagonal": "diagonal",
+    "collect_fisher_diagonal": "diagonal",
+    "load_fisher_diagonal": "diagonal",
     # metric and result
     "QKOVInterferenceMetric": "interference",
     "Heatmap": "heatmap",
@@ -28,6 +31,21 @@ _HOME = {
     "load_top_pairs": "top_pairs",
     "split_labels": "top_pairs",
     "TopPairs": "top_pairs",
+    # importance, masks and merging
+    "FisherImportance": "importance",
+    "compute_fisher_importance": "importance",
+    "load_fisher_importance": "importance",
+    "head_table": "head_tables",
+    "export_head_table": "head_tables",
+    "load_head_table": "head_tables",
+    "PruningMasks": "pruning",
+    "apply_masks": "pruning",
+    "get_fisher_pruning_masks": "pruning",
+    "load_pruning_masks": "pruning",
+    "MaskOverlap": "overlap",
+    "compute_fisher_overlap": "overlap",
+    "load_mask_overlap": "overlap",
+    "merge_weights": "merging",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",
