@@ -28,6 +28,10 @@ _HOME = {
     "load_top_pairs": "top_pairs",
     "split_labels": "top_pairs",
     "TopPairs": "top_pairs",
+    # what a step on B does to A
+    "predict_change": "prediction",
+    "Prediction": "prediction_result",
+    "load_prediction": "prediction_result",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",
