@@ -1,4 +1,4 @@
-"""What a change of weights really does: one slice of a model is moved, every watched sample's loss is measured, and it is put back.
+"""What a change of weights really does: one slice is moved, every watched sample's loss is measured, and it is put back.
 
 Nothing here is an estimate. The layers below the moved one compute what they computed before, so their outputs are replayed.
 """
