@@ -17,7 +17,7 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
-    ("errors", "reproducibility", "geometry", "formula", "fisher", "statistics"),
+    ("errors", "reproducibility", "geometry", "formula", "fisher", "full_fisher", "kfac", "statistics"),
     (
         "linear",
         "packings",
@@ -32,7 +32,7 @@ LEVELS = (
         "reference",
     ),
     ("layout",),
-    ("sample_rows", "gradients", "scoring"),
+    ("sample_rows", "gradients", "scoring", "curvature"),
     ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap", "head_statistics"),
     ("interference", "inference", "top_pairs"),
     ("checks",),
