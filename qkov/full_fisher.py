@@ -102,6 +102,25 @@ def _pushed_through(gram, weights, damping, rows, others):
     return solved[places[rows]]
 
 
+def inverse_power(rows, weights, damping, grads, power=1):
+    r"""Return ``(F + lambda I)^{-power} h`` of each gradient, ``[grads, p]``, without a p x p matrix.
+
+    .. math:: f(F)\, h = f(0)\, h + H^T W^{1/2} U\, \mathrm{diag}\Bigl(\frac{f(e) - f(0)}{e}\Bigr) U^T W^{1/2} H\, h,
+       \qquad f(x) = (x + \lambda)^{-power}
+
+    Args:
+        rows: H, the samples that make F, ``[n, p]``. weights: Theirs, positive. damping: lambda > 0.
+        grads: ``[grads, p]``. power: 1 or 0.5.
+    """
+    rooted = rows * weights.sqrt()[:, None]
+    values, vectors = spectrum(rooted @ rooted.T)
+    kept, damped = damping**power, (values + damping) ** power
+    # (f(e) - f(0)) / e without the difference, which would lose digits where e is small.
+    slope = -1 / (kept * damped) if power == 1 else -1 / (kept * damped * (kept + damped))
+    inner = vectors.T @ (rooted @ grads.T)
+    return grads / kept + (rooted.T @ (vectors @ (slope[:, None] * inner))).T
+
+
 def spectrum(symmetric):
     """Return eigenvalues (rounding below 0 taken away) and eigenvectors of a positive semidefinite matrix."""
     values, vectors = torch.linalg.eigh(symmetric)

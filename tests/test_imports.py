@@ -34,7 +34,7 @@ LEVELS = (
     ("layout",),
     ("sample_rows", "gradients", "scoring", "curvature"),
     ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap", "head_statistics"),
-    ("interference", "inference", "top_pairs"),
+    ("interference", "inference", "top_pairs", "natural_gradient"),
     ("checks",),
     ("inspection", "cli", "__main__"),
 )
