@@ -136,7 +136,7 @@ def sample_labels(model, batch, *, seed, num_draws=1, micro_batch=8):
             name: value[rows].to(device) if _has_rows(value) else value for name, value in batch.items()
         }  # fmt: skip
         with torch.no_grad(), _evaluated(model):
-            chances = _predictions(model, part).softmax(-1).double().cpu()
+            chances = _predictions(model, part).double().softmax(-1).cpu()
         for row, chance in enumerate(chances):
             where = counted[start + row].cpu()
             drawn[start + row][:, where] = _draw(chance[where[1:]], num_draws, generator)
