@@ -112,9 +112,9 @@ def test_sampled_fisher_is_the_true_one_within_its_error():
     # The empirical Fisher, of the data's labels, is another quantity.
     data = collect(model, batch)
     name = "model.layers.0.self_attn.o_proj.weight"
-    empirical = sum(data.get_sample_gradients("a", row)[name].square().sum() for row in range(2))
-    true = sum(rows.sum() for rows in exact[name])
-    assert not 0.8 < float(empirical / true) < 1.25
+    empirical = sum(data.get_sample_gradients("a", row)[name].square() for row in range(2))
+    true = sum(exact[name])
+    assert (empirical - true).norm() > 0.3 * true.norm()
 
 
 def test_a_metric_takes_the_fisher_of_drawn_labels():
