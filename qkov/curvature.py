@@ -115,13 +115,29 @@ def token_factors(one, projection, unit, options):
     return head, other
 
 
+def reached(one, layout, projection):
+    """Tell which tokens of a sample are data points of a projection, bool ``[tokens]``.
+
+    Those at which it or a peer (Q, K and V where they see as many tokens; O by itself) gets a gradient. Not padding, not
+    what lies behind the last label, and for O of the last layer not a prompt without labels: whether collection kept
+    such tokens must not matter.
+    """
+    length = len(one.factors[projection.module_name].deltas)
+    peers = {other.module_name for other in layout.projections if other.side == projection.side}
+    deltas = [one.factors[name].deltas for name in sorted(peers)]
+    return torch.stack([(delta != 0).any(-1) for delta in deltas if len(delta) == length]).any(0)
+
+
 def slice_basis(stack, kept, layout, projection, unit, options):
     """Return the eigenbasis of a slice's Kronecker factors.
 
     A does not depend on the head, so its decomposition, the dear one, is kept in ``kept`` until another projection asks.
     """
     omega, counted = stack.token_weights(options), [place for place, w in enumerate(stack.weights) if w > 0]
-    pairs = [token_factors(stack.members[place], projection, unit, options) for place in counted]
+    pairs = []
+    for place in counted:
+        where = reached(stack.members[place], layout, projection).to(options.device)
+        pairs.append([part[where] for part in token_factors(stack.members[place], projection, unit, options)])
     key = layout.layer, projection.module_name, projection.side
     if key not in kept:
         kept.clear()

@@ -11,7 +11,8 @@ arXiv:2311.00636, section 3.1; Martens and Grosse 2015) and u and v as uncorrela
    A = \frac{\sum_{i,t} \omega_i\, v_{it} v_{it}^T}{\sum_{i,t} \omega_i}, \qquad \omega_i = w_i / \text{tokens}_i
 
 (``omega = w`` without normalisation by tokens). So B carries the scale of F, the weight of a sample and its number of
-tokens; A is a mean over tokens. It equals F where both steps are exact: with one token per sample and u independent of v
+tokens; A is a mean over tokens. Its tokens are those at which the weight gets a gradient (``curvature.reached``). It
+equals F where both steps are exact: with one token per sample and u independent of v
 in the weighted sample, such as a full grid or either of them constant, and with several tokens whose cross terms cancel.
 ``vec`` runs over ``[width, other]`` row by row, so that the matrix is ``torch.kron(B, A)``. A bias is one more entry of
 v that is always 1.
