@@ -19,6 +19,9 @@ _HOME = {
     "QKOVInterferenceMetric": "interference",
     "Heatmap": "heatmap",
     "load_heatmap": "heatmap",
+    # directions of steps
+    "scale_by_fisher": "natural_gradient",
+    "ScaledGradients": "natural_gradient",
     # tests
     "QKOVStatistics": "inference",
     "HeadStatistics": "head_statistics",
@@ -37,7 +40,7 @@ _HOME = {
     "prove_layout": "checks",
 }
 _MODULES = (
-    "checks", "errors", "fisher", "formula", "geometry", "gradients", "layout", "locate", "losses",
+    "checks", "errors", "fisher", "formula", "full_fisher", "geometry", "gradients", "kfac", "layout", "locate", "losses",
     "reference", "reproducibility", "statistics",
 )  # fmt: skip
 

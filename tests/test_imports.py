@@ -17,7 +17,7 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
-    ("errors", "reproducibility", "geometry", "formula", "fisher", "statistics"),
+    ("errors", "reproducibility", "geometry", "formula", "fisher", "full_fisher", "kfac", "statistics"),
     (
         "linear",
         "packings",
@@ -33,7 +33,7 @@ LEVELS = (
     ),
     ("layout",),
     ("step",),
-    ("sample_rows", "gradients", "scoring"),
+    ("sample_rows", "gradients", "scoring", "curvature"),
     (
         "collector",
         "meaning",
@@ -45,7 +45,7 @@ LEVELS = (
         "head_statistics",
         "prediction_result",
     ),
-    ("interference", "inference", "top_pairs", "prediction"),
+    ("interference", "inference", "top_pairs", "natural_gradient", "prediction"),
     ("checks",),
     ("inspection", "cli", "__main__"),
 )
