@@ -22,6 +22,9 @@ _HOME = {
     "QKOVInterferenceMetric": "interference",
     "Heatmap": "heatmap",
     "load_heatmap": "heatmap",
+    # directions of steps
+    "scale_by_fisher": "natural_gradient",
+    "ScaledGradients": "natural_gradient",
     # tests
     "QKOVStatistics": "inference",
     "HeadStatistics": "head_statistics",
@@ -46,12 +49,16 @@ _HOME = {
     "compute_fisher_overlap": "overlap",
     "load_mask_overlap": "overlap",
     "merge_weights": "merging",
+    # what a step on B does to A
+    "predict_change": "prediction",
+    "Prediction": "prediction_result",
+    "load_prediction": "prediction_result",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",
 }
 _MODULES = (
-    "checks", "errors", "fisher", "formula", "geometry", "gradients", "layout", "locate", "losses",
+    "checks", "errors", "fisher", "formula", "full_fisher", "geometry", "gradients", "kfac", "layout", "locate", "losses",
     "reference", "reproducibility", "statistics",
 )  # fmt: skip
 

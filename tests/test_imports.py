@@ -17,7 +17,7 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
-    ("errors", "reproducibility", "geometry", "formula", "fisher", "statistics"),
+    ("errors", "reproducibility", "geometry", "formula", "fisher", "full_fisher", "kfac", "statistics"),
     (
         "linear",
         "packings",
@@ -32,9 +32,21 @@ LEVELS = (
         "reference",
     ),
     ("layout", "linear_weights", "parts"),
-    ("sample_rows", "gradients", "passes", "scoring"),
-    ("collector", "meaning", "result_file", "labels", "diagonal", "tables", "plots", "heatmap", "head_statistics"),
-    ("interference", "inference", "top_pairs"),
+    ("step",),
+    ("sample_rows", "gradients", "passes", "scoring", "curvature"),
+    (
+        "collector",
+        "meaning",
+        "result_file",
+        "labels",
+        "diagonal",
+        "tables",
+        "plots",
+        "heatmap",
+        "head_statistics",
+        "prediction_result",
+    ),
+    ("interference", "inference", "top_pairs", "natural_gradient", "prediction"),
     ("importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
     ("inspection", "cli", "__main__"),

@@ -10,7 +10,7 @@ Example:
     ('caught', ['relabelling'])
 """
 
-from . import collecting, cutting, fishers, formulas, loss, pruned, results
+from . import collecting, curvature, cutting, fishers, formulas, loss, pruned, results
 from .planting import FAULTS, Fault, planted
 from .run import MARGIN, FaultResult, run_fault, run_faults, run_unfaulted, unexercised
 
@@ -20,6 +20,7 @@ __all__ = [
     "Fault",
     "FaultResult",
     "collecting",
+    "curvature",
     "cutting",
     "fishers",
     "formulas",
