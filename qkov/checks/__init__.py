@@ -27,15 +27,9 @@ LAYOUT_PROOF = (
     "slices_tile", "output_columns", "head_rows", "query_position", "row_perturbation", "zeroed_weights",
 )  # fmt: skip
 
-from . import (
-    collection_laws,
-    curvature_laws,
-    fisher_laws,
-    importance_laws,
-    layout_laws,
-    result_laws,
-    score_laws,
-)
+for _module in (
+    collection_laws, fisher_laws, score_laws, curvature_laws, layout_laws, result_laws, importance_laws,
+):  # fmt: skip
     globals().update({f"check_{name}": law for name, law in CHECKS.items() if law.__module__ == _module.__name__})
 
 
