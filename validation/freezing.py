@@ -8,7 +8,8 @@ freezing on texts of another seed:
 - Pairs: arithmetic (never seen by the model) kept while code is learned further, and prose kept while code in capitals is
   learned.
 - Plain SGD and Adam, one learning rate each, :data:`BATCH` texts a step.
-- Scores see other texts of the training modules than fine-tuning does; losses are of held-out modules.
+- Scores and fine-tuning see texts of the training modules, drawn apart (a text can be in both); losses are of held-out
+  modules.
 - Arms are compared at equal progress: A's loss, interpolated linearly between measured points, where B's held-out loss has
   fallen by the declared amount for the first time. Freezing also slows B; at equal steps whatever learns least forgets least.
 - A seed draws all texts: those of scores, of fine-tuning in their order, and the held-out ones. Arms of one seed share them,
@@ -106,8 +107,7 @@ def measure_model(model, pair, seed, length):
     start = {side: fine_tuning.held_out_loss(model, ids) for side, ids in watched.items()}
     found = {}
     for optimiser in length.optimisers:
-        progress = PROGRESS[task_b] * (fine_tuning.LENGTH - 1)  # of a sample's summed loss, as scores are
-        harms = freezing_scores.harms(gradients, task_a, task_b, optimiser=optimiser, progress=progress)
+        harms = freezing_scores.harms(gradients, task_a, task_b, optimiser=optimiser, progress=PROGRESS[task_b])
         train = functools.partial(train_arm, model, names, slices, start, watched, optimiser)
         done = {}  # scores that agree on the slices share a run
         found[optimiser] = []

@@ -19,12 +19,14 @@ step :math:`d = -\eta\, u`, where :math:`u = \bar g_B` (SGD) or :math:`\bar g_B 
     ======================  ===============================================================  =====================
 
 :math:`\eta` is the size for which first order over all slices together promises the progress on B at which arms are
-compared; so the share of curvature does not depend on the learning rate. Means over pairs of a product of two factors are
-products of the factors' means; the factors and the damping are those of ``qkov.formula``.
+compared; so the share of curvature does not depend on the learning rate of the fine-tuning. "predicted" is
+:func:`qkov.predict_change`. Means over pairs of a product of two factors are products of the factors' means; the factors
+and the damping are those of ``qkov.formula``, and a test compares with the averages of the product's heatmaps.
 """
 
 import torch
 
+import qkov
 from qkov import formula
 
 SCORES = (
@@ -57,50 +59,28 @@ def harms(gradients, task_a, task_b, *, optimiser, progress):
         gradients: :class:`validation.trained_gradients.Gradients` of both tasks.
         task_a: Task that is to be kept. task_b: Task that is to be learned.
         optimiser: "SGD" or "Adam": the direction of the step of "predicted".
-        progress: By how much the mean loss of a sample of B is to fall, nats.
+        progress: By how much the loss of B is to fall, nats per token.
 
     Returns:
         ``{score: float64 tensor [slices]}`` in the order of ``Gradients.by_slice``, larger = freeze it sooner.
     """
-    averages = {name: [] for name in HEATMAPS}
-    sums = []
-    for block in _blocks(gradients, task_a, task_b):
-        for name, values in average_heatmaps(*block).items():
-            averages[name].append(values)
-        sums.append(slice_sums(block[0], block[1], optimiser))
-    sums = {name: torch.cat([one[name] for one in sums]) for name in sums[0]}
-    found = {name: torch.cat(values) for name, values in averages.items()}
-    found = {name: -values if name in CONFLICT_IS_NEGATIVE else values for name, values in found.items()}
-    eta = progress / sums["gain"].sum()
-    predicted = -eta * sums["slope"] + eta**2 * sums["curvature"] / 2
+    found = {name: [] for name in (*HEATMAPS, "gradient of B", "Fisher of A")}
+    for grads_a, grads_b, tokens_a, tokens_b in _blocks(gradients, task_a, task_b):
+        for name, values in average_heatmaps(grads_a, grads_b, tokens_a, tokens_b).items():
+            found[name].append(-values if name in CONFLICT_IS_NEGATIVE else values)
+        found["gradient of B"].append(torch.stack([grad.mean(0).norm() for grad in grads_b]))
+        found["Fisher of A"].append(torch.stack([grad.square().mean(0).sum() for grad in grads_a]))
+    found = {name: torch.cat(values) for name, values in found.items()}
+    prediction = qkov.predict_change(
+        gradients.collector, task_a, task_b, optimiser=optimiser.lower(), decrease=progress, progress=False
+    )
+    predicted = torch.tensor(prediction.change)
     found |= {
         "predicted": predicted,
-        "predicted per progress": predicted / (eta * sums["gain"]),
-        "gradient of B": sums["norm_b"],
-        "Fisher of A": sums["fisher_a"],
+        "predicted per progress": predicted / torch.tensor(prediction.descent),
         "helpful by prediction": -predicted,
     }
     return {name: found[name] for name in SCORES}
-
-
-def slice_sums(grads_a, grads_b, optimiser):
-    """Sums over the parameters of each slice that predictions and baselines are made of.
-
-    Args:
-        grads_a, grads_b: Raw gradients, lists of float64 ``[samples, parameters]``, one for each slice.
-        optimiser: "SGD" or "Adam".
-
-    Returns:
-        ``{"slope": gbar_A u, "curvature": F_A u^2, "gain": gbar_B u, "norm_b", "fisher_a"}``, each ``[slices]``.
-    """
-    rows = []
-    for grad_a, grad_b in zip(grads_a, grads_b, strict=True):
-        mean_a, mean_b = grad_a.mean(0), grad_b.mean(0)
-        fisher_a, fisher_b = grad_a.square().mean(0), grad_b.square().mean(0)
-        step = mean_b if optimiser == "SGD" else torch.where(fisher_b > 0, mean_b / fisher_b.sqrt(), 0.0)
-        rows.append((mean_a @ step, fisher_a @ step.square(), mean_b @ step, mean_b.norm(), fisher_a.sum()))
-    names = ("slope", "curvature", "gain", "norm_b", "fisher_a")
-    return dict(zip(names, torch.tensor(rows, dtype=torch.float64).T, strict=True))
 
 
 def average_heatmaps(grads_a, grads_b, tokens_a, tokens_b):

@@ -10,24 +10,23 @@ import os
 import sys
 import time
 
-from . import committed, freezing, merging_models, suite
+from . import committed, freezing, merging_models, suite, trained
 
 EVIDENCE = committed.CommittedEvidence(
     path=committed.FOLDER / "remedies_long.json",
     format="qkov-remedies-1",
+    # The trained model's recipe is not among them: every row says which weights it was measured on.
     sources=(
+        "validation/remedies_evidence.py",
         "validation/freezing.py",
         "validation/freezing_scores.py",
         "validation/fine_tuning.py",
         "validation/merging_models.py",
-        "validation/trained_gradients.py",
-        "validation/trained.py",
         "validation/training.py",
         "validation/tasks.py",
         "qkov/formula.py",
-        "qkov/scoring.py",
-        "qkov/gradients.py",
-        "qkov/geometry.py",
+        "qkov/step.py",
+        "qkov/prediction.py",
         "qkov/diagonal.py",
         "qkov/merging.py",
     ),
@@ -37,7 +36,8 @@ EVIDENCE = committed.CommittedEvidence(
 def measure(long, *, jobs):
     """Make both studies; their rows, one behind the other.
 
-    Rows are those of :class:`validation.committed.CommittedEvidence`; further keys are described where they are made.
+    Rows are those of :class:`validation.committed.CommittedEvidence`; further keys are described where they are made, and
+    ``model`` is the SHA-256 of the trained weights.
     """
     freezing_length = freezing.LONG if long else freezing.SHORT
     merging_length = merging_models.LONG if long else merging_models.SHORT
@@ -51,7 +51,9 @@ def measure(long, *, jobs):
         }
         frozen = {part: future.result() for part, future in frozen.items()}
         merged = {seed: future.result() for seed, future in merged.items()}
-    return freezing.rows(frozen, freezing_length) + merging_models.rows(merged, merging_length)
+    weights = trained.load_record("llama")["weights"]
+    rows = freezing.rows(frozen, freezing_length) + merging_models.rows(merged, merging_length)
+    return [row | {"model": weights} for row in rows]
 
 
 def make_long(jobs):
