@@ -17,7 +17,16 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
-    ("errors", "reproducibility", "geometry", "formula", "fisher", "full_fisher", "kfac", "statistics"),
+    (
+        "errors",
+        "reproducibility",
+        "geometry",
+        "formula",
+        "full_fisher",
+        "kfac",
+        "fisher",
+        "statistics",
+    ),
     (
         "linear",
         "packings",
@@ -31,23 +40,43 @@ LEVELS = (
         "samples",
         "reference",
     ),
-    ("layout",),
-    ("step",),
-    ("sample_rows", "gradients", "scoring", "curvature"),
+    (
+        "layout",
+        "linear_weights",
+        "step",
+    ),
+    (
+        "sample_rows",
+        "gradients",
+        "passes",
+        "scoring",
+        "curvature",
+    ),
     (
         "collector",
         "meaning",
         "result_file",
         "labels",
+        "diagonal",
         "tables",
         "plots",
         "heatmap",
         "head_statistics",
         "prediction_result",
     ),
-    ("interference", "inference", "top_pairs", "natural_gradient", "prediction"),
+    (
+        "interference",
+        "inference",
+        "top_pairs",
+        "natural_gradient",
+        "prediction",
+    ),
     ("checks",),
-    ("inspection", "cli", "__main__"),
+    (
+        "inspection",
+        "cli",
+        "__main__",
+    ),
 )
 POSITION = {name: position for position, name in enumerate(name for level in LEVELS for name in level)}
 HEAVY = ("torch", "transformers", "xarray", "matplotlib", "pandas", "scipy", "statsmodels")
