@@ -114,7 +114,9 @@ def test_structured_masks_are_compared_unit_by_unit(structure):
 
 
 def test_random_masks_overlap_as_expected_by_chance():
-    result = compute_fisher_overlap(diagonals("gpt2", tasks=map(str, range(6)), include="attention"), share=0.2, structure="unstructured")
+    result = compute_fisher_overlap(
+        diagonals("gpt2", tasks=map(str, range(6)), include="attention"), share=0.2, structure="unstructured"
+    )
     table = result.to_dataframe()
     table = table[table["level"] == "all"]
     assert table["adjusted"].mean() == pytest.approx(0.0, abs=0.02)
