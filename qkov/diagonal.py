@@ -14,7 +14,6 @@ The file is for any program that reads safetensors: its tensors are F and nothin
 checkpoint's parameters.
 """
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,12 +24,12 @@ from . import collector as collecting
 from . import (
     errors,
     formula,
-    geometry,
     gradients,
     labels,
     layout,
     linear_weights,
     losses,
+    parts,
     passes,
     reproducibility,
     result_file,
@@ -154,9 +153,8 @@ class FisherDiagonal:
         content = {
             "task": self.task,
             "num_samples": self.num_samples,
-            "weights": [dataclasses.asdict(one) for one in self.weights],
-            "layers": None if self.config is None else [dataclasses.asdict(one) for one in self.config.layers],
             "attributes": self.attributes,
+            **parts.describe_layout(self.weights, self.config),
         }
         return content, {name: tensor.numpy() for name, tensor in self.values.items()}
 
@@ -249,7 +247,7 @@ def load_fisher_diagonal(path, *, grad_mean=None):
     if grad_mean is not None:
         described, means = result_file.read(grad_mean, format_name=MEAN_FORMAT_NAME, format_version=FORMAT_VERSION)
     try:
-        weights = tuple(_described(linear_weights.LinearWeight, one) for one in content["weights"])
+        weights, config = parts.read_layout(content)
         names = [one.param_name for one in weights]
         if set(names) != set(arrays) or (means and set(names) != set(means)):
             raise errors.ResultFileError(f"{path} describes {len(names)} weights and holds {len(arrays)} arrays.")
@@ -258,7 +256,7 @@ def load_fisher_diagonal(path, *, grad_mean=None):
             values={name: torch.from_numpy(arrays[name]) for name in names},
             grad_mean={name: torch.from_numpy(means[name]) for name in names} if means else {},
             weights=weights,
-            config=None if content["layers"] is None else _config(content["layers"]),
+            config=config,
             num_samples=content["num_samples"],
             attributes=content["attributes"],
         )
@@ -267,20 +265,6 @@ def load_fisher_diagonal(path, *, grad_mean=None):
     if grad_mean is not None and described != {"task": result.task, "fisher": result.fingerprint}:
         raise errors.ResultFileError(f"{grad_mean} is the mean gradient of another result than {path}.")
     return result
-
-
-def _config(layers):
-    return layout.QKOVConfig(tuple(
-        _described(geometry.AttentionLayout, one | {"projections": tuple(
-            _described(geometry.Projection, projection) for projection in one["projections"]
-        )})
-        for one in layers
-    ))  # fmt: skip
-
-
-def _described(kind, fields):
-    """Rebuild a dataclass of numbers and words; JSON has lists where it had tuples."""
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
 def _averaged(samples, task, weights, config, attributes):

@@ -17,16 +17,7 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
-    (
-        "errors",
-        "reproducibility",
-        "geometry",
-        "formula",
-        "full_fisher",
-        "kfac",
-        "fisher",
-        "statistics",
-    ),
+    ("errors", "reproducibility", "geometry", "formula", "full_fisher", "kfac", "fisher", "statistics"),
     (
         "linear",
         "packings",
@@ -40,18 +31,8 @@ LEVELS = (
         "samples",
         "reference",
     ),
-    (
-        "layout",
-        "linear_weights",
-        "step",
-    ),
-    (
-        "sample_rows",
-        "gradients",
-        "passes",
-        "scoring",
-        "curvature",
-    ),
+    ("layout", "linear_weights", "parts", "step"),
+    ("sample_rows", "gradients", "passes", "scoring", "curvature"),
     (
         "collector",
         "meaning",
@@ -64,19 +45,10 @@ LEVELS = (
         "head_statistics",
         "prediction_result",
     ),
-    (
-        "interference",
-        "inference",
-        "top_pairs",
-        "natural_gradient",
-        "prediction",
-    ),
+    ("interference", "inference", "top_pairs", "natural_gradient", "prediction"),
+    ("importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
-    (
-        "inspection",
-        "cli",
-        "__main__",
-    ),
+    ("inspection", "cli", "__main__"),
 )
 POSITION = {name: position for position, name in enumerate(name for level in LEVELS for name in level)}
 HEAVY = ("torch", "transformers", "xarray", "matplotlib", "pandas", "scipy", "statsmodels")
