@@ -205,6 +205,8 @@ class QKOVInterferenceMetric:
         return score(*where, self.options)
 
     def _sides(self, task_a, task_b, rows_a, rows_b):
+        for task in self.fisher_tasks:
+            self.collector.samples(task)  # refuses a name that was never collected, which would silently change nothing
         return self._side(task_a, rows_a), self._side(task_b, rows_b)
 
     def _side(self, task, rows):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import qkov
+from qkov import formula
 from tests import builders
 
 pytestmark = pytest.mark.gpu
@@ -33,6 +34,23 @@ def test_scores_agree_with_the_cpu_wherever_they_are_collected_and_computed(fami
     for result in found.values():
         for block, scores in expected.items():
             np.testing.assert_allclose(result.arrays[block], scores, atol=D3 * scores.max())
+
+
+@pytest.mark.parametrize("variant", formula.MATRIX_VARIANTS)
+def test_matrix_weighted_scores_agree_with_the_cpu(variant):
+    found = {}
+    for collected, computed in (("cpu", "cpu"), ("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")):
+        collector = collect_on(collected, "llama")
+        metric = qkov.QKOVInterferenceMetric(
+            collector.config, collector, variant=variant, fisher_pool="pooled", include_bias=True,
+            min_samples_for_fisher=1, computation_device=computed,
+        )  # fmt: skip
+        scaled = qkov.scale_by_fisher(collector, "a", method=variant, computation_device=computed).slices[1, "K", 0]
+        found[collected, computed] = metric.compute_heatmap("a", "b", progress=False).arrays | {"scaled": scaled.cpu()}
+    expected = found["cpu", "cpu"]
+    for result in found.values():
+        for block, scores in expected.items():
+            np.testing.assert_allclose(result[block], scores, atol=D3 * abs(scores).max())
 
 
 def test_laws_hold_on_the_gpu():
