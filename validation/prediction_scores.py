@@ -55,7 +55,9 @@ def static_scores(data, pairs):
 
 def variant_scores(data, options):
     """Scores of one variant, ``[n_a, n_b, slices]``."""
-    metric = qkov.QKOVInterferenceMetric(data.collector.config, data.collector, aggregate="sum", **options)
+    metric = qkov.QKOVInterferenceMetric(
+        data.collector.config, data.collector, aggregate="sum", min_samples_for_fisher=1, **options
+    )
     heatmap = metric.compute_heatmap("a", "b", progress=False)
     places = {layer: place for place, layer in enumerate(heatmap.layers)}
     columns = [
