@@ -28,6 +28,10 @@ _HOME = {
     "load_top_pairs": "top_pairs",
     "split_labels": "top_pairs",
     "TopPairs": "top_pairs",
+    # conflicts between samples of two tasks
+    "detect_conflicts": "conflicts",
+    "load_conflicts": "sample_conflicts",
+    "SampleConflicts": "sample_conflicts",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",

@@ -35,6 +35,15 @@ LEVELS = (
     ("sample_rows", "gradients", "scoring"),
     ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap", "head_statistics"),
     ("interference", "inference", "top_pairs"),
+    (
+        "natural_gram",
+        "cosine_summary",
+        "conflict_advice",
+        "conflict_clusters",
+        "conflict_plots",
+        "sample_conflicts",
+        "conflicts",
+    ),
     ("checks",),
     ("inspection", "cli", "__main__"),
 )
