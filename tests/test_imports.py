@@ -31,9 +31,9 @@ LEVELS = (
         "samples",
         "reference",
     ),
-    ("layout",),
-    ("sample_rows", "gradients", "scoring"),
-    ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap", "head_statistics"),
+    ("layout", "linear_weights"),
+    ("sample_rows", "gradients", "passes", "scoring"),
+    ("collector", "meaning", "result_file", "labels", "diagonal", "tables", "plots", "heatmap", "head_statistics"),
     ("interference", "inference", "top_pairs"),
     (
         "natural_gram",
