@@ -12,8 +12,8 @@ With inner products :math:`G` in natural-gradient space, sample j of B moves aga
               :math:`\bar h_A` (one step of PCGrad, Yu et al. 2020)
 ============  =======================================================================================================
 
-Chosen and judged on the same samples of A, each of these looks as if it removed every conflict, in pure noise too. So half of A's
-clusters choose, the other half judges, and both figures are shown. First order in the step: no loss is measured here.
+Chosen and judged on the same samples of A, each of these looks as if it removed every conflict, in pure noise too. So half
+of A's clusters choose, the other half judges, and both figures are shown. First order in the step: no loss is measured here.
 """
 
 import html
@@ -28,8 +28,8 @@ from .statistics import relabelings, splits
 METHODS = ("leave_out", "reweight", "project")
 STREAM = 10
 NOTE = (
-    "A heuristic, to first order in the step. Chosen and judged on the same samples of A it always looks good; believe the row "
-    "that was judged on held-out clusters, and then a training run."
+    "A heuristic, to first order in the step. Chosen and judged on the same samples of A it always looks good; believe the "
+    "row that was judged on held-out clusters, and then a training run."
 )
 
 

@@ -1,8 +1,8 @@
 """Clusters of samples whose gradients point the same way, and which clusters oppose each other: a description.
 
 Clustering finds clusters in noise too, alike inside and opposed to each other, because that is what it looks for; so nothing
-here has a p value. What belongs to the tasks is shown beside what does not: were task labels permuted inside every cluster, the
-cosine between its A samples and B samples would on average be the mean over all its pairs.
+here has a p value. What belongs to the tasks is shown beside what does not: were task labels permuted inside every cluster,
+the cosine between its A samples and B samples would on average be the mean over all its pairs.
 """
 
 import html
@@ -13,8 +13,8 @@ import numpy as np
 from . import cosine_summary, errors
 
 NOTE = (
-    "A description without p values: clusters as tight, and as opposed, are found in noise. 'relabelled' is what 'across tasks' "
-    "would be on average if task labels were permuted inside clusters."
+    "A description without p values: clusters as tight, and as opposed, are found in noise. 'relabelled' is what 'across "
+    "tasks' would be on average if task labels were permuted inside clusters."
 )
 
 
@@ -24,8 +24,8 @@ class SampleClusters:
 
     Attributes:
         members: ``(task, id)`` of the samples of each cluster; clusters in the order of their first member.
-        cosine: Mean cosine between two clusters over all pairs, float64 ``[clusters, clusters]``; on the diagonal over pairs of
-            different samples, NaN for a single one. It is also the mean of ``across_tasks`` over all permutations of task
+        cosine: Mean cosine between two clusters over all pairs, float64 ``[clusters, clusters]``; on the diagonal over pairs
+            of different samples, NaN for a single one. It is also the mean of ``across_tasks`` over all permutations of task
             labels inside clusters.
         across_tasks: Mean cosine of A's samples in one cluster (row) with B's in another; NaN where there are none.
         left_out: Samples without a gradient.
@@ -68,8 +68,8 @@ class SampleClusters:
             num_a = sum(task == self.task_a for task, _ in samples)
             ids = ", ".join(repr(one) for _, one in samples[:5]) + (", ..." if len(samples) > 5 else "")
             lines.append(
-                f"  cluster {number}: {num_a} of A, {len(samples) - num_a} of B, cosine inside {self.cosine[number, number]:.3g} "
-                f"({ids})"
+                f"  cluster {number}: {num_a} of A, {len(samples) - num_a} of B, cosine inside "
+                f"{self.cosine[number, number]:.3g} ({ids})"
             )
         for one, other, value in self.opposed[:3]:
             lines.append(f"  {one} against {other}: {value:.3g}")

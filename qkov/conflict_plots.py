@@ -10,8 +10,8 @@ from . import cosine_summary, plots
 ACROSS, INSIDE_A, INSIDE_B = "#b2182b", "#2166ac", "#4d9221"
 MOST_NAMES = 60
 NOTE = (
-    "Band: percentiles {low} to {high} of single pairs inside A or inside B. A point below the lines is a group in which tasks agree "
-    "less than samples of one task do; that is not a test."
+    "Band: percentiles {low} to {high} of single pairs inside A or inside B. A point below the lines is a group in which "
+    "tasks agree less than samples of one task do; that is not a test."
 )
 
 
@@ -69,6 +69,7 @@ def _label(panel, names, blocks):
     panel.set_xticks(kept, [names[one] for one in kept], rotation=90, fontsize=7, parse_math=False)
     panel.set_xlim(-0.7, len(names) - 0.3)
     panel.margins(y=0.08)
+    panel.figure.get_layout_engine().set(h_pad=0.12)
 
 
 def _surround(figure, found):

@@ -22,8 +22,8 @@ __all__ = ["detect_conflicts"]
 NUM_SPLITS = 100
 CLAIM = "samples of A are in more conflict with B than those of the reference are"
 TESTED = (
-    "Tested: is a sample of A, or A as a whole, in more conflict with B than the reference is? q of samples counts the samples of "
-    "A in one group; the answer of record is that of all weights together. Nothing is said of other samples of B."
+    "Tested: is a sample of A, or A as a whole, in more conflict with B than the reference is? q of samples counts the "
+    "samples of A in one group; the answer of record is that of all weights together. Nothing is said of other samples of B."
 )
 DEPENDENT = (
     "No sample was tested: {task!r} has {samples} samples in {clusters} clusters, and a p value of a single sample needs "
@@ -191,7 +191,7 @@ def _reference_means(grams, n_a, level):
     norms_b = np.einsum("gii->gi", grams.inner)[:, n_a:]
     parts = [grams.reference, grams.reference_norms, norms_b]
     if level != natural_gram.TOTAL:
-        parts = [np.concatenate([part, part.sum(0, keepdims=True)]) for part in parts]
+        parts = [natural_gram.with_total(part) for part in parts]
     return cosine_summary.mean_known(natural_gram.cosines(*parts, floor=grams.floor), 2).T
 
 

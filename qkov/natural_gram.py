@@ -9,13 +9,16 @@ of cosines: a layer is exactly the sum of its slices. Slices come tile by tile f
 ``metric="euclidean"`` D is 1.
 """
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import errors, fisher, formula, scoring
+from . import errors, fisher, formula, gradients, scoring
+from .geometry import Projection
 
 LEVELS = ("head", "block", "layer", "all")
 METRICS = ("natural", "euclidean")
@@ -87,35 +90,79 @@ def inner_products(collector, tasks, *, level, metric, options, progress=True):
     counts = [len(part) for part in members] + [0] * (3 - len(members))
     sides = [scoring.Side([*members[0], *sum(members[2:], ())], (), options), scoring.Side(members[1], (), options)]
     everyone = _Everyone([one for part in members for one in part], sample_weights(counts), options, metric)
+    pieces = [*_attention_pieces(collector, sides, options), *_other_pieces(collector, everyone, options)]
     sums, noise = {}, []
-    pieces = [(layout, projection) for layout in collector.config.layers for projection in layout.projections]
     # Where disable is not given, TQDM_DISABLE in the environment still acts.
     hidden = {} if progress else {"disable": True}
-    with tqdm(
-        total=sum(one.num_units for _, one in pieces), desc="conflicts", unit=" slices", delay=2, **hidden
-    ) as bar:
-        for layout, projection in pieces:
-            mean, most = _block_means(sides, layout, projection, options)
-            silent = formula.is_noise(mean, most, everyone.dtype(projection))
-            noise += [f"{projection.block} of layer {layout.layer}"] if silent else []
-            for unit in range(projection.num_units):
-                total = sums.setdefault(group_of(layout, projection, unit, level), everyone.zeros())
+    total_units = sum(piece.projection.num_units for piece in pieces)
+    with tqdm(total=total_units, desc="conflicts", unit=" slices", delay=2, **hidden) as bar:
+        for piece in pieces:
+            silent = formula.is_noise(piece.mean, piece.most, everyone.dtype(piece.projection))
+            noise += [dataclasses.replace(piece.group, unit=None).label] if silent else []
+            for unit in range(piece.projection.num_units):
+                sums.setdefault(piece.group_of(unit, level), everyone.zeros())
                 if not silent:
-                    everyone.add(total, scoring.slice_tiles(everyone.members, projection, unit, options), mean)
+                    tiles = scoring.slice_tiles(everyone.members, piece.projection, unit, options)
+                    everyone.add(sums[piece.group_of(unit, level)], tiles, piece.mean)
                 bar.update()
-    coarse = any(everyone.dtype(one) == torch.float32 for _, one in pieces)
+    coarse = any(everyone.dtype(one) == torch.float32 for one in (piece.projection for piece in pieces))
     floor = (16 * torch.finfo(torch.float32 if coarse else torch.float64).eps) ** 2  # as formula.is_noise has it
     return _assembled(sums, counts, noise, floor)
 
 
-def group_of(layout, projection, unit, level):
-    """Return the group of a slice."""
-    return {
-        "head": Group(layout.layer, projection.block, unit, projection.param_name),
-        "block": Group(layout.layer, projection.block, None, projection.param_name),
-        "layer": Group(layout.layer),
-        "all": Group(),
-    }[level]
+@dataclass(frozen=True)
+class Piece:
+    """One block of a layer, or one other weight whole, with what damping needs of it.
+
+    Attributes:
+        group: Its layer, block and parameter.
+        projection: Where its units lie.
+        mean: Mean of the pooled F over the piece, what damping is relative to.
+        most: The largest such mean beside it in the layer.
+    """
+
+    group: Group
+    projection: Projection
+    mean: float
+    most: float
+
+    def group_of(self, unit, level):
+        """Return the group of a unit."""
+        if level == "head" and self.group.block is not None:
+            return dataclasses.replace(self.group, unit=unit)
+        if level in ("head", "block") or (level == "layer" and self.group.layer is None):
+            return self.group
+        return Group(self.group.layer) if level == "layer" else Group()
+
+
+def _attention_pieces(collector, sides, options):
+    for layout in collector.config.layers:
+        means = [sum(side.block_mean(layout, one, options) for side in sides) / 2 for one in layout.projections]
+        for projection, mean in zip(layout.projections, means, strict=True):
+            group = Group(layout.layer, projection.block, None, projection.param_name)
+            yield Piece(group, projection, mean, max(means))
+
+
+def _other_pieces(collector, everyone, options):
+    """Weights that hold no head, each as a projection with one unit that is all of it."""
+    others = [one for one in collector.weights if one.kind != "attention"]
+    whole = [_whole(weight) for weight in others]
+    means = [everyone.mean_contribution(one, options) for one in whole]
+    for weight, projection, mean in zip(others, whole, means, strict=True):
+        beside = [
+            value
+            for value, one in zip(means, others, strict=True)
+            if (one.layer, one.kind) == (weight.layer, weight.kind)
+        ]
+        yield Piece(Group(weight.layer, None, None, weight.param_name), projection, mean, max(beside))
+
+
+def _whole(weight):
+    size = weight.weight_shape[weight.out_axis]
+    # The block only says that output features are cut; nothing here reads it.
+    return Projection(
+        "Q", weight.module_name, weight.param_name, None, weight.weight_shape, weight.out_axis, "output", (0,), size
+    )
 
 
 def sample_weights(counts):
@@ -133,6 +180,11 @@ def natural(h, damped):
     return h / damped.sqrt()
 
 
+def with_total(parts):
+    """Append the sum over groups, ``[groups + 1, ...]``: a group cuts nothing twice, so that inner products add up."""
+    return np.concatenate([parts, parts.sum(0, keepdims=True)])
+
+
 def cosines(inner, norms_a, norms_b, *, floor=0.0):
     r"""Divide inner products by norms; NaN where one of the two is no more than rounding.
 
@@ -143,7 +195,7 @@ def cosines(inner, norms_a, norms_b, *, floor=0.0):
     most = np.maximum(norms_a.max(-1, initial=0.0), norms_b.max(-1, initial=0.0))[..., None]
     root_a, root_b = (np.sqrt(np.where(norms > floor * most, norms, np.nan)) for norms in (norms_a, norms_b))
     # Rounding can lead out of [-1, 1].
-    return np.clip(inner / root_a[..., :, None] / root_b[..., None, :], -1.0, 1.0)
+    return np.clip(inner / (root_a[..., :, None] * root_b[..., None, :]), -1.0, 1.0)
 
 
 class _Everyone:
@@ -170,15 +222,20 @@ class _Everyone:
                 f"inner products of gradients leave the range of {grad.dtype}. Scale the loss down, or collect in float64."
             )
 
+    def mean_contribution(self, projection, options):
+        """Mean of the pooled F over a whole weight."""
+        counts = self._tokens.tolist() if options.contribution_normalisation == "tokens" else [1] * len(self.members)
+        norms = (
+            gradients.squared_norm(one.factors, projection) / count
+            for one, count in zip(self.members, counts, strict=True)
+        )
+        return sum(weight * norm for weight, norm in zip(self._weights.tolist(), norms, strict=True)) / math.prod(
+            projection.weight_shape
+        )
+
     def dtype(self, projection):
         kinds = {one.factors[projection.module_name].deltas.dtype for one in self.members}
         return torch.float64 if torch.float64 in kinds else torch.float32
-
-
-def _block_means(sides, layout, projection, options):
-    """Mean of the pooled F over all heads of a block, and of the layer's largest block."""
-    means = {one.block: sum(side.block_mean(layout, one, options) for side in sides) / 2 for one in layout.projections}
-    return means[projection.block], max(means.values())
 
 
 def _assembled(sums, counts, noise, floor):

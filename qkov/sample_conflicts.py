@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from . import conflict_advice, conflict_clusters, cosine_summary, errors, labels, natural_gram, result_file
+from . import conflict_advice, conflict_clusters, cosine_summary, errors, formula, labels, natural_gram, result_file
 
 __all__ = ["SampleConflicts", "load_conflicts"]
 
@@ -67,7 +67,7 @@ class SampleConflicts:
         self._keep("inner", (len(self.groups), n_a + n_b, n_a + n_b))
         self._keep("mean_cosine_r", (n_r, rows))
         for name, shape in (("sample_tests", (n_a, rows)), ("group_tests", (rows,))):
-            found = {one: _frozen(one, values, shape) for one, values in getattr(self, name).items()}
+            found = {one: _frozen(one, values, shape) for one, values in sorted(getattr(self, name).items())}
             object.__setattr__(self, name, found)
         if (len(self.clusters_a), len(self.clusters_b)) != (n_a, n_b):
             raise errors.ShapeError(
@@ -89,28 +89,24 @@ class SampleConflicts:
         n_a = len(self.sample_a)
         return np.ascontiguousarray(np.moveaxis(self._every_cosine[:, :n_a, n_a:], 0, -1))
 
-    def within_cosines(self, task):
+    def within_cosines(self, side):
         """Cosine of every pair inside a task, ``[n, n, labels]``, 1 between a sample and itself.
 
         Args:
-            task: "a" or "b", the side, or the name of the task.
+            side: "a" or "b".
         """
-        mine = self._side(task)
+        mine = self._side(side)
         return np.ascontiguousarray(np.moveaxis(self._every_cosine[:, mine, mine], 0, -1))
 
     @cached_property
     def _every_cosine(self):
-        total = [] if len(self.labels) == len(self.groups) else [self.inner.sum(0)]
-        stack = np.concatenate([self.inner, *([one[None] for one in total])])
-        norms = np.einsum("gii->gi", stack)
-        return natural_gram.cosines(stack, norms, norms, floor=self.attributes["noise_floor"])
+        norms = np.einsum("gii->gi", self._with_total)
+        return natural_gram.cosines(self._with_total, norms, norms, floor=self.attributes["noise_floor"])
 
-    def _side(self, task):
-        names = {"a": "a", "b": "b", self.attributes["task_a"]: "a", self.attributes["task_b"]: "b"}
-        if task not in names:
-            raise errors.UnknownTaskError(f"no side {task!r}; expected one of {', '.join(map(repr, names))}.")
+    def _side(self, side):
+        formula.require_choice("side", side, ("a", "b"))
         n_a = len(self.sample_a)
-        return slice(0, n_a) if names[task] == "a" else slice(n_a, None)
+        return slice(0, n_a) if side == "a" else slice(n_a, None)
 
     @cached_property
     def columns(self):
@@ -128,15 +124,17 @@ class SampleConflicts:
             inside = cosine_summary.of_pairs(pairs, facts["threshold"])
             found |= {f"within_{name}_{one}": values for one, values in inside.items()}
         halves = cosine_summary.Halves.draw(self.clusters_a, self.clusters_b, facts["n_splits"], facts["split_seed"])
-        return found | halves.cosines(self._with_total(), n_a) | self.group_tests
+        return found | halves.cosines(self._with_total, n_a) | self.group_tests
 
+    @cached_property
     def _with_total(self):
-        total = [] if len(self.labels) == len(self.groups) else [self.inner.sum(0)]
-        return itertools.chain(self.inner, total)
+        """Inner products by label, ``[labels, n_a + n_b, n_a + n_b]``."""
+        return self.inner if len(self.labels) == len(self.groups) else natural_gram.with_total(self.inner)
 
-    def sample_means(self, task):
-        """Mean cosine of each sample of a side with the other task, float64 ``[n, labels]``."""
-        return cosine_summary.mean_known(self.cosines, 0 if self._side(task).start else 1)
+    def sample_means(self, side):
+        """Mean cosine of each sample of side "a" or "b" with the other task, float64 ``[n, labels]``."""
+        self._side(side)
+        return cosine_summary.mean_known(self.cosines, 1 if side == "a" else 0)
 
     def inner_of(self, groups=None):
         """Add up the inner products of some groups, ``[n_a + n_b, n_a + n_b]``.
@@ -274,12 +272,15 @@ class SampleConflicts:
         """Say in words what was found, and what may not be concluded."""
         facts, found = self.attributes, {name: values[-1] for name, values in self.columns.items()}
         a, b = facts["task_a"], facts["task_b"]
+        inside_a, inside_b = (
+            f"inside {side.upper()} {found[f'within_{side}_mean_cosine']:.3g} ({found[f'within_{side}_share_below']:.0%})"
+            for side in ("a", "b")
+        )
         said = (
-            f"{len(self.sample_a)} samples of {a!r} (A) x {len(self.sample_b)} of {b!r} (B), {len(self.groups)} groups. Over all "
-            f"weights, the mean cosine across tasks is {found['mean_cosine']:.3g} ({found['share_below']:.0%} of pairs below "
-            f"{facts['threshold']:g}); inside A {found['within_a_mean_cosine']:.3g} ({found['within_a_share_below']:.0%}), inside "
-            f"B {found['within_b_mean_cosine']:.3g} ({found['within_b_share_below']:.0%}). Halves of tasks: A with B "
-            f"{found['half_cosine']:.3g}, A with A {found['half_cosine_a']:.3g}, B with B {found['half_cosine_b']:.3g}."
+            f"{len(self.sample_a)} samples of {a!r} (A) x {len(self.sample_b)} of {b!r} (B), {len(self.groups)} groups. Over "
+            f"all weights, the mean cosine across tasks is {found['mean_cosine']:.3g} ({found['share_below']:.0%} of pairs "
+            f"below {facts['threshold']:g}); {inside_a}, {inside_b}. Halves of tasks: A with B {found['half_cosine']:.3g}, A with "
+            f"A {found['half_cosine_a']:.3g}, B with B {found['half_cosine_b']:.3g}."
         )
         if self.sample_tests:
             count = len(self.in_conflict())
