@@ -279,8 +279,8 @@ class SampleConflicts:
         said = (
             f"{len(self.sample_a)} samples of {a!r} (A) x {len(self.sample_b)} of {b!r} (B), {len(self.groups)} groups. Over "
             f"all weights, the mean cosine across tasks is {found['mean_cosine']:.3g} ({found['share_below']:.0%} of pairs "
-            f"below {facts['threshold']:g}); {inside_a}, {inside_b}. Halves of tasks: A with B {found['half_cosine']:.3g}, A with "
-            f"A {found['half_cosine_a']:.3g}, B with B {found['half_cosine_b']:.3g}."
+            f"below {facts['threshold']:g}); {inside_a}, {inside_b}. Means of halves: A with B {found['half_cosine']:.3g}, "
+            f"A with A {found['half_cosine_a']:.3g}, B with B {found['half_cosine_b']:.3g}."
         )
         if self.sample_tests:
             count = len(self.in_conflict())
