@@ -26,9 +26,10 @@ def share_below(values, threshold, axis=0):
 def of_pairs(pairs, threshold):
     """Summarise cosines ``[pairs, groups]``: ``mean_cosine``, ``low`` and ``high`` percentiles, ``share_below``."""
     low, high = np.full((2, pairs.shape[1]), np.nan)
-    known = (~np.isnan(pairs)).any(0)
-    if known.any():
-        low[known], high[known] = np.nanpercentile(pairs[:, known], BAND, axis=0)
+    for one, column in enumerate(np.ascontiguousarray(pairs.T)):
+        known = column[~np.isnan(column)]
+        if len(known):
+            low[one], high[one] = np.percentile(known, BAND)
     return {
         "mean_cosine": mean_known(pairs),
         "low": low,

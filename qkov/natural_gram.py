@@ -224,14 +224,14 @@ class _Everyone:
 
     def mean_contribution(self, projection, options):
         """Mean of the pooled F over a whole weight."""
-        counts = self._tokens.tolist() if options.contribution_normalisation == "tokens" else [1] * len(self.members)
-        norms = (
-            gradients.squared_norm(one.factors, projection) / count
-            for one, count in zip(self.members, counts, strict=True)
-        )
-        return sum(weight * norm for weight, norm in zip(self._weights.tolist(), norms, strict=True)) / math.prod(
-            projection.weight_shape
-        )
+        total = 0.0
+        for one, weight in zip(self.members, self._weights.tolist(), strict=True):
+            norms = one.squared_norms
+            if projection.param_name not in norms:  # beside those of blocks, which go by layer and block
+                norms[projection.param_name] = gradients.squared_norm(one.factors, projection)
+            tokens = one.num_tokens if options.contribution_normalisation == "tokens" else 1
+            total += weight * norms[projection.param_name] / tokens
+        return total / math.prod(projection.weight_shape)
 
     def dtype(self, projection):
         kinds = {one.factors[projection.module_name].deltas.dtype for one in self.members}
