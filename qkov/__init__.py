@@ -15,6 +15,9 @@ _HOME = {
     "register_layout": "locate",
     # collection
     "FisherCollector": "collector",
+    "FisherDiagonal": "diagonal",
+    "collect_fisher_diagonal": "diagonal",
+    "load_fisher_diagonal": "diagonal",
     # metric and result
     "QKOVInterferenceMetric": "interference",
     "Heatmap": "heatmap",

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from . import gradients, samples
-from .errors import SampleIdError
+from .errors import OptionError, SampleIdError
 
 _logger = logging.getLogger(__name__)
 
@@ -73,6 +73,14 @@ def _within_memory(model, batch, *rest):
         if samples.batch_size(batch) == 1:
             raise
     return None  # outside the handler, which keeps the tensors of the failed pass alive
+
+
+def check_call(task, micro_batch):
+    """Refuse a task without a name and a pass without samples."""
+    if not isinstance(task, str) or not task:
+        raise OptionError(f"task is {task!r}; expected a non-empty string, its name.")
+    if micro_batch is not None and micro_batch < 1:
+        raise OptionError(f"micro_batch is {micro_batch}; expected at least 1 sample per pass.")
 
 
 def _one_each(task, clusters, num_samples):

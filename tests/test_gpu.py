@@ -51,3 +51,16 @@ def test_tests_agree_with_the_cpu():
     ]
     for name in ("exchange_effect", "lift", "lift_low"):
         np.testing.assert_allclose(found[1].columns[name], found[0].columns[name], rtol=D3, atol=D3)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_fisher_diagonal_agrees_with_the_cpu_and_with_that_of_kept_samples(family):
+    model = builders.build_model(family, dtype=torch.float32)
+    expected = qkov.collect_fisher_diagonal(model, BATCHES["a"], "a", progress=False)
+    model.to("cuda")
+    found = qkov.collect_fisher_diagonal(model, BATCHES["a"], "a", progress=False)
+    kept = qkov.FisherDiagonal.of(builders.collect(model, BATCHES["a"], weights=("attention", "mlp")), "a")
+    for name, value in expected.values.items():
+        assert found.values[name].device.type == "cpu"
+        for other in (found, kept):
+            np.testing.assert_allclose(other.values[name], value, atol=D3 * float(value.max()))
