@@ -52,9 +52,8 @@ def detect_conflicts(
     r"""Measure the cosine of every pair of samples of two tasks, and with a reference task test samples and groups.
 
     The Fisher diagonal is the mean of task B's and of A's; with a reference, that of A and the reference together takes A's
-    place, so that the metric does not know which of the two a sample is from. Damping is relative, as for scores. Two passes
-    never happen: every slice is built once, tile by tile; n x n inner products by group are what is kept, 8 (n_a + n_b)^2
-    bytes per group.
+    place, so that the metric does not know which of the two a sample is from. Damping is relative, as for scores. Every
+    slice is built once, tile by tile; what is kept are inner products of all samples by group, 8 n^2 bytes each.
 
     Args:
         collector: Holds the samples of all tasks.

@@ -1,5 +1,6 @@
 """Cosines between samples of two tasks: equal to a loop over whole gradients, additive, tested only against a reference."""
 
+import dataclasses
 import functools
 import warnings
 
@@ -276,6 +277,19 @@ def test_rounding_noise_of_one_sample_is_no_direction():
     np.testing.assert_array_equal(np.isnan(found[0]), [[False, True, True], [True] * 3, [True] * 3])
 
 
+def test_a_block_of_rounding_noise_has_no_cosines_and_is_named():
+    model = builders.build_model("llama", layers=1)
+    collector = qkov.FisherCollector()
+    for task, token in (("a", 3), ("b", 9)):  # where all tokens are equal, no query and no key matters
+        batch = {"input_ids": torch.full((4, 6), token) + torch.arange(4)[:, None]}
+        collector.collect_fisher(model, batch, task, progress=False)
+    found = qkov.detect_conflicts(collector, "a", "b", progress=False)
+    silent = np.array([one.block in "QK" for one in found.groups] + [False])
+    assert np.isnan(found.cosines[..., silent]).all()
+    assert not np.isnan(found.cosines[..., ~silent]).any()
+    assert "Rounding noise and nothing else, without cosines: layer 0 Q, layer 0 K." in found.attributes["notes"]
+
+
 @given(st.integers(1, 6), st.integers(1, 4), st.floats(-150, 150), st.integers(0, 2**20))
 def test_cosines_of_any_gradients_are_those_of_numpy(size, count, exponent, seed):
     values = np.random.default_rng(seed).standard_normal((count, size)) * 10.0**exponent
@@ -549,6 +563,20 @@ def test_words_say_what_cosines_do_not_mean():
 def test_requests_without_meaning_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         qkov.detect_conflicts(three_tasks(), "a", "b", progress=False, **options)
+
+
+def test_arrays_that_do_not_fit_and_tasks_without_samples_are_refused():
+    found = described()
+    parts = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+    for changed in ({"inner": found.inner[1:]}, {"clusters_a": (0, 1)}, {"mean_cosine_r": np.zeros((1, 33))}):
+        with pytest.raises(errors.ShapeError):
+            qkov.SampleConflicts(**parts | changed)
+    collector = arranged.collector_of(rows=2, columns=3, a=np.ones((2, 4, 6)), b=np.ones((0, 4, 6)))
+    with pytest.raises(errors.EmptyTaskError, match="'b' holds no samples"):
+        qkov.detect_conflicts(collector, "a", "b", progress=False)
+    collector = arranged.collector_of(rows=2, columns=3, a=np.full((2, 4, 6), 1e200), b=np.ones((2, 4, 6)))
+    with pytest.raises(errors.NonFiniteError, match="Scale the loss down"):
+        qkov.detect_conflicts(collector, "a", "b", metric="euclidean", progress=False)
 
 
 def test_a_reference_needs_clusters_and_a_description_does_not():
