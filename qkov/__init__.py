@@ -53,6 +53,10 @@ _HOME = {
     "compute_fisher_overlap": "overlap",
     "load_mask_overlap": "overlap",
     "merge_weights": "merging",
+    # conflicts between samples of two tasks
+    "detect_conflicts": "conflicts",
+    "load_conflicts": "sample_conflicts",
+    "SampleConflicts": "sample_conflicts",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",
