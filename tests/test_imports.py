@@ -45,7 +45,7 @@ LEVELS = (
         "head_statistics",
         "prediction_result",
     ),
-    ("interference", "inference", "top_pairs", "natural_gradient", "prediction"),
+    ("interference", "inference", "top_pairs", "natural_gradient", "prediction", "pair_prediction"),
     (
         "natural_gram",
         "cosine_summary",
