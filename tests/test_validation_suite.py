@@ -102,7 +102,9 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
               "bound": 0.1, "direction": "at most", "status": rate}]  # fmt: skip
     found = {"format": program.FORMAT, "results": results, "faults": planted, "models": [], "not_run": [],
              "families": [{"family": "f", "status": family, "reason": "said"}], "refused": [], "statistics": rates,
-             "statistics_long": {"rows": rates, "seconds": 1.0, "complaints": list(complaints)}}  # fmt: skip
+             "statistics_long": {"rows": rates, "seconds": 1.0, "complaints": list(complaints)},
+             "remedies": [row | {"status": "passed"} for row in rates],
+             "remedies_long": {"rows": rates, "seconds": 1.0, "complaints": []}}  # fmt: skip
     found["summary"] = program.summarise(found) | {"checks_without_a_fault": []}
     return found
 
@@ -118,6 +120,7 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
         (evidence(rate="failed"), 1),
         (evidence(complaints=["made by other sources"]), 1),
         (evidence() | {"summary": evidence()["summary"] | {"statistics": 0}}, 1),
+        (evidence() | {"summary": evidence()["summary"] | {"remedies": 0}}, 1),
     ],
 )
 def test_exit_status_says_whether_everything_held(found, status, monkeypatch, tmp_path, capsys):
@@ -146,13 +149,14 @@ def test_a_check_without_a_fault_fails_the_run(monkeypatch, tmp_path):
     assert program.main(["--output", str(tmp_path)]) == 1
 
 
-def test_long_calibrates_in_full_and_for_the_record(monkeypatch):
+@pytest.mark.parametrize("study", ["statistics", "remedies"])
+def test_long_measures_in_full_and_for_the_record(study, monkeypatch):
     asked = []
-    made = program.statistics_evidence
+    made = program.STUDIES[study]
     monkeypatch.setattr(made, "make_long", lambda jobs: asked.append(("long", jobs)) or [])
     monkeypatch.setattr(made, "measure", lambda long, jobs: asked.append(("short", long, jobs)) or [])
-    program.measure_statistics(program.parse_arguments(["--long", "--jobs", "1"]))
-    program.measure_statistics(program.parse_arguments(["--jobs", "2"]))
+    program.measure_study(study, program.parse_arguments(["--long", "--jobs", "1"]))
+    program.measure_study(study, program.parse_arguments(["--jobs", "2"]))
     assert asked == [("long", 1), ("short", False, 2)]
 
 
