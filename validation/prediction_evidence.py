@@ -53,7 +53,7 @@ HIGHEST = {"rank": 1.0, "rank in a block": 1.0, "R2": 1.0, "R2 of real = predict
 
 
 def cells():
-    """Every cell of the full study: three pairs on five Llama-style models, one on two, the bounded ones on GPT-2's as well."""
+    """Every cell of the full study: three pairs on five Llama-style models, one on two; those with bounds on GPT-2's too."""
     found = []
     for pair in prediction_tasks.PAIRS:
         bounded = pair in prediction_tasks.BOUNDED
