@@ -29,7 +29,7 @@ from collections import Counter
 from pathlib import Path
 
 FORMAT = "qkov-evidence-1"
-STUDIES = ("statistics", "remedies")
+STUDIES = ("statistics", "prediction", "remedies")
 """What is measured in two lengths: rows of this build under the name, the committed ones under the name with "_long"."""
 
 # A fault is caught with certainty when the check's error is this many times its bound.

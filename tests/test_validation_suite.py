@@ -103,8 +103,8 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
     found = {"format": program.FORMAT, "results": results, "faults": planted, "models": [], "not_run": [],
              "families": [{"family": "f", "status": family, "reason": "said"}], "refused": [], "statistics": rates,
              "statistics_long": {"rows": rates, "seconds": 1.0, "complaints": list(complaints)},
-             "remedies": [row | {"status": "passed"} for row in rates],
-             "remedies_long": {"rows": rates, "seconds": 1.0, "complaints": []}}  # fmt: skip
+             **{name: [row | {"status": "passed"} for row in rates] for name in ("prediction", "remedies")},
+             **{f"{name}_long": {"rows": rates, "seconds": 1.0, "complaints": []} for name in ("prediction", "remedies")}}  # fmt: skip
     found["summary"] = program.summarise(found) | {"checks_without_a_fault": []}
     return found
 
@@ -149,7 +149,7 @@ def test_a_check_without_a_fault_fails_the_run(monkeypatch, tmp_path):
     assert program.main(["--output", str(tmp_path)]) == 1
 
 
-@pytest.mark.parametrize("study", ["statistics", "remedies"])
+@pytest.mark.parametrize("study", ["statistics", "prediction", "remedies"])
 def test_long_measures_in_full_and_for_the_record(study, monkeypatch):
     asked = []
     made = program.STUDIES[study]
