@@ -19,6 +19,10 @@ _HOME = {
     "QKOVInterferenceMetric": "interference",
     "Heatmap": "heatmap",
     "load_heatmap": "heatmap",
+    # what heads attend to
+    "score_head_types": "head_scoring",
+    "HeadTypes": "head_types",
+    "load_head_types": "head_types",
     # tests
     "QKOVStatistics": "inference",
     "HeadStatistics": "head_statistics",

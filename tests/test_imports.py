@@ -17,7 +17,7 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
-    ("errors", "reproducibility", "geometry", "formula", "fisher", "statistics"),
+    ("errors", "reproducibility", "geometry", "formula", "fisher", "statistics", "pattern_scores"),
     (
         "linear",
         "packings",
@@ -32,8 +32,19 @@ LEVELS = (
         "reference",
     ),
     ("layout",),
-    ("sample_rows", "gradients", "scoring"),
-    ("collector", "meaning", "result_file", "labels", "tables", "plots", "heatmap", "head_statistics"),
+    ("sample_rows", "gradients", "scoring", "attention_patterns"),
+    (
+        "collector",
+        "meaning",
+        "result_file",
+        "labels",
+        "tables",
+        "plots",
+        "head_types",
+        "head_scoring",
+        "heatmap",
+        "head_statistics",
+    ),
     ("interference", "inference", "top_pairs"),
     ("checks",),
     ("inspection", "cli", "__main__"),
