@@ -246,9 +246,30 @@ def _check_threshold(threshold):
     return threshold
 
 
-def from_parts(content, arrays):
-    """Build a result from what :meth:`HeadTypes.parts` gave."""
-    return HeadTypes(**{name: arrays[name] for name in ("scores", "chance", "offset")}, **content)
+def from_parts(content, arrays, prefix=""):
+    """Build a result from what :meth:`HeadTypes.parts` gave; names of its arrays may have a prefix."""
+    return HeadTypes(**{name: arrays[prefix + name] for name in ("scores", "chance", "offset")}, **content)
+
+
+def fitting(types, heatmap):
+    """Return the types for the layers and heads of a heatmap, in its order, checked to be of its model."""
+    if not isinstance(types, HeadTypes):
+        raise errors.OptionError(
+            f"head types are a {type(types).__name__}; expected what qkov.score_head_types returns."
+        )
+    known, other = heatmap.attributes.get("model_fingerprint"), types.attributes.get("model_fingerprint")
+    if known and other and known != other:
+        raise errors.ModelChangedError(
+            "these head types were measured on another model, or on other weights, than the heatmap; measure them on the"
+            " same model."
+        )
+    selected = types.select(heatmap.layers, heatmap.heads)
+    if (heatmap.present & ~selected.present).any():
+        layer, head = np.argwhere(heatmap.present & ~selected.present)[0]
+        raise errors.ShapeError(
+            f"head types lack layer {heatmap.layers[layer]}, head {heatmap.heads[head]}, which the heatmap has."
+        )
+    return selected
 
 
 def load_head_types(path):
