@@ -80,7 +80,7 @@ def targets(tokens, *, causal=True):
         "current_token": everywhere & (key == query),
         "duplicate_token": same & (key < query),
         "induction": after_same & (key < query),
-        "first_token": everywhere & (key == 0),
+        "first_token": everywhere & (key == 0) & (query > 1),  # query 1 has it as its previous token
     }
     return marked if causal else {name: mask for name, mask in marked.items() if name not in EARLIER}
 
