@@ -43,7 +43,7 @@ def name_outcomes(found):
     for row in [*found.get("families", []), *found.get("refused", [])]:
         if row["status"] == "failed":
             say(f"failed: family {row['family']}: {row['reason']}")
-    for row in found.get("statistics", []):
+    for row in [*found.get("statistics", []), *found.get("head_types", [])]:
         if row["status"] != "passed":
             say(f"failed: {row['study']} of {row['procedure']} on {row['data']}: {row['value']:.3f}")
     for complaint in found.get("statistics_long", {}).get("complaints", []):
@@ -100,6 +100,7 @@ def summarise(counts, audited, comparisons, planted, built):
         "faults": counts["faults"],
         "families": counts["families"],
         "statistics": counts["statistics"],
+        "head types": counts["head types"],
         "verdicts": (int(not audited), len(audited), 0),
         "notebooks": outcome(comparisons),
         "planted": outcome(planted),

@@ -14,6 +14,7 @@ The file formats are the interface between the two packages:
                      "must exceed", "shown"), status ("passed", "failed"); ours, for procedures that must be seen failing
     statistics_long  rows of the committed long run, in the same form; seconds; complaints (sentences: it does not speak
                      for the present sources)
+    head_types       what heads of the model trained for them are and do, rows of the form of statistics
     not_run   what, reason
     summary   numbers of the run as a whole
 
@@ -76,7 +77,8 @@ def audit(evidence):
     for result in results:
         if result["status"] == "passed" and (reason := objection(result)):
             wrong.append(f"{result['check']} on {result['model']} is called passed, but {reason}")
-    for row in [*evidence.get("statistics", []), *evidence.get("statistics_long", {}).get("rows", [])]:
+    rows = [*evidence.get("statistics", []), *evidence.get("statistics_long", {}).get("rows", [])]
+    for row in [*rows, *evidence.get("head_types", [])]:
         if row["status"] == "passed" and (reason := rate_objection(row)):
             wrong.append(f"{row['study']} of {row['procedure']} on {row['data']} is called passed, but {reason}")
     for fault in faults:
@@ -121,7 +123,8 @@ def count(evidence):
 
     Returns:
         `{"checks": (passed, failed, not_run), "faults": (caught, missed, 0), "families": (proved, failed, not_run),
-        "statistics": (passed, failed, 0)}`, the last over this build's rows, those of the long run and complaints about it.
+        "statistics": (passed, failed, 0), "head types": (passed, failed, 0)}`, the statistics over this build's rows, those
+        of the long run and complaints about it.
         Things that the run names as not run count among the checks, so that leaving something out shows; a law that
         does not cover a family counts as not run among the families.
     """
@@ -130,6 +133,7 @@ def count(evidence):
     families = [*evidence.get("families", []), *evidence.get("refused", [])]
     long = evidence.get("statistics_long", {"rows": [], "complaints": []})
     rates = [row["status"] == "passed" for row in [*evidence.get("statistics", []), *long["rows"]]]
+    of_heads = [row["status"] == "passed" for row in evidence.get("head_types", [])]
     return {
         "checks": (
             results["passed"],
@@ -143,4 +147,5 @@ def count(evidence):
             sum(len(row.get("checks_not_run", ())) for row in families),
         ),
         "statistics": (sum(rates), len(rates) - sum(rates) + len(long["complaints"]), 0),
+        "head types": (sum(of_heads), len(of_heads) - sum(of_heads), 0),
     }

@@ -93,7 +93,7 @@ def test_omissions_are_named():
     assert "a causal language model of your own" not in {entry["what"] for entry in given}
 
 
-def evidence(status="passed", fault="caught", family="proved", rate="passed", complaints=()):
+def evidence(status="passed", fault="caught", family="proved", rate="passed", complaints=(), head="passed"):
     results = [{"check": "law", "model": "m", "status": status, "error": 0.0, "bound": 1.0, "compared": 3,
                 "seconds": 0.1, "reason": ""}]  # fmt: skip
     planted = [{"fault": "f", "area": "formula", "description": "", "expected": "law", "caught_by": ["law"],
@@ -102,7 +102,8 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
               "bound": 0.1, "direction": "at most", "status": rate}]  # fmt: skip
     found = {"format": program.FORMAT, "results": results, "faults": planted, "models": [], "not_run": [],
              "families": [{"family": "f", "status": family, "reason": "said"}], "refused": [], "statistics": rates,
-             "statistics_long": {"rows": rates, "seconds": 1.0, "complaints": list(complaints)}}  # fmt: skip
+             "statistics_long": {"rows": rates, "seconds": 1.0, "complaints": list(complaints)},
+             "head_types": [rates[0] | {"study": "head types", "status": head}]}  # fmt: skip
     found["summary"] = program.summarise(found) | {"checks_without_a_fault": []}
     return found
 
@@ -118,6 +119,8 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
         (evidence(rate="failed"), 1),
         (evidence(complaints=["made by other sources"]), 1),
         (evidence() | {"summary": evidence()["summary"] | {"statistics": 0}}, 1),
+        (evidence(head="failed"), 1),
+        (evidence() | {"summary": evidence()["summary"] | {"head_types": 0}}, 1),
     ],
 )
 def test_exit_status_says_whether_everything_held(found, status, monkeypatch, tmp_path, capsys):
@@ -157,9 +160,10 @@ def test_long_calibrates_in_full_and_for_the_record(monkeypatch):
 
 
 def test_what_failed_in_the_statistics_is_said(monkeypatch, tmp_path, capsys):
-    found = evidence(rate="failed", complaints=["made by other sources"])
+    found = evidence(rate="failed", complaints=["made by other sources"], head="failed")
     monkeypatch.setattr(program, "gather", lambda options: (found, {}))
     assert program.main(["--output", str(tmp_path)]) == 1
     said = capsys.readouterr().out
     assert "FAILED statistics: failed: type I of p on d: 0.050, at most 0.100" in said
     assert "FAILED statistics: made by other sources" in said
+    assert "FAILED head types: failed: head types of p on d: 0.050, at most 0.100" in said

@@ -19,7 +19,7 @@ import torch
 from qkov import reproducibility
 from qkov.errors import QKOVError
 
-from . import faults, models, proven, repetition, statistics_evidence, suite, tasks, trained
+from . import faults, induction, models, proven, repetition, statistics_evidence, suite, tasks, trained
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = "qkov-evidence-1"
@@ -62,6 +62,7 @@ def gather(options):
     planted = timed("faults", faults.run_faults, processes=options.jobs)
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
     statistics = timed("statistics", measure_statistics, options)
+    of_heads = timed("head types", induction.rows)
     for row in rows:
         row["notes"] = "; ".join(filter(None, [row["notes"], records.get(row["name"], "")]))
     evidence = {
@@ -73,6 +74,7 @@ def gather(options):
         "refused": refused,
         "statistics": statistics,
         "statistics_long": statistics_evidence.read_long(),
+        "head_types": of_heads,
         "not_run": [*not_run, *omissions(options)],
     }
     evidence["summary"] = summarise(evidence)
@@ -94,6 +96,7 @@ def train():
     """
     if status := trained.main([]):
         raise RuntimeError(f"training ended with status {status}; its own message is above.")
+    induction.main([])
     records = {family: trained.load_record(family) for family in trained.FAMILIES}
     return {
         f"trained-{family}": "held out, nats per byte: "
@@ -127,6 +130,8 @@ def summarise(evidence):
         "statistics": len(evidence["statistics"]),
         "statistics_failed": sum(row["status"] != "passed" for row in evidence["statistics"]),
         "statistics_complaints": len(evidence["statistics_long"]["complaints"]),
+        "head_types": len(evidence["head_types"]),
+        "head_types_failed": sum(row["status"] != "passed" for row in evidence["head_types"]),
         "checks_without_a_fault": faults.unexercised(evidence["faults"]),
     }
 
@@ -187,17 +192,21 @@ def main(arguments=None):
     for row in evidence["statistics"]:
         if row["status"] != "passed":
             say(f"FAILED statistics: {statistics_evidence.sentence(row)}")
+    for row in evidence["head_types"]:
+        if row["status"] != "passed":
+            say(f"FAILED head types: {statistics_evidence.sentence(row)}")
     for complaint in evidence["statistics_long"]["complaints"]:
         say(f"FAILED statistics: {complaint}")
     found = evidence["summary"]
     say(f"{found['passed']} checks passed, {found['failed']} failed, {found['not_run']} not run; "
         f"{found['families']} families, {found['families_failed']} failed; "
         f"{found['statistics']} rates and intervals of statistics, {found['statistics_failed']} failed; "
+        f"{found['head_types']} findings on head types, {found['head_types_failed']} failed; "
         f"{found['faults_caught']} of {found['faults']} faults caught; {found['compared']:,} numbers compared")  # fmt: skip
     wrong = found["failed"] or found["families_failed"] or found["checks_without_a_fault"]
-    wrong = wrong or found["statistics_failed"] or found["statistics_complaints"]
+    wrong = wrong or found["statistics_failed"] or found["statistics_complaints"] or found["head_types_failed"]
     caught = found["faults_caught"] == found["faults"] > 0
-    return 0 if found["passed"] and found["statistics"] and caught and not wrong else 1
+    return 0 if found["passed"] and found["statistics"] and found["head_types"] and caught and not wrong else 1
 
 
 if __name__ == "__main__":
