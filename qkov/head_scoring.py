@@ -1,5 +1,7 @@
 """Score the heads of a model by what they attend to, on repeated random tokens or on inputs of your own."""
 
+import inspect
+
 import torch
 
 from . import attention_patterns, errors, head_types, losses, pattern_scores, reproducibility, samples
@@ -63,7 +65,7 @@ def score_head_types(
         (2, 2)
     """
     model = uncompiled(model)
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and hasattr(model, "get_encoder"):
+    if "decoder_input_ids" in inspect.signature(model.forward).parameters:
         raise errors.PatternError(
             f"{type(model).__name__} has an encoder and a decoder, which read different tokens. Pass one of them, for"
             " example model.get_encoder()."
@@ -130,6 +132,7 @@ def repeated_tokens(number, length, *, seed, token_range, bos=None, exclude=()):
 def _scored(model, config, batch, special, batch_size, facts):
     tokens = _checked(batch)
     real = losses.real_tokens(batch).cpu()
+    pattern_scores.check_padding(real)
     device = next(model.parameters()).device
     sums, causal = {layout.layer: {} for layout in config.layers}, None
     for start in range(0, len(tokens), batch_size):

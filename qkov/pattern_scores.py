@@ -204,6 +204,11 @@ def _check(patterns, tokens, real, special):
             f"patterns have shape {tuple(patterns.shape)}, real {found[1]} and special {found[2]}; expected"
             f" [{batch}, heads, {length}, {length}] and [{batch}, {length}] for tokens of shape {(batch, length)}."
         )
+    check_padding(real)
+
+
+def check_padding(real):
+    """Refuse ``real [batch, T]`` with padding before a token, so that positions of different sequences can be compared."""
     if (real[:, 1:] & ~real[:, :-1]).any():
         raise errors.ShapeError(
             "a sequence has a real token after padding; expected padding on the right, so that positions of different"
