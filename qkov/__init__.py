@@ -38,7 +38,7 @@ _HOME = {
 }
 _MODULES = (
     "checks", "errors", "fisher", "formula", "geometry", "gradients", "layout", "locate", "losses",
-    "reference", "reproducibility", "statistics",
+    "pattern_scores", "reference", "reproducibility", "statistics",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME]

@@ -242,9 +242,9 @@ def lost_gain(model, heads):
 
     The gain is by how much the loss on later rounds lies below that of guessing evenly.
     """
-    seen = held_out_loss(model)
+    seen = held_out_loss(model, RECIPE)
     with without_heads(model, heads):
-        return (held_out_loss(model) - seen) / (math.log(RECIPE.sizes["vocab_size"]) - seen)
+        return (held_out_loss(model, RECIPE) - seen) / (math.log(RECIPE.sizes["vocab_size"]) - seen)
 
 
 def rows():
@@ -255,7 +255,7 @@ def rows():
         :mod:`validation.statistics_evidence` describes them; ``sets`` is the number of heads or of sets of heads.
     """
     model, twin = load_model(), build_model()
-    types, of_twin = (qkov.score_head_types(one, seed=7) for one in (model, twin))
+    types, of_twin = (qkov.score_head_types(one, seed=7, length=RECIPE.length) for one in (model, twin))
     induction, previous = (found_heads(types, name) for name in ("induction", "previous_token"))
     last = max(types.layers)
     others = [(last, head) for head in types.heads if (last, head) not in induction]
@@ -276,7 +276,7 @@ def rows():
         return found
 
     return [
-        row("loss on later rounds, nats per token", 1, held_out_loss(model), "at most", LARGEST_LOSS),
+        row("loss on later rounds, nats per token", 1, held_out_loss(model, RECIPE), "at most", LARGEST_LOSS),
         row("largest induction score", score.size, float(score.max()), "at least", 0.5),
         row("the same over chance", score.size, float(score.max() / chance), "at least", 10.0),
         row("largest previous-token score below the induction heads", len(first),
