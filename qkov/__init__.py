@@ -15,6 +15,9 @@ _HOME = {
     "register_layout": "locate",
     # collection
     "FisherCollector": "collector",
+    "FisherDiagonal": "diagonal",
+    "collect_fisher_diagonal": "diagonal",
+    "load_fisher_diagonal": "diagonal",
     # metric and result
     "QKOVInterferenceMetric": "interference",
     "Heatmap": "heatmap",
@@ -23,6 +26,9 @@ _HOME = {
     "score_head_types": "head_scoring",
     "HeadTypes": "head_types",
     "load_head_types": "head_types",
+    # directions of steps
+    "scale_by_fisher": "natural_gradient",
+    "ScaledGradients": "natural_gradient",
     # tests
     "QKOVStatistics": "inference",
     "HeadStatistics": "head_statistics",
@@ -32,12 +38,35 @@ _HOME = {
     "load_top_pairs": "top_pairs",
     "split_labels": "top_pairs",
     "TopPairs": "top_pairs",
+    # what a step on B does to A
+    "predict_change": "prediction",
+    "Prediction": "prediction_result",
+    "load_prediction": "prediction_result",
+    # importance, masks and merging
+    "FisherImportance": "importance",
+    "compute_fisher_importance": "importance",
+    "load_fisher_importance": "importance",
+    "head_table": "head_tables",
+    "export_head_table": "head_tables",
+    "load_head_table": "head_tables",
+    "PruningMasks": "pruning",
+    "apply_masks": "pruning",
+    "get_fisher_pruning_masks": "pruning",
+    "load_pruning_masks": "pruning",
+    "MaskOverlap": "overlap",
+    "compute_fisher_overlap": "overlap",
+    "load_mask_overlap": "overlap",
+    "merge_weights": "merging",
+    # conflicts between samples of two tasks
+    "detect_conflicts": "conflicts",
+    "load_conflicts": "sample_conflicts",
+    "SampleConflicts": "sample_conflicts",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",
 }
 _MODULES = (
-    "checks", "errors", "fisher", "formula", "geometry", "gradients", "layout", "locate", "losses",
+    "checks", "errors", "fisher", "formula", "full_fisher", "geometry", "gradients", "kfac", "layout", "locate", "losses",
     "pattern_scores", "reference", "reproducibility", "statistics",
 )  # fmt: skip
 

@@ -1,24 +1,18 @@
 """Collect what per-sample gradients are made of, task by task, and hand it out as contributions, gradients, Fisher."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
-from tqdm import tqdm
 
-from . import fisher, formula, gradients, losses, reproducibility, sample_rows, samples
+from . import fisher, formula, gradients, linear_weights, losses, passes, reproducibility, sample_rows
 from .errors import (
     LayoutError,
     ModelChangedError,
-    OptionError,
-    SampleIdError,
     UnknownParameterError,
     UnknownSampleError,
     UnknownTaskError,
 )  # fmt: skip
 from .layout import QKOVConfig, uncompiled
-
-# Tokens per forward pass. On a CPU larger passes gain a few per cent and cost several times the memory.
-TOKENS_PER_PASS = {"cpu": 512, "cuda": 16384}
 
 
 class LazyMapping(Mapping):
@@ -54,6 +48,10 @@ class FisherCollector:
         contribution_normalisation: "tokens" (``C = g^2 / tokens``, default) or "none" (``C = g^2``).
         ema_decay: Decay of the exponential mean, one update per sample.
         attention: Which kind of attention, in a model with several; see ``qkov.locate.find_attention``.
+        weights: What to hold: "attention" (default), ("attention", "mlp"), "all", or names of linear modules; see
+            :func:`qkov.linear_weights.find_linear_weights`. Attention projections are always held, and their gradients
+            and scores do not depend on what else is. A feed-forward part takes 1.5 to 2 times the memory of its
+            attention.
 
     Example:
         >>> import torch, transformers
@@ -69,12 +67,17 @@ class FisherCollector:
         torch.Size([8, 16])
     """
 
-    def __init__(self, *, contribution_normalisation="tokens", ema_decay=fisher.EMA_DECAY, attention=None):
+    def __init__(
+        self, *, contribution_normalisation="tokens", ema_decay=fisher.EMA_DECAY, attention=None, weights="attention"
+    ):
         formula.require_choice("contribution_normalisation", contribution_normalisation, formula.NORMALISATIONS)
         fisher.sample_weights(1, "ema", ema_decay)  # refuses a decay outside (0, 1)
         self.contribution_normalisation = contribution_normalisation
         self.ema_decay = ema_decay
         self.attention = attention
+        asked = (weights,) if isinstance(weights, str) else tuple(weights)
+        self._asked = tuple(dict.fromkeys(("attention", *asked)))
+        self._weights, self._left_out = (), {}
         self.config = None
         self.model_fingerprint = None
         self._tasks = {}
@@ -94,13 +97,24 @@ class FisherCollector:
         """Names of the tasks, in the order of their first collection."""
         return tuple(self._tasks)
 
+    @property
+    def weights(self):
+        """What is held: a :class:`qkov.linear_weights.LinearWeight` for each weight; empty before the first collection."""
+        return self._weights
+
+    @property
+    def left_out(self):
+        """``{param_name: reason}`` of matrices inside the groups asked for that cannot be held."""
+        return dict(self._left_out)
+
     def collect_fisher(
         self, model, batch, task, *, sample_ids=None, clusters=None, loss_fn=None, micro_batch=None, progress=True
     ):
         r"""Add the per-sample gradients of a batch, or of many, to a task.
 
         The gradient of sample i is that of its summed token loss (nats), in eval mode, with respect to the stored
-        weights of the attention projections. All samples of a pass share one forward and one backward.
+        weights of the attention projections and of what else ``weights`` names. All samples of a pass share one forward
+        and one backward.
 
         Samples usually lie along the first axis of the activations. The first pass of several samples with a loss takes
         one more backward to verify it. Elsewhere (tokens first, all samples joined into one sequence, windows) the
@@ -118,30 +132,30 @@ class FisherCollector:
             clusters: One label per sample (document, template) for statistics; kept, not used here.
             loss_fn: ``loss_fn(model, batch) -> losses [N]`` or ``(losses [N], tokens [N])``; must not mix samples.
                 Default: causal language modelling, ``qkov.losses.causal_lm_loss``.
-            micro_batch: Samples per pass; default: by a budget of tokens.
+            micro_batch: Samples per pass; default: by a budget of tokens. Halved, with a logged warning, where an
+                accelerator has too little memory.
             progress: Show a bar when the work takes longer than two seconds.
 
         Raises:
             BatchError, NonFiniteError, SampleIdError, ModelChangedError, LayoutError: Nothing of the pass in which it
                 happens is kept; earlier passes are.
         """
-        self._check_call(task, micro_batch)
+        passes.check_call(task, micro_batch)
         model = uncompiled(model)
         self._bind(model)
-        batches = [batch] if isinstance(batch, Mapping) else batch
-        if not isinstance(batches, Iterable):
-            samples.batch_size(batch)  # raises, naming the type
-        ids, labels = _Supply(sample_ids), _Supply(clusters)
-        device = next(model.parameters()).device
-        # Where disable is not given, TQDM_DISABLE in the environment still acts.
-        hidden = {} if progress else {"disable": True}
-        with tqdm(desc=f"collect {task}", unit=" samples", delay=2, total=_total(batch), **hidden) as bar:
-            for one in batches:
-                self._collect_batch(model, one, task, ids, labels, loss_fn, micro_batch, device, bar)
+        loss_fn = loss_fn or losses.causal_lm_loss
+        if self._seen[0] is not loss_fn:  # the loss is what calls the model
+            self._seen = loss_fn, sample_rows.FirstAxis()
+        known = {one.sample_id: one.digest for one in self._tasks.get(task, {}).values()}
+        supplies = passes.Supply(sample_ids, "sample_ids"), passes.Supply(clusters, "clusters")
+        for one in passes.collect_samples(
+            model, batch, task, known, self.config, self._weights, loss_fn, self._seen[1], *supplies,
+            micro_batch=micro_batch, progress=progress,
+        ):  # fmt: skip
+            self._tasks.setdefault(task, {})[one.sample_id] = one
         self._tasks.setdefault(task, {})  # a batch of no samples makes an empty task
-        for supply, name in ((ids, "sample_ids"), (labels, "clusters")):
-            if supply.left():
-                raise SampleIdError(f"task {task!r}: {supply.left()} more {name} than samples; expected one each.")
+        for supply in supplies:
+            supply.check_used(task)
 
     def samples(self, task):
         """Return the samples of a task in the order of collection.
@@ -243,32 +257,25 @@ class FisherCollector:
         return LazyMapping(grads, build, UnknownParameterError)
 
     def _gradients(self, sample):
-        weights = {p.param_name: p for layout in self.config.layers for p in layout.projections}
-        biases = {p.bias_name: p for p in weights.values() if p.bias_name}
+        weights = {one.param_name: one for one in self._weights}
+        attention = [name for name, one in weights.items() if one.kind == "attention"]
+        projections = (projection for layout in self.config.layers for projection in layout.projections)
+        biases = {projection.bias_name: projection for projection in projections if projection.bias_name}
 
         def build(name):
             if name in weights:
                 return gradients.parameter_gradient(sample.factors, weights[name])
             return gradients.widened(sample.factors[biases[name].module_name].deltas).sum(0)
 
-        return LazyMapping([*weights, *biases], build, UnknownParameterError)
-
-    def _check_call(self, task, micro_batch):
-        if not isinstance(task, str) or not task:
-            raise OptionError(f"task is {task!r}; expected a non-empty string, its name.")
-        if micro_batch is not None and micro_batch < 1:
-            raise OptionError(f"micro_batch is {micro_batch}; expected at least 1 sample per pass.")
+        return LazyMapping([*attention, *biases, *weights], build, UnknownParameterError)
 
     def _bind(self, model):
-        devices = sorted({str(parameter.device) for parameter in model.parameters()})
-        if len(devices) != 1:
-            raise LayoutError(
-                f"the parameters of {type(model).__name__} are on {', '.join(devices) or 'no device'}; expected one "
-                "device. Collection from a model spread over devices has not been tried: load it on one."
-            )
+        check_one_device(model)
         fingerprint = reproducibility.model_fingerprint(model)
         if not any(self._tasks.values()):  # nothing is held yet, so a failed first call binds to no model
             self.config = QKOVConfig.from_model(model, attention=self.attention)
+            self._weights = linear_weights.find_linear_weights(model, self.config, self._asked)
+            self._left_out = linear_weights.explain_left_out(model, self.config, self._asked)
             self.model_fingerprint = fingerprint
             self._seen = None, None
         elif fingerprint != self.model_fingerprint:
@@ -277,66 +284,12 @@ class FisherCollector:
                 "would mean nothing. Use a new FisherCollector for the changed model."
             )
 
-    def _collect_batch(self, model, batch, task, ids, labels, loss_fn, micro_batch, device, bar):
-        num_samples = samples.batch_size(batch)
-        names = samples.assign_ids(task, self._tasks.get(task, {}), num_samples, ids.take(num_samples))
-        clusters = labels.take(num_samples)
-        clusters = [None] * num_samples if clusters is None else clusters
-        if len(clusters) != num_samples:
-            raise SampleIdError(f"task {task!r}: {len(clusters)} clusters left for {num_samples} samples.")
-        samples.check_tokens(model, batch)
-        loss_fn = loss_fn or losses.causal_lm_loss
-        if self._seen[0] is not loss_fn:  # the loss is what calls the model
-            self._seen = loss_fn, sample_rows.FirstAxis()
-        digests = [samples.row_digest(batch, row, _full_name(loss_fn)) for row in range(num_samples)]
-        new = [row for row in range(num_samples) if not self._is_known(task, names[row], digests[row])]
-        size = micro_batch or max(1, TOKENS_PER_PASS.get(device.type, 512) // _tokens_per_sample(batch))
-        bar.update(num_samples - len(new))
-        for start in range(0, len(new), size):
-            rows = new[start : start + size]
-            part = samples.select_rows(batch, rows, device)
-            passed = [names[row] for row in rows]
-            results = gradients.collect_factors(model, part, self.config, loss_fn, passed, self._seen[1])
-            known = self._tasks.setdefault(task, {})
-            for row, (factors, tokens) in zip(rows, results, strict=True):
-                known[names[row]] = samples.Sample(names[row], clusters[row], tokens, digests[row], factors)
-            bar.update(len(rows))
 
-    def _is_known(self, task, sample_id, digest):
-        existing = self._tasks.get(task, {}).get(sample_id)
-        if existing is not None and existing.digest != digest:
-            raise SampleIdError(
-                f"task {task!r} already holds sample {sample_id!r} with another input or loss. Give the new sample another "
-                "id, or collect into a new FisherCollector."
-            )
-        return existing is not None
-
-
-class _Supply:
-    """Hand out the next few of an optional flat list, batch by batch."""
-
-    def __init__(self, values):
-        self._values = None if values is None else list(values)
-        self._taken = 0
-
-    def take(self, count):
-        if self._values is None:
-            return None
-        part = self._values[self._taken : self._taken + count]
-        self._taken += count
-        return part
-
-    def left(self):
-        return 0 if self._values is None else max(0, len(self._values) - self._taken)
-
-
-def _total(batch):
-    return samples.batch_size(batch) if isinstance(batch, Mapping) else None
-
-
-def _tokens_per_sample(batch):
-    return max([1, *(value.shape[1] for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim > 1)])
-
-
-def _full_name(loss_fn):
-    return f"{loss_fn.__module__}.{getattr(loss_fn, '__qualname__', type(loss_fn).__qualname__)}"
+def check_one_device(model):
+    """Refuse a model whose parameters lie on several devices, or on none."""
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) != 1:
+        raise LayoutError(
+            f"the parameters of {type(model).__name__} are on {', '.join(devices) or 'no device'}; expected one "
+            "device. Collection from a model spread over devices has not been tried: load it on one."
+        )

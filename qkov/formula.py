@@ -3,21 +3,24 @@ r"""The metric on plain tensors: contribution, damping, the five variants, aggre
 One slice (one block, layer and head) or one tile of it at a time; the caller slices. Symbols: ``g_i`` is the gradient
 of sample i's summed token loss, ``tokens_i`` the number of tokens whose label enters that loss,
 ``h_i = g_i / sqrt(tokens_i)`` (or ``g_i``), ``C_i = h_i^2`` the contribution, squared before any reduction, ``F`` a
-weighted mean of contributions, and ``D`` the damped ``F`` that a score divides by. Every variant is one matrix product
-of a left factor (task A) and a right factor (task B), which is what makes all pairs affordable.
+weighted mean of contributions, and ``D`` the damped ``F`` that a score divides by. Every variant here is one matrix
+product of a left factor (task A) and a right factor (task B), which is what makes all pairs affordable. Those that weigh
+by the inverse of a whole matrix are in :mod:`qkov.full_fisher` and :mod:`qkov.kfac`.
 """
 
 import torch
 
 from .errors import OptionError, PrecisionError, ShapeError
 
-VARIANTS = ("unsigned", "natural", "signed", "symmetric", "dot")
+VARIANTS = ("unsigned", "natural", "signed", "symmetric", "dot")  # products of a left and a right factor
+MATRIX_VARIANTS = ("full", "kfac")  # weighed by the inverse of a matrix: see full_fisher and kfac
 FISHER_POOLS = ("A", "B", "pooled")
 AGGREGATES = ("mean", "sum")
 NORMALISATIONS = ("tokens", "none")
 GRAD_NORMALISATIONS = ("none", "per_token")
 SEED_EPSILON, SEED_RIDGE_LAMBDA = 1e-10, 1e-8  # absolute constants of the seeds, used when either is given
 RELATIVE_RIDGE = 1e-8
+MATRIX_RIDGE = 0.1  # of a mean eigenvalue: the matrices are singular, and their damping is part of the model
 
 
 def require_choice(name, value, choices):

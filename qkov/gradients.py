@@ -1,7 +1,7 @@
-r"""Per-sample gradients of the projections from one forward and backward of a whole batch.
+r"""Per-sample gradients of linear modules from one forward and backward of a whole batch.
 
 For a linear layer the gradient of sample i is ``G_i = delta_i^T x_i``, a sum over its tokens of output gradient times
-input. Hooks keep ``x`` and ``delta`` of the projections only; no weight gradient is ever formed during collection, and
+input. Hooks keep ``x`` and ``delta`` of the chosen modules only; no weight gradient is ever formed during collection, and
 ``T (d_in + d_out)`` numbers per sample replace ``d_in d_out``. A head's slice is then one small matrix product of
 columns of one factor with the other. Samples do not share terms of the loss, so ``delta_i`` of the summed loss is that
 of sample i's own loss. Which rows are sample i's is seen from the first axis, or found out: :mod:`qkov.sample_rows`.
@@ -29,7 +29,7 @@ class Factors:
     deltas: torch.Tensor
 
 
-def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None):
+def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None, weights=None):
     """Run one forward and backward and return what per-sample gradients are made of.
 
     The model is in eval mode and all its parameters are frozen while this runs; training and requires_grad flags and
@@ -43,6 +43,9 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
         sample_names: N names for error messages.
         first_axis: A ``sample_rows.FirstAxis`` that earlier passes with the same model and loss have filled; None
             finds out anew whether samples lie along the first axis, which takes one more backward pass.
+        weights: :class:`qkov.linear_weights.LinearWeight` of what to collect; None means the attention projections.
+            Of a layer's attention all projections are collected or none. What is collected of them does not depend on
+            which other modules are, bit for bit.
 
     Returns:
         A list of N pairs ``(factors, tokens)``: ``{module_name: Factors}`` and the number of tokens in the loss.
@@ -53,7 +56,8 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
         NonFiniteError: If a loss or a gradient is NaN or infinite; names the sample.
         ModuleReuseError: If a projection runs twice, or never.
     """
-    names = _module_names(config)
+    groups = _groups(config, weights)
+    names = [name for group in groups for name in group]
     first_axis = sample_rows.FirstAxis() if first_axis is None else first_axis
     # Compiled parts run as they are: hooks inside a compiled graph would have it compiled anew for every pass.
     with (
@@ -66,17 +70,24 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
         losses, tokens = _per_sample(loss_fn(model, batch), len(sample_names))
         _check_losses(losses, tokens, sample_names)
         _check_ran_once(captured, names)
-        outputs = {name: captured[name].output for name in names}
+        parts = _by_axis(config, names, first_axis)
+        suspects = [
+            axis.suspect({name: captured[name].output for name in part}, len(sample_names)) for axis, part in parts
+        ]
         edges = {name: captured[name].edge for name in names}
-        suspect = first_axis.suspect(outputs, len(sample_names))
-        deltas = torch.autograd.grad(losses.sum(), list(edges.values()), allow_unused=True, retain_graph=suspect)
+        deltas = torch.autograd.grad(losses.sum(), list(edges.values()), allow_unused=True, retain_graph=any(suspects))
         deltas = {name: _zero_if_unused(delta, captured[name]) for name, delta in zip(names, deltas, strict=True)}
-        owners = None
-        if suspect:
-            read = {name: _same_tensor(captured[name].inputs) for name in names}
-            owners = sample_rows.find_owners(first_axis, losses, edges, deltas, read, sample_names)
+        group_of = {name: number for number, group in enumerate(groups) for name in group}
+        owners = dict.fromkeys(names)
+        for (axis, part), suspect in zip(parts, suspects, strict=True):
+            if suspect:
+                read = {name: (group_of[name], *_same_tensor(captured[name].inputs)) for name in part}
+                found = sample_rows.find_owners(
+                    axis, losses, _only(edges, part), _only(deltas, part), read, sample_names
+                )
+                owners.update(found or {})
     return [
-        (_sample_factors(config, captured, deltas, owners, row, sample_names[row]), int(tokens[row]))
+        (_sample_factors(config, groups, captured, deltas, owners, row, sample_names[row]), int(tokens[row]))
         for row in range(len(sample_names))
     ]
 
@@ -106,12 +117,11 @@ def bias_gradient(factors, projection, unit, out):
     torch.sum(head.to(out), dim=0, out=out)
 
 
-def parameter_gradient(factors, projection):
-    """Return the gradient of the whole stored weight, in its stored orientation, float32 or wider."""
-    pair = factors[projection.module_name]
+def parameter_gradient(factors, weight):
+    """Return the gradient of a whole :class:`LinearWeight`, in its stored orientation, float32 or wider."""
+    pair = factors[weight.module_name]
     inputs, deltas = widened(pair.inputs), widened(pair.deltas)
-    linear = (projection.side == "output") == (projection.head_axis == 0)  # stored [out, in], else Conv1D's [in, out]
-    return deltas.T @ inputs if linear else inputs.T @ deltas
+    return deltas.T @ inputs if weight.out_axis == 0 else inputs.T @ deltas  # stored [out, in], else Conv1D's [in, out]
 
 
 def squared_norm(factors, projection):
@@ -187,8 +197,33 @@ def _captured(model, names):
             handle.remove()
 
 
-def _module_names(config):
-    return list(dict.fromkeys(projection.module_name for layout in config.layers for projection in layout.projections))
+def _groups(config, weights):
+    """Lists of modules whose tokens are kept together: a layer's attention, a layer's feed-forward part, any other."""
+    attention = [
+        list(dict.fromkeys(projection.module_name for projection in layout.projections)) for layout in config.layers
+    ]
+    if weights is None:
+        return attention
+    asked = {one.module_name for one in weights}
+    groups = [group for group in attention if asked & set(group)]
+    others = {}
+    for one in weights:
+        if one.kind != "attention":
+            others.setdefault(one.layer if one.kind == "mlp" else one.module_name, []).append(one.module_name)
+    return groups + list(others.values())
+
+
+def _by_axis(config, names, first_axis):
+    """Attention modules with what is known of their first axis, the others with theirs: some models join all tokens."""
+    attention = {projection.module_name for layout in config.layers for projection in layout.projections}
+    parts = (first_axis, [name for name in names if name in attention]), (
+        first_axis.beside, [name for name in names if name not in attention],
+    )  # fmt: skip
+    return [(axis, part) for axis, part in parts if part]
+
+
+def _only(values, names):
+    return {name: values[name] for name in names}
 
 
 def _per_sample(result, num_samples):
@@ -237,7 +272,8 @@ def _check_ran_once(captured, names):
         if calls != 1:
             raise ModuleReuseError(
                 f"projection {name!r} ran {calls} times in one forward pass; expected once. Its gradient would mix or "
-                "miss layers: call the model once per loss, and list shared layers out of the analysis."
+                "miss layers: call the model once per loss, and list shared layers, or those that the loss does not "
+                "use, out of the analysis."
             )
         if _version(captured[name].inputs) != captured[name].version:
             raise ModuleReuseError(
@@ -259,11 +295,11 @@ def _zero_if_unused(delta, capture):
     return torch.zeros_like(capture.output) if delta is None else delta.detach()
 
 
-def _sample_factors(config, captured, deltas, owners, row, sample_name):
+def _sample_factors(config, groups, captured, deltas, owners, row, sample_name):
     factors = {}
-    for layout in config.layers:
-        modules = list(dict.fromkeys(projection.module_name for projection in layout.projections))
-        select = _leading_tokens(deltas, modules, row) if owners is None else _owned_tokens(owners, row)
+    for modules in groups:
+        joined = owners[modules[0]] is not None
+        select = _owned_tokens(owners, row) if joined else _leading_tokens(deltas, modules, row)
         kept_inputs = {}  # Q, K and V of split projections read one tensor; keep one copy of it
         for name in modules:
             source = captured[name].inputs

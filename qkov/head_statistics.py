@@ -193,21 +193,12 @@ class HeadStatistics:
             values: Name of a column, or ``[slices]``.
         """
         values = self.columns[values] if isinstance(values, str) else np.asarray(values, np.float64)
-        rows = {layer: row for row, layer in enumerate(self.layer_numbers)}
-        found = {block: np.full(self.kv_index.shape, np.nan) for block in dict.fromkeys(self.blocks)}
-        for block, layer, unit, value in zip(self.blocks, self.layers, self.units, values, strict=True):
-            row = rows[layer]
-            found[block][row, self.kv_index[row] == unit if block in "KV" else unit] = value
-        return found
+        return lay_out(self.blocks, self.layers, self.units, values, self.kv_index)
 
     @cached_property
     def kv_index(self):
         """The kv head of every query head, ``[layers, heads]``; -1 where a layer has no such head."""
-        numbers = [self.attributes["num_heads"][str(layer)] for layer in self.layer_numbers]
-        index = np.full((len(numbers), max(numbers)), -1)
-        for row, (layer, number) in enumerate(zip(self.layer_numbers, numbers, strict=True)):
-            index[row, :number] = np.arange(number) // self._group_size(layer)
-        return index
+        return kv_heads_of(self.layer_numbers, self.attributes)
 
     def _group_size(self, layer):
         return self.attributes["num_heads"][str(layer)] // self.attributes["num_kv_heads"][str(layer)]
@@ -303,6 +294,30 @@ def load_statistics(path):
         )
     except (errors.QKOVError, KeyError, TypeError, ValueError) as error:
         raise errors.ResultFileError(f"{path} is not a consistent result of tests: {error!r}") from error
+
+
+def lay_out(blocks, layers, slice_units, values, kv_index):
+    """Lay values of slices out as ``{block: [layers, query heads]}``, a kv head under each query head that it serves.
+
+    Args:
+        blocks, layers, slice_units: Labels of the slices. values: One per slice.
+        kv_index: As :func:`kv_heads_of` gives it.
+    """
+    rows = {layer: row for row, layer in enumerate(sorted(set(layers)))}
+    found = {block: np.full(kv_index.shape, np.nan) for block in dict.fromkeys(blocks)}
+    for block, layer, unit, value in zip(blocks, layers, slice_units, values, strict=True):
+        row = rows[layer]
+        found[block][row, kv_index[row] == unit if block in "KV" else unit] = value
+    return found
+
+
+def kv_heads_of(layer_numbers, attributes):
+    """Return the kv head of every query head, ``[layers, heads]``, from ``num_heads`` and ``num_kv_heads`` of each layer."""
+    numbers = [attributes["num_heads"][str(layer)] for layer in layer_numbers]
+    index = np.full((len(numbers), max(numbers)), -1)
+    for row, (layer, number) in enumerate(zip(layer_numbers, numbers, strict=True)):
+        index[row, :number] = np.arange(number) // (number // attributes["num_kv_heads"][str(layer)])
+    return index
 
 
 def _frozen(values):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import errors, fisher, formula, heatmap, latent_attention, meaning, reproducibility, scoring
+from . import curvature, errors, fisher, formula, heatmap, latent_attention, meaning, reproducibility, scoring
 from .geometry import BLOCKS, checked_index
 
 
@@ -24,18 +24,25 @@ class QKOVInterferenceMetric:
     Args:
         config: The model's layout.
         collector: The samples of both tasks.
-        variant: "unsigned" (default, the seeds'), "natural", "signed", "symmetric" or "dot".
+        variant: "unsigned" (default, the seeds'), "natural", "signed", "symmetric" or "dot"; or "full", ``h_i^T (F +
+            lambda I)^-1 h_j`` with the whole Fisher matrix of the slice, and "kfac", the same with Kronecker factors. Heads
+            do not add up in these two.
         fisher_pool: Whose Fisher divides: "A" (default, the seeds'), "B" or "pooled". With "A" an average over A's samples
             carries no information on A; the result says so. "natural" divides each task by its own, whatever the pool.
+            "kfac" with "pooled": Kronecker factors of all samples together.
         fisher_source: "contributions" (mean over all collected samples), "ema" (exponential mean in order of collection)
-            or "head" (one value per slice).
-        aggregate: "mean" over the slice's parameters (default) or "sum".
+            or "head" (one value per slice; not with "full" and "kfac").
+        fisher_tasks: ``{task: other collected task}``: F of a task comes from the samples of another, such as the same texts
+            with labels drawn from the model (``qkov.losses.sample_labels``), for the true instead of the empirical Fisher.
+        aggregate: "mean" over the slice's parameters (default) or "sum". For "full" and "kfac" the sum is the quadratic form,
+            and the mean is it over the number of parameters.
         normalize_gj: "none" (default) or "per_token"; only with "unsigned".
         contribution_normalisation: "tokens", "none", or None for the collector's.
         include_bias: Add the bias entries of Q, K and V to their slices.
         epsilon: Absolute floor of F, the seeds' (1e-10). Giving it or ``ridge_lambda`` switches relative damping off.
-        ridge_lambda: Absolute ridge, the seeds' (1e-8).
-        ridge_lambda_rel: Relative ridge, times the mean of F over all heads of the layer and block.
+        ridge_lambda: Absolute ridge, the seeds' (1e-8). For "full" and "kfac" lambda itself.
+        ridge_lambda_rel: Relative ridge, times the mean of F over all heads of the layer and block; default 1e-8. For "full"
+            times ``trace(F) / min(n, parameters)``, for "kfac" times the mean eigenvalue, both of the slice; default 0.1.
         min_samples_for_fisher: Warn when F rests on fewer samples.
         computation_device: "cpu" (default), "cuda", "auto", or any torch device.
         tile_elements: Most numbers of gradients held at a time.
@@ -59,13 +66,15 @@ class QKOVInterferenceMetric:
         include_bias=False,
         epsilon=None,
         ridge_lambda=None,
-        ridge_lambda_rel=formula.RELATIVE_RIDGE,
+        ridge_lambda_rel=None,
+        fisher_tasks=None,
         min_samples_for_fisher=10,
         computation_device="cpu",
         tile_elements=2**22,
     ):
         self.config, self.collector = config, collector
         self.min_samples_for_fisher = min_samples_for_fisher
+        self.fisher_tasks = dict(fisher_tasks or {})
         self.options = scoring.ScoreOptions(
             variant=variant,
             fisher_pool=fisher_pool,
@@ -112,7 +121,7 @@ class QKOVInterferenceMetric:
         scores = {}
         for projection in layout.projections:
             unit = layout.unit(projection.block, head)
-            result = scoring.score_slice(side_a, side_b, layout, projection, unit, self.options)
+            result = self._score_slice(side_a, side_b, layout, projection, unit)
             scores[projection.block] = float(result.scores[0, 0])
         return scores
 
@@ -157,7 +166,7 @@ class QKOVInterferenceMetric:
             task_b=task_b,
             sample_a=tuple(members_a[row].sample_id for row in rows_a),
             sample_b=tuple(members_b[row].sample_id for row in rows_b),
-            attributes=self._attributes(len(members_a), len(members_b)),
+            attributes=self._attributes(task_a, task_b, len(members_b) > 0),
             **frame.fields(),
         )
         if members_b:
@@ -191,11 +200,17 @@ class QKOVInterferenceMetric:
         size = scoring.num_parameters(projection, self.options)
         return formula.aggregate_scores(total, size, self.options.aggregate).numpy()
 
+    def _score_slice(self, *where):
+        score = curvature.score_slice if self.options.weighs_by_matrix else scoring.score_slice
+        return score(*where, self.options)
+
     def _sides(self, task_a, task_b, rows_a, rows_b):
+        for task in self.fisher_tasks:
+            self.collector.samples(task)  # refuses a name that was never collected, which would silently change nothing
         return self._side(task_a, rows_a), self._side(task_b, rows_b)
 
     def _side(self, task, rows):
-        return scoring.Side(self.collector.samples(task), rows, self.options)
+        return scoring.Side.of_task(self.collector, task, rows, self.options, self.fisher_tasks)
 
     def _selection(self, layers, heads):
         layers = self.config.layer_indices if layers is None else _as_list(layers)
@@ -216,11 +231,11 @@ class QKOVInterferenceMetric:
             for place, layout in enumerate(frame.layouts):
                 for projection in layout.projections:
                     for column, unit in frame.units(layout, projection.block):
-                        result = scoring.score_slice(side_a, side_b, layout, projection, unit, self.options)
+                        result = self._score_slice(side_a, side_b, layout, projection, unit)
                         frame.put(projection.block, place, column, result)
                         bar.update()
 
-    def _attributes(self, num_a, num_b):
+    def _attributes(self, task_a, task_b, valid):
         options = {name: value for name, value in dataclasses.asdict(self.options).items() if name != "device"}
         described = meaning.describe_scores(
             self.options.variant,
@@ -228,24 +243,27 @@ class QKOVInterferenceMetric:
             aggregate=self.options.aggregate,
             normalize_gj=self.options.normalize_gj,
             fisher_source=self.options.fisher_source,
+            own_fisher=task_a not in self.fisher_tasks,
         )
-        damping = "max(F, epsilon) + ridge_lambda" if self.options.absolute_damping else (
-            "F + ridge_lambda_rel * mean of F over all heads of the layer and block + smallest normal number; a block whose "
-            "mean F is at most (16 eps)^2 times that of its layer's largest block is noise and scores 0"
-        )  # fmt: skip
         latent = any(one.packing == latent_attention.PACKING for one in self.config.layers)
+        used = {task: other for task, other in self.fisher_tasks.items() if task in (task_a, task_b)}
         return {
             **options,
             **described,
             **({"slice_note": latent_attention.K_NOTE} if latent else {}),
-            "damping_rule": damping,
-            "num_fisher_samples_a": num_a,
-            "num_fisher_samples_b": num_b,
+            **({"fisher_tasks": used} if used else {}),
+            "damping_rule": meaning.describe_damping(self.options.variant, absolute=self.options.absolute_damping),
+            "num_fisher_samples_a": self._num_fisher_samples(task_a),
+            "num_fisher_samples_b": self._num_fisher_samples(task_b),
             "computation_device": torch.device(self.options.device).type,
             "model_fingerprint": self.collector.model_fingerprint,
-            "valid": num_b > 0,
+            "valid": valid,
             "versions": {name: reproducibility.environment_record()["versions"][name] for name in ("qkov", "torch")},
         }
+
+    def _num_fisher_samples(self, task):
+        source = self.fisher_tasks.get(task, task)
+        return len(self.collector.samples(source)) if source in self.collector.tasks else 0
 
     def _warn_if_few(self, task_a, task_b):
         if self.options.variant == "dot":
@@ -253,7 +271,7 @@ class QKOVInterferenceMetric:
         owners = {"A": (task_a,), "B": (task_b,), "pooled": (task_a, task_b)}[self.options.fisher_pool]
         owners = (task_a, task_b) if self.options.variant == "natural" else owners
         for task in dict.fromkeys(owners):
-            count = len(self.collector.samples(task))
+            count = len(self.collector.samples(self.fisher_tasks.get(task, task)))
             if count < self.min_samples_for_fisher:
                 warnings.warn(
                     f"the Fisher of task {task!r} rests on {count} samples; min_samples_for_fisher is "
@@ -311,6 +329,8 @@ class _Frame:
 
 
 def _warn_if_damped(result):
+    if result.attributes["variant"] in formula.MATRIX_VARIANTS:
+        return _warn_if_ridge_is_all(result)
     ratios = np.concatenate([
         result.health[block]["fisher_over_damped"][result.health[block]["fisher_max"] > 0] for block in BLOCKS
     ])  # fmt: skip
@@ -320,6 +340,20 @@ def _warn_if_damped(result):
             f"damping outweighs the median Fisher value in {share:.0%} of the slices, so scores there are hardly "
             "normalised. Leave epsilon and ridge_lambda unset for relative damping, or rescale the loss.",
             errors.DampingWarning, stacklevel=3,
+        )  # fmt: skip
+
+
+def _warn_if_ridge_is_all(result):
+    """Warn where damping exceeds even the largest eigenvalue; most of a singular matrix is below it by design."""
+    largest, damping = (
+        np.concatenate([result.health[block][name].ravel() for block in BLOCKS]) for name in ("fisher_max", "damping")
+    )
+    share = float((damping[largest > 0] > largest[largest > 0]).mean()) if (largest > 0).any() else 0.0
+    if share > 0.5:
+        warnings.warn(
+            f"damping outweighs the largest eigenvalue of the Fisher matrix in {share:.0%} of the slices, so scores there are "
+            "inner products over a constant. Leave ridge_lambda unset for relative damping, or lower it.",
+            errors.DampingWarning, stacklevel=4,
         )  # fmt: skip
 
 

@@ -5,11 +5,12 @@ weigh short samples more, and squares of averages do not add up). Anything else 
 ``loss_fn(model, batch) -> losses [N]`` or ``-> (losses [N], tokens [N])``.
 """
 
+import contextlib
 import inspect
 
 import torch
 
-from .errors import BatchError
+from .errors import BatchError, OptionError
 
 IGNORED = -100  # the label that enters no loss, as in transformers
 
@@ -90,6 +91,87 @@ def causal_lm_loss(model, batch):
     """
     labels = target_labels(batch)[:, 1:]
     tokens = (labels != IGNORED).sum(1)
+    logits = _predictions(model, batch)
+    _check_labels(labels, logits.shape[-1])
+    per_token = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), labels.to(logits.device), ignore_index=IGNORED, reduction="none"
+    )
+    return per_token.sum(1), tokens
+
+
+def sample_labels(model, batch, *, seed, num_draws=1, micro_batch=8):
+    r"""Return a batch of the same inputs whose labels are drawn from the model's own predictions.
+
+    .. math:: y_{i,t} \sim p(\cdot \mid x_{i,<t}), \qquad
+       \mathbb E\, g_i = 0, \quad \mathbb E\, g_i g_i^T = \sum_t \sum_c p_c\, \nabla \log p_c\, \nabla \log p_c^T
+
+    Gradients of these labels make the true Fisher of the model on these inputs, drawn by Monte Carlo, where those of the
+    data's labels make the empirical one. Collect the batch as a task of its own and pass
+    ``fisher_tasks={"math": "math, labels of the model"}`` to the metric. Labels are drawn where the batch's own enter the
+    loss, each from the prediction given the batch's own inputs, never given other drawn labels.
+
+    Args:
+        model: Causal, as for :func:`causal_lm_loss`; left as it was, run in eval mode.
+        batch: As for :func:`causal_lm_loss`.
+        seed: A non-negative int. Draws depend on it, the inputs and their order, not on padding or passes.
+        num_draws: Sets of labels per sample; the draws of sample i are rows ``i * num_draws`` and following.
+        micro_batch: Samples per forward pass.
+
+    Returns:
+        A mapping with ``labels`` ``[N * num_draws, T]`` (unshifted, ``IGNORED`` where nothing is drawn) and the other
+        entries of the batch, repeated.
+
+    Raises:
+        BatchError: If the batch has no labels of its own to say where. OptionError: For a seed or number without meaning.
+    """
+    for name, value, least in (("seed", seed, 0), ("num_draws", num_draws, 1), ("micro_batch", micro_batch, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise OptionError(f"{name}={value!r}; expected an int of at least {least}.")
+    counted = target_labels(batch) != IGNORED
+    device, generator = next(model.parameters()).device, torch.Generator().manual_seed(seed)
+    drawn = torch.full((len(counted), num_draws, counted.shape[1]), IGNORED, dtype=torch.long)
+    for start in range(0, len(counted), micro_batch):
+        rows = slice(start, start + micro_batch)
+        part = {
+            name: value[rows].to(device) if _has_rows(value) else value for name, value in batch.items()
+        }  # fmt: skip
+        with torch.no_grad(), _evaluated(model):
+            chances = _predictions(model, part).double().softmax(-1).cpu()
+        for row, chance in enumerate(chances):
+            where = counted[start + row].cpu()
+            drawn[start + row][:, where] = _draw(chance[where[1:]], num_draws, generator)
+    repeated = {
+        name: value.repeat_interleave(num_draws, 0) if _has_rows(value) else value for name, value in batch.items()
+    }
+    return {**repeated, "labels": drawn.flatten(0, 1).to(counted.device)}
+
+
+def _draw(chances, num_draws, generator):
+    """Draw classes by inverting the cumulated chances ``[tokens, classes]``, ``[num_draws, tokens]``."""
+    uniform = torch.rand(num_draws, len(chances), generator=generator, dtype=torch.float64)
+    edges = chances.cumsum(-1)
+    found = torch.searchsorted(edges, uniform.T.contiguous() * edges[:, -1:], right=True)
+    return found.clamp_max(chances.shape[-1] - 1).T
+
+
+def _has_rows(value):
+    return isinstance(value, torch.Tensor) and value.ndim > 0
+
+
+@contextlib.contextmanager
+def _evaluated(model):
+    """Put a model in eval mode, and every module back as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _predictions(model, batch):
+    """Run the model and return the logits that predict labels 1 to T - 1, ``[N, T - 1, vocabulary]``, float32 or wider."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     # GPT-2 numbers positions from the left edge, padding included, unless told: a gradient error of 129 % when padded left.
     if accepts(model, "position_ids"):
@@ -97,12 +179,7 @@ def causal_lm_loss(model, batch):
     if accepts(model, "use_cache"):
         inputs.setdefault("use_cache", False)
     logits = model(**inputs).logits
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    _check_labels(labels, logits.shape[-1])
-    per_token = torch.nn.functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2), labels.to(logits.device), ignore_index=IGNORED, reduction="none"
-    )
-    return per_token.sum(1), tokens
+    return (logits if logits.dtype == torch.float64 else logits.float())[:, :-1]
 
 
 def _check_labels(labels, vocabulary):

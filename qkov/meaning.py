@@ -41,6 +41,23 @@ VARIANT_MEANING = {
         "conflict_order": "descending",
         "degrees": {"A": (-1, 1, 0), "B": (1, -1, 0), "pooled": (None, None, 0)},
     },
+    "full": {
+        "meaning": "agreement of the two samples' gradients, weighed by the inverse of the slice's whole Fisher matrix",
+        "sign": "+ synergy, - conflict",
+        "unit": _RATIO,
+        "range": "(-inf, inf)",
+        "conflict_order": "ascending",
+        "degrees": {"A": (-1, 1, 0), "B": (1, -1, 0), "pooled": (None, None, 0)},
+    },
+    "kfac": {
+        "meaning": "agreement of the two samples' gradients, weighed by the inverse of a Kronecker product that stands for the"
+        " slice's Fisher matrix",
+        "sign": "+ synergy, - conflict",
+        "unit": _RATIO,
+        "range": "(-inf, inf)",
+        "conflict_order": "ascending",
+        "degrees": {"A": (-1, 1, 0), "B": (1, -1, 0), "pooled": (None, None, 0)},
+    },
     "dot": {
         "meaning": "inner product of the two samples' gradients; minus it is the first-order change of A's loss under"
         " a plain gradient step on B",
@@ -52,8 +69,33 @@ VARIANT_MEANING = {
     },
 }
 
+ADDITIVITY_NOTE = (
+    "scores of heads do not add up to that of the uncut weight: each slice has a matrix, and damping, of its own"
+)
+"""Said of variants that weigh by a matrix."""
 
-def describe_scores(variant, fisher_pool, *, aggregate="mean", normalize_gj="none", fisher_source="contributions"):
+_DAMPING_RULES = {
+    "full": "F + ridge_lambda_rel * trace(F) / min(samples, parameters) * identity",
+    "kfac": "B x A + ridge_lambda_rel * mean eigenvalue of B x A * identity",
+}
+
+
+def describe_damping(variant, *, absolute):
+    """Write the damping of a variant as a formula, for a result's attributes."""
+    if variant in _DAMPING_RULES:
+        rule = _DAMPING_RULES[variant]
+        return f"{rule.partition(' + ')[0]} + ridge_lambda * identity" if absolute else (
+            f"{rule}; a slice whose mean F is at most (16 eps)^2 times that of its layer's largest block is noise and scores 0"
+        )  # fmt: skip
+    return "max(F, epsilon) + ridge_lambda" if absolute else (
+        "F + ridge_lambda_rel * mean of F over all heads of the layer and block + smallest normal number; a block whose "
+        "mean F is at most (16 eps)^2 times that of its layer's largest block is noise and scores 0"
+    )  # fmt: skip
+
+
+def describe_scores(
+    variant, fisher_pool, *, aggregate="mean", normalize_gj="none", fisher_source="contributions", own_fisher=True
+):
     """Say in words what a score of this kind means, for a result's attributes.
 
     Args:
@@ -62,11 +104,12 @@ def describe_scores(variant, fisher_pool, *, aggregate="mean", normalize_gj="non
         aggregate: "mean" or "sum" over the parameters of a slice.
         normalize_gj: "none" or "per_token"; matters for "unsigned" only.
         fisher_source: "contributions", "ema" or "head".
+        own_fisher: Whether A's Fisher comes from A's own samples.
 
     Returns:
         ``meaning, sign, unit, range, conflict_order`` (words), ``loss_scale_degrees`` (powers of A's loss, B's loss and
         both; None where no power exists) and ``average_caveat``: empty, or the reason why a mean over A's samples
-        carries no information on A.
+        carries no information on A. For "full" and "kfac" also ``additivity_note``.
 
     Raises:
         OptionError: If the variant or the pool has no entry.
@@ -84,7 +127,8 @@ def describe_scores(variant, fisher_pool, *, aggregate="mean", normalize_gj="non
         "range": entry["range"],
         "conflict_order": entry["conflict_order"],
         "loss_scale_degrees": dict(zip(("a", "b", "both"), entry["degrees"][fisher_pool], strict=True)),
-        "average_caveat": _average_caveat(variant, fisher_pool, fisher_source),
+        "average_caveat": _average_caveat(variant, fisher_pool, fisher_source) if own_fisher else "",
+        **({"additivity_note": ADDITIVITY_NOTE} if variant in _DAMPING_RULES else {}),
     }
 
 

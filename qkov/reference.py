@@ -79,6 +79,18 @@ def _user_loss(model, batch, row, loss_fn):
     return losses[0], int(count[0])
 
 
+def predictions(model, batch, row):
+    """Predict each label of a sample that counts, the sample alone without padding, float64 ``[labels, classes]``."""
+    twin = copy.deepcopy(model).eval()
+    mask = batch["attention_mask"][row] if "attention_mask" in batch else torch.ones(batch["input_ids"].shape[1])
+    real = [t for t in range(len(mask)) if mask[t] != 0]
+    labels = (batch["labels"] if "labels" in batch else batch["input_ids"])[row]
+    with torch.no_grad():
+        logits = twin(input_ids=batch["input_ids"][row, real][None]).logits[0].double()
+    places = [p for p in range(1, len(real)) if real[p] == real[p - 1] + 1 and int(labels[real[p]]) != -100]
+    return torch.stack([torch.exp(logits[p - 1] - torch.logsumexp(logits[p - 1], 0)) for p in places])
+
+
 def cut(grad, layout, block, unit, include_bias=False):
     """Cut one slice out of ``{param_name: array}`` as a flat float64 array; ``unit`` is a kv head for K and V."""
     where = layout.projection(block).slice_of(unit)
@@ -150,3 +162,125 @@ def _fisher(sliced, roots, source, decay):
         total = [was + (g / root) ** 2 for was, g in zip(total, grad, strict=True)]
     means = [value / len(sliced) for value in total]
     return [np.full(value.shape, value.mean()) for value in means] if source == "head" else means
+
+
+def full_scores(
+    grads_a, tokens_a, grads_b, tokens_b, layout, block, unit, *, fisher_pool="A", fisher_source="contributions",
+    aggregate="mean", contribution_normalisation="tokens", include_bias=False, ridge_lambda=None, ridge_lambda_rel=0.1,
+    ema_decay=0.99,
+):  # fmt: skip
+    """Score all pairs on one slice with its p x p Fisher matrix, formed as a sum of outer products and solved."""
+    sides = []
+    for grads, tokens in ((grads_a, tokens_a), (grads_b, tokens_b)):
+        roots = [math.sqrt(t) if contribution_normalisation == "tokens" else 1.0 for t in tokens]
+        sides.append(
+            [cut(grad, layout, block, unit, include_bias) / root for grad, root in zip(grads, roots, strict=True)]
+        )
+    size, matrix, count = len(sides[0][0]), 0.0, 0
+    for side in _owners(sides, fisher_pool):
+        for h, weight in zip(side, _weights(len(side), fisher_source, ema_decay), strict=True):
+            matrix = matrix + np.outer(h, h) * weight / len(_owners(sides, fisher_pool))
+            count += weight > 0
+    damping = ridge_lambda_rel * np.trace(matrix) / min(count, size) if ridge_lambda is None else ridge_lambda
+    return _quadratic_forms(*sides, matrix, damping, size if aggregate == "mean" else 1)
+
+
+def token_factors(model, batch, config, loss_fn=None):
+    """Record every sample alone, token by token: ``{module_name: (inputs [T, d_in], output gradients [T, d_out])}``.
+
+    Tokens at which a module and its peers (Q, K and V where they see as many tokens; O by itself) get no gradient are left
+    out: they are no data points of these weights.
+    """
+    twin = copy.deepcopy(model).eval().requires_grad_(True)
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.double()
+    modules, rows = dict(twin.named_modules()), []
+    names = list(dict.fromkeys(part.module_name for layout in config.layers for part in layout.projections))
+    count = len(next(value for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim))
+    with torch.inference_mode(False), torch.enable_grad():
+        for row in range(count):
+            seen = {}
+
+            def keep(name, module_input, output, seen=seen):
+                output.retain_grad()
+                seen[name] = module_input[0].detach(), output
+
+            handles = [
+                modules[name].register_forward_hook(lambda _m, given, out, name=name: keep(name, given, out))
+                for name in names
+            ]
+            loss, _ = _own_loss(twin, batch, row) if loss_fn is None else _user_loss(twin, batch, row, loss_fn)
+            loss.backward()
+            for handle in handles:
+                handle.remove()
+            rows.append(_reached(config, {name: (x, out.grad) for name, (x, out) in seen.items()}))
+    return rows
+
+
+def _reached(config, seen):
+    flat = {}
+    for name, (inputs, deltas) in seen.items():
+        deltas = torch.zeros_like(inputs) if deltas is None else deltas
+        flat[name] = [part.reshape(-1, part.shape[-1]).double().cpu().numpy() for part in (inputs, deltas)]
+    kept = {}
+    for layout in config.layers:
+        for one in layout.projections:
+            inputs, deltas = flat[one.module_name]
+            peers = [flat[other.module_name][1] for other in layout.projections if other.side == one.side]
+            alive = np.any([(peer != 0).any(1) for peer in peers if len(peer) == len(deltas)], axis=0)
+            kept[one.module_name] = inputs[alive], deltas[alive]
+    return kept
+
+
+def kfac_scores(
+    factors_a, tokens_a, factors_b, tokens_b, layout, block, unit, *, fisher_pool="A", fisher_source="contributions",
+    aggregate="mean", contribution_normalisation="tokens", include_bias=False, ridge_lambda=None, ridge_lambda_rel=0.1,
+    ema_decay=0.99,
+):  # fmt: skip
+    """Score all pairs on one slice with the Kronecker product of both factors, formed token by token and solved.
+
+    Args:
+        factors_a, factors_b: From :func:`token_factors`. tokens_a, tokens_b: Token counts, from :func:`sample_gradients`.
+    """
+    projection = layout.projection(block)
+    start, stop = projection.interval(unit)
+    biased, sides = include_bias and projection.bias_name is not None, []
+    for factors, tokens in ((factors_a, tokens_a), (factors_b, tokens_b)):
+        side = []
+        for one, t in zip(factors, tokens, strict=True):
+            inputs, deltas = one[projection.module_name]
+            own, other = (deltas, inputs) if projection.side == "output" else (inputs, deltas)
+            other = np.concatenate([other, np.ones((len(other), 1))], 1) if biased else other
+            side.append((own[:, start:stop], other, t if contribution_normalisation == "tokens" else 1))
+        sides.append(side)
+    own, other, mass = 0.0, 0.0, 0.0
+    for side in _owners(sides, fisher_pool):
+        for (us, vs, scale), weight in zip(side, _weights(len(side), fisher_source, ema_decay), strict=True):
+            for u, v in zip(us, vs, strict=True):
+                own = own + np.outer(u, u) * weight / scale / len(_owners(sides, fisher_pool))
+                other = other + np.outer(v, v) * weight / scale
+                mass += weight / scale
+    matrix = np.kron(own, other / mass)
+    damping = ridge_lambda_rel * np.trace(matrix) / len(matrix) if ridge_lambda is None else ridge_lambda
+    h_a, h_b = (
+        [sum(np.outer(u, v) for u, v in zip(us, vs, strict=True)).ravel() / math.sqrt(scale) for us, vs, scale in side]
+        for side in sides
+    )
+    return _quadratic_forms(h_a, h_b, matrix, damping, len(matrix) if aggregate == "mean" else 1)
+
+
+def _owners(sides, pool):
+    return {"A": sides[:1], "B": sides[1:], "pooled": sides}[pool]
+
+
+def _weights(count, source, decay):
+    weights = [decay ** (count - 1 - age) if source == "ema" else 1.0 for age in range(count)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _quadratic_forms(rows_a, rows_b, matrix, damping, divisor):
+    if not matrix.any():
+        return np.zeros((len(rows_a), len(rows_b)))
+    solved = np.linalg.solve(matrix + damping * np.eye(len(matrix)), np.array(rows_b).T)
+    return np.array(rows_a) @ solved / divisor

@@ -20,6 +20,7 @@ which includes kernels that do not repeat their bits, identification decides.
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -41,6 +42,11 @@ class FirstAxis:
     """
 
     is_sample: bool | None = None
+
+    @cached_property
+    def beside(self):
+        """The same of modules beside attention, where tokens may lie in another way."""
+        return FirstAxis()
 
     def suspect(self, outputs, num_samples):
         """Whether more backward passes are needed; ``outputs`` maps a projection to its activations."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import fisher, formula, gradients
+from . import fisher, formula, full_fisher, gradients
 from .errors import NonFiniteError, OptionError
 
 
@@ -26,14 +26,14 @@ class ScoreOptions:
     include_bias: bool = False
     epsilon: float | None = None
     ridge_lambda: float | None = None
-    ridge_lambda_rel: float = formula.RELATIVE_RIDGE
+    ridge_lambda_rel: float | None = None
     ema_decay: float = fisher.EMA_DECAY
     tile_elements: int = 2**22
     device: str = "cpu"
 
     def __post_init__(self):
         for name, choices in (
-            ("variant", formula.VARIANTS), ("fisher_pool", formula.FISHER_POOLS),
+            ("variant", formula.VARIANTS + formula.MATRIX_VARIANTS), ("fisher_pool", formula.FISHER_POOLS),
             ("fisher_source", fisher.FISHER_SOURCES), ("aggregate", formula.AGGREGATES),
             ("normalize_gj", formula.GRAD_NORMALISATIONS),
             ("contribution_normalisation", formula.NORMALISATIONS),
@@ -44,12 +44,40 @@ class ScoreOptions:
                 f"normalize_gj={self.normalize_gj!r} with variant={self.variant!r}: only 'unsigned' uses raw gradients of "
                 "B next to contributions of A. Leave normalize_gj='none'; contribution_normalisation covers the others."
             )
+        if self.ridge_lambda_rel is None:
+            default = formula.MATRIX_RIDGE if self.weighs_by_matrix else formula.RELATIVE_RIDGE
+            object.__setattr__(self, "ridge_lambda_rel", default)
         for name in ("epsilon", "ridge_lambda", "ridge_lambda_rel"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise OptionError(f"{name} is {value}; expected a finite number of at least 0.")
         if self.tile_elements < 1:
             raise OptionError(f"tile_elements is {self.tile_elements}; expected at least 1.")
+        if self.weighs_by_matrix:
+            self._check_matrix()
+
+    def _check_matrix(self):
+        if self.fisher_source == "head":
+            raise OptionError(
+                f"fisher_source='head' with variant={self.variant!r}: one number per slice holds no matrix. Use "
+                "'contributions' or 'ema'."
+            )
+        if self.epsilon is not None:
+            raise OptionError(
+                f"epsilon={self.epsilon} with variant={self.variant!r}: a floor under single parameters has no meaning for a "
+                "matrix. Use ridge_lambda (absolute) or ridge_lambda_rel."
+            )
+        if self.ridge_lambda is None:
+            full_fisher.checked_ridge(1.0, relative=self.ridge_lambda_rel)  # units cancel; slices may ask for more
+        elif self.ridge_lambda == 0:
+            raise OptionError(
+                f"ridge_lambda=0 with variant={self.variant!r}: the matrix is singular. Use ridge_lambda_rel=0.1, the default."
+            )
+
+    @property
+    def weighs_by_matrix(self):
+        """Whether the variant weighs by the inverse of a matrix instead of dividing parameter by parameter."""
+        return self.variant in formula.MATRIX_VARIANTS
 
     @property
     def absolute_damping(self):
@@ -67,17 +95,37 @@ class SliceScores:
 
 
 class Side:
-    """One task's samples with what every slice needs of them: token counts and Fisher weights."""
+    """One task's samples with what every slice needs of them: token counts, and the samples and weights of its Fisher.
 
-    def __init__(self, members, rows, options):
+    ``fisher_members`` make F; they are the task's own samples unless others are given. ``kept`` holds what the slices of
+    one projection share.
+    """
+
+    def __init__(self, members, rows, options, fisher_members=None):
         self.members, self.rows = members, rows
-        self.tokens = torch.tensor([one.num_tokens for one in members], device=options.device)
-        self.weights = fisher.sample_weights(len(members), options.fisher_source, options.ema_decay)
+        self.fisher_members = members if fisher_members is None else fisher_members
+        self.tokens, self.fisher_tokens = (
+            torch.tensor([one.num_tokens for one in some], device=options.device)
+            for some in (self.members, self.fisher_members)
+        )
+        self.weights = fisher.sample_weights(len(self.fisher_members), options.fisher_source, options.ema_decay)
+        self.kept = {}
+
+    @classmethod
+    def of_task(cls, collector, task, rows, options, fisher_tasks=None):
+        """The side of a collected task; ``fisher_tasks`` names the task whose samples make its F, where not its own."""
+        other = (fisher_tasks or {}).get(task)
+        return cls(collector.samples(task), rows, options, None if other is None else collector.samples(other))
+
+    @property
+    def owns_fisher(self):
+        """Whether F is made by the task's own samples."""
+        return self.fisher_members is self.members
 
     def block_mean(self, layout, projection, options):
         """Mean of F over all heads of a layer and block, a float: what relative damping is relative to."""
         total = 0.0
-        for one, weight in zip(self.members, self.weights.tolist(), strict=True):
+        for one, weight in zip(self.fisher_members, self.weights.tolist(), strict=True):
             key = (layout.layer, projection.block)
             if key not in one.squared_norms:
                 one.squared_norms[key] = gradients.squared_norm(one.factors, projection)
@@ -161,15 +209,23 @@ class FactorTile:
 
 def factor_tiles(side_a, side_b, layout, projection, unit, options):
     """Yield the two factors of the scores of a slice over its parameters; arguments as for :func:`score_slice`."""
+    if options.weighs_by_matrix:
+        raise OptionError(
+            f"variant={options.variant!r} is no sum over single parameters, so none has a share in its scores. Use one of "
+            f"{', '.join(map(repr, formula.VARIANTS))} here."
+        )
     means = [side.block_mean(layout, projection, options) for side in (side_a, side_b)]
     head_fisher = _head_fisher(side_a, side_b, projection, unit, options)
-    for grad_a, grad_b in _pair_tiles(side_a, side_b, projection, unit, options):
+    for (grad_a, grad_b), of_fisher in _pair_tiles(side_a, side_b, projection, unit, options):
         h_a, h_b = (
             formula.normalise(grad, side.tokens, options.contribution_normalisation)
             for grad, side in ((grad_a, side_a), (grad_b, side_b))
         )
         fishers = head_fisher or [
-            fisher.weighted_fisher(formula.contribution(h), side.weights) for h, side in ((h_a, side_a), (h_b, side_b))
+            fisher.weighted_fisher(
+                formula.contribution(h if side.owns_fisher else _fisher_h(grad, side, options)), side.weights
+            )
+            for h, grad, side in zip((h_a, h_b), of_fisher, (side_a, side_b), strict=True)
         ]
         chosen, damped_a, damped_b = _denominators(fishers, means, options)
         left = formula.left_factor(options.variant, grad_a[side_a.rows], h_a[side_a.rows], damped_a)
@@ -186,7 +242,7 @@ def factor_tiles(side_a, side_b, layout, projection, unit, options):
 
 def slice_tiles(members, projection, unit, options):
     """Yield gradients ``[samples, tile]`` over the columns of a slice, its bias last if asked for."""
-    dtype = _dtype(members, projection)
+    dtype = gradient_dtype(members, projection)
     rows, columns = projection.weight_shape
     other = columns if projection.head_axis == 0 else rows
     step = max(1, options.tile_elements // (len(members) * projection.width))
@@ -204,8 +260,19 @@ def slice_tiles(members, projection, unit, options):
 
 
 def _pair_tiles(side_a, side_b, projection, unit, options):
-    for tile in slice_tiles([*side_a.members, *side_b.members], projection, unit, options):
-        yield tile[: len(side_a.members)], tile[len(side_a.members) :]
+    """Yield the two tasks' gradients, and those that make their F: the same unless another task's do."""
+    sides = (side_a, side_b)
+    parts = [side.members for side in sides] + [side.fisher_members for side in sides if not side.owns_fisher]
+    for tile in slice_tiles([one for part in parts for one in part], projection, unit, options):
+        grad_a, grad_b, *rest = tile.split([len(part) for part in parts])
+        of_fisher = [
+            grad if side.owns_fisher else rest.pop(0) for grad, side in zip((grad_a, grad_b), sides, strict=True)
+        ]
+        yield (grad_a, grad_b), of_fisher
+
+
+def _fisher_h(grad, side, options):
+    return formula.normalise(grad, side.fisher_tokens, options.contribution_normalisation)
 
 
 def _denominators(fishers, means, options):
@@ -236,12 +303,11 @@ def _head_fisher(side_a, side_b, projection, unit, options):
     if options.fisher_source != "head":
         return None
     sums = torch.zeros(2, dtype=torch.float64)
-    for tile in _pair_tiles(side_a, side_b, projection, unit, options):
-        for index, (grad, side) in enumerate(zip(tile, (side_a, side_b), strict=True)):
-            h = formula.normalise(grad, side.tokens, options.contribution_normalisation)
-            per_sample = fisher.reduce_heads(formula.contribution(h))
+    for _, of_fisher in _pair_tiles(side_a, side_b, projection, unit, options):
+        for index, (grad, side) in enumerate(zip(of_fisher, (side_a, side_b), strict=True)):
+            per_sample = fisher.reduce_heads(formula.contribution(_fisher_h(grad, side, options)))
             sums[index] += (per_sample.cpu() * side.weights).sum()
-    dtype = _dtype([*side_a.members, *side_b.members], projection)
+    dtype = gradient_dtype([*side_a.members, *side_b.members], projection)
     return list((sums / num_parameters(projection, options)).to(dtype=dtype, device=options.device)[:, None])
 
 
@@ -254,6 +320,7 @@ def _is_noise(means, largest, dtype, options):
     return formula.is_noise(mean, most, dtype)
 
 
-def _dtype(members, projection):
+def gradient_dtype(members, projection):
+    """Return the precision in which slices of these samples are built: float64 if any was collected so, else float32."""
     wide = any(one.factors[projection.module_name].deltas.dtype == torch.float64 for one in members)
     return torch.float64 if wide else torch.float32

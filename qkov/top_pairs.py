@@ -234,7 +234,8 @@ def _one_pair(heatmap, collector, pair):
     sides = []
     for task, sample_id in ((heatmap.task_a, pair["sample_i"]), (heatmap.task_b, pair["sample_j"])):
         collector.sample(task, sample_id)
-        sides.append(scoring.Side(collector.samples(task), [collector.sample_ids(task).index(sample_id)], options))
+        row = collector.sample_ids(task).index(sample_id)
+        sides.append(scoring.Side.of_task(collector, task, [row], options, heatmap.attributes.get("fisher_tasks")))
     layout = collector.config.layer(pair["layer"])
     projection, unit = layout.projection(pair["block"]), layout.unit(pair["block"], pair["head"])
     best, total, start = (-1.0, None, 0.0), 0.0, 0
@@ -245,6 +246,7 @@ def _one_pair(heatmap, collector, pair):
         if float(terms[at]) > best[0]:
             squares = tile.h_a[:, at].double().square()
             share = float(squares[sides[0].rows[0]] / squares.sum()) if squares.sum() > 0 else 0.0
+            share = share if sides[0].owns_fisher else 0.0  # F holds none of A's samples
             best = float(terms[at]), _name(projection, unit, at, start, len(terms)), share
         start += len(terms) // projection.width
     score = scoring.score_slice(*sides, layout, projection, unit, options).scores

@@ -82,9 +82,9 @@ def loss_of(family):
     return pooled_loss if family == "bert" else None
 
 
-def collect(model, batch, task="a", **options):
+def collect(model, batch, task="a", *, weights="attention", **options):
     """Collect one task into a new collector."""
-    collector = qkov.FisherCollector()
+    collector = qkov.FisherCollector(weights=weights)
     collector.collect_fisher(model, batch, task, progress=False, **options)
     return collector
 

@@ -1,4 +1,4 @@
-"""The calibration sees a broken test, and evidence that others made is refused."""
+"""The calibration sees a broken test."""
 
 import dataclasses
 import json
@@ -164,69 +164,6 @@ ROW = {"study": "type I", "procedure": "p", "data": "light", "sets": 3, "value":
        "bound": 0.074, "direction": "at most", "status": "passed"}  # fmt: skip
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    """A folder with sources, and evidence made by them."""
-    for pattern in statistics_evidence.SOURCES:
-        path = tmp_path / pattern.replace("*", "one")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"# {pattern}\n")
-    return tmp_path
-
-
-def written(checkout, rows, monkeypatch):
-    monkeypatch.setattr(statistics_evidence, "ROOT", checkout)
-    path = checkout / "long.json"
-    hashes = statistics_evidence.source_hashes(checkout)
-    monkeypatch.setattr(statistics_evidence, "source_hashes", lambda root=checkout: hashes)
-    statistics_evidence.write_long(rows, 12.34, path)
-    monkeypatch.undo()
-    return path
-
-
-def test_evidence_of_the_present_sources_is_accepted(checkout, monkeypatch):
-    path = written(checkout, [ROW], monkeypatch)
-    assert statistics_evidence.read_long(path, checkout) == {"rows": [ROW], "seconds": 12.3, "complaints": []}
-
-
-@pytest.mark.parametrize("name", ["qkov/statistics/one.py", "validation/snr.py", "validation/calibration_cells.py"])
-def test_evidence_of_other_sources_is_refused(checkout, monkeypatch, name):
-    path = written(checkout, [ROW], monkeypatch)
-    (checkout / name).write_text("changed\n")
-    (complaint,) = statistics_evidence.read_long(path, checkout)["complaints"]
-    assert f"made by other sources; changed since: {name}. Run `nox -s validate -- --long`" in complaint
-
-
-def test_a_new_source_makes_evidence_stale(checkout, monkeypatch):
-    path = written(checkout, [ROW], monkeypatch)
-    (checkout / "qkov" / "statistics" / "two.py").write_text("")
-    assert "qkov/statistics/two.py" in statistics_evidence.read_long(path, checkout)["complaints"][0]
-
-
-def test_a_failed_row_is_a_complaint(checkout, monkeypatch):
-    path = written(checkout, [ROW, ROW | {"status": "failed", "value": 0.09}], monkeypatch)
-    (complaint,) = statistics_evidence.read_long(path, checkout)["complaints"]
-    assert "failed: type I of p on light: 0.090, at most 0.074" in complaint
-
-
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [(None, "does not exist"), ("{", "is not JSON"), ('{"format": "x"}', "has format 'x'")],
-)
-def test_unreadable_evidence_is_a_complaint(tmp_path, text, complaint):
-    if text is not None:
-        (tmp_path / "long.json").write_text(text)
-    found = statistics_evidence.read_long(tmp_path / "long.json")
-    assert found["rows"] == []
-    assert complaint in found["complaints"][0]
-
-
-def test_evidence_without_rows_is_a_complaint(checkout, monkeypatch):
-    assert (
-        "holds no row" in statistics_evidence.read_long(written(checkout, [], monkeypatch), checkout)["complaints"][0]
-    )
-
-
 class AtOnce:
     """In place of a pool of processes, so that what is patched here is seen."""
 
@@ -249,11 +186,15 @@ def test_the_long_run_writes_what_all_studies_measured(tmp_path, monkeypatch, ca
     )
     monkeypatch.setattr(statistics_evidence.real_gradients, "rows", lambda long: [found[1]])
     monkeypatch.setattr(statistics_evidence.snr, "rows", lambda long: [found[2]])
-    monkeypatch.setattr(statistics_evidence.write_long, "__defaults__", (tmp_path / "evidence" / "long.json",))
+    monkeypatch.setattr(
+        statistics_evidence,
+        "EVIDENCE",
+        dataclasses.replace(statistics_evidence.EVIDENCE, path=tmp_path / "evidence" / "long.json"),
+    )
     assert statistics_evidence.main(["--jobs", "1"]) == 0
     assert "passed: real null of p on light" in capsys.readouterr().out
     document = json.loads((tmp_path / "evidence" / "long.json").read_text())
     assert document["rows"] == [found[0] | {"sets": 1000, "jobs": 1}, found[1], found[2]]
-    assert document["sources"] == statistics_evidence.source_hashes()
+    assert document["sources"] == statistics_evidence.EVIDENCE.source_hashes()
     assert {"qkov/statistics/source.py", "validation/snr.py"} <= set(document["sources"])
     assert statistics_evidence.measure(False, jobs=2)[0]["sets"] == 3

@@ -8,8 +8,7 @@ import torch
 import transformers
 
 import qkov
-from qkov import collector as collector_module
-from qkov import losses
+from qkov import losses, passes
 from qkov.errors import (
     BatchError,
     EmptyTaskError,
@@ -152,7 +151,7 @@ def test_option_without_meaning_is_refused(options):
 
 
 def test_passes_follow_a_budget_of_tokens(model, monkeypatch):
-    monkeypatch.setitem(collector_module.TOKENS_PER_PASS, "cpu", 18)
+    monkeypatch.setitem(passes.TOKENS_PER_PASS, "cpu", 18)
     sizes = []
 
     def recorded(model, batch):
@@ -164,7 +163,7 @@ def test_passes_follow_a_budget_of_tokens(model, monkeypatch):
 
 
 def test_sample_longer_than_the_budget_runs_alone(model, monkeypatch):
-    monkeypatch.setitem(collector_module.TOKENS_PER_PASS, "cpu", 4)
+    monkeypatch.setitem(passes.TOKENS_PER_PASS, "cpu", 4)
     assert collect(model, build_batch((8, 8))).sample_ids("a") == (0, 1)
 
 
@@ -383,12 +382,12 @@ def test_group_fisher_of_another_mode_is_refused(collected):
 @pytest.fixture
 def impatient(monkeypatch):
     """Shorten the delay of the bar a hundredfold, from two seconds to 20 ms."""
-    real = collector_module.tqdm
+    real = passes.tqdm
 
     def hurried(*args, delay, **options):
         return real(*args, delay=delay / 100, mininterval=0, **options)
 
-    monkeypatch.setattr(collector_module, "tqdm", hurried)
+    monkeypatch.setattr(passes, "tqdm", hurried)
 
 
 def slow_loss(model, batch):
@@ -429,13 +428,13 @@ def test_bar_can_be_switched_off(model, capfd, impatient):
 
 def test_environment_can_switch_the_bar_off(model, monkeypatch):
     """tqdm reads TQDM_DISABLE only for arguments that are not given."""
-    given, real = [], collector_module.tqdm
+    given, real = [], passes.tqdm
 
     def recorded(*args, **options):
         given.append(options)
         return real(*args, **options)
 
-    monkeypatch.setattr(collector_module, "tqdm", recorded)
+    monkeypatch.setattr(passes, "tqdm", recorded)
     qkov.FisherCollector().collect_fisher(model, build_batch((4,)), "math")
     assert ["disable" in options for options in given] == [False]
 

@@ -566,8 +566,8 @@ def test_seeds_constants_switch_the_normalisation_off_at_small_gradients():
 
 def test_option_without_meaning_is_refused():
     collector, _ = two_tasks("llama")
-    with pytest.raises(OptionError, match="variant='full'"):
-        metric_of(collector, variant="full")
+    with pytest.raises(OptionError, match="variant='loud'"):
+        metric_of(collector, variant="loud")
 
 
 def test_layout_of_another_model_is_refused():

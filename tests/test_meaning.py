@@ -21,6 +21,9 @@ def closed_form(variant, pool, grads_a, grads_b):
         "signed": first * second / fisher,
         "symmetric": np.abs(first * second) / fisher,
         "dot": first * second,
+        # One parameter: the whole matrix is its diagonal, and both factors of KFAC together are it too.
+        "full": first * second / fisher,
+        "kfac": first * second / fisher,
     }[variant]
 
 

@@ -39,7 +39,11 @@ def every_slice(collector):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"variant": "full"}, "variant='full' is not known; expected one of 'unsigned', 'natural'"),
+        ({"variant": "loud"}, "variant='loud' is not known; expected one of 'unsigned', 'natural'"),
+        ({"variant": "full", "fisher_source": "head"}, "one number per slice holds no matrix"),
+        ({"variant": "kfac", "epsilon": 1e-10}, "a floor under single parameters has no meaning for a matrix"),
+        ({"variant": "kfac", "ridge_lambda_rel": 1e-9}, "below which float64 keeps no inverse"),
+        ({"variant": "full", "ridge_lambda": 0.0}, "ridge_lambda=0 with variant='full': the matrix is singular"),
         ({"fisher_pool": "C"}, "fisher_pool='C'"),
         ({"fisher_source": "running"}, "fisher_source='running'"),
         ({"aggregate": "max"}, "aggregate='max'"),

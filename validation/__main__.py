@@ -19,7 +19,7 @@ import torch
 from qkov import reproducibility
 from qkov.errors import QKOVError
 
-from . import faults, induction, models, proven, repetition, statistics_evidence, suite, tasks, trained
+from . import committed, faults, induction, models, proven, repetition, statistics_evidence, suite, tasks, trained
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = "qkov-evidence-1"
@@ -73,7 +73,7 @@ def gather(options):
         "families": families,
         "refused": refused,
         "statistics": statistics,
-        "statistics_long": statistics_evidence.read_long(),
+        "statistics_long": statistics_evidence.EVIDENCE.read(),
         "head_types": of_heads,
         "not_run": [*not_run, *omissions(options)],
     }
@@ -191,10 +191,10 @@ def main(arguments=None):
             say(f"MISSED fault {fault['fault']}: {fault['expected']} did not catch it")
     for row in evidence["statistics"]:
         if row["status"] != "passed":
-            say(f"FAILED statistics: {statistics_evidence.sentence(row)}")
+            say(f"FAILED statistics: {committed.sentence(row)}")
     for row in evidence["head_types"]:
         if row["status"] != "passed":
-            say(f"FAILED head types: {statistics_evidence.sentence(row)}")
+            say(f"FAILED head types: {committed.sentence(row)}")
     for complaint in evidence["statistics_long"]["complaints"]:
         say(f"FAILED statistics: {complaint}")
     found = evidence["summary"]

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from .. import fisher, formula, reference
+from .. import collector, diagonal, fisher, formula, reference
+from ..errors import ModuleReuseError
 from .case import some, take
 from .edits import parts, restored, scale
 from .measurement import Comparison, NotRun
@@ -36,6 +37,38 @@ def check_square_then_reduce(case):
             second = second.reshape(len(h), -1).double().mean(0).numpy()
             comparison.near(second - h.mean(0) ** 2, h.var(0), (h**2).max())
     return comparison.measurement(case.bound("fisher"))
+
+
+@check
+def check_fisher_diagonal(case):
+    """The diagonal of heads and feed-forward parts is the mean of single squares, and the same bits by both ways."""
+    comparison = Comparison()
+    options = {"loss_fn": case.loss_fn, "progress": False}
+    held = collector.FisherCollector(weights=("attention", "mlp"), attention=case.attention)
+    try:
+        held.collect_fisher(case.model, case.batch_a, "a", **options)
+    except ModuleReuseError:  # experts that no token reaches, or a feed-forward part that runs twice: heads alone
+        held = collector.FisherCollector(attention=case.attention)
+        held.collect_fisher(case.model, case.batch_a, "a", **options)
+    asked = [one.module_name for one in held.weights]
+    at_once = diagonal.collect_fisher_diagonal(
+        case.model, case.batch_a, "a", weights=asked, attention=case.attention, **options
+    )
+    comparison.true(_same_bits(at_once, diagonal.FisherDiagonal.of(held, "a")))
+    grads, tokens = case.reference("a")
+    counts = np.array(tokens, dtype=np.float64)[:, None, None]
+    for name, found in at_once.values.items():
+        g = np.stack([grad[name] for grad in grads])
+        comparison.near(found, (g**2 / counts).mean(0), (g**2 / counts).max())
+        comparison.near(at_once.grad_mean[name], g.mean(0), np.abs(g).max())
+    return comparison.measurement(case.bound("contribution"))
+
+
+def _same_bits(one, other):
+    return list(one.values) == list(other.values) and all(
+        torch.equal(one.values[name], other.values[name]) and torch.equal(one.grad_mean[name], other.grad_mean[name])
+        for name in one.values
+    )
 
 
 @check

@@ -53,6 +53,14 @@ BOUNDS = {
         (1e-10, 1e-5, 2e-3),
         "as score, but B's own Fisher is known to few digits where A's gradient is large",
     ),
+    "matrix": (
+        (1e-9, 1e-4, 1e-3),
+        "as score, through the inverse of a matrix whose eigenvalues span some hundred times its damping",
+    ),
+    "drawn": (
+        (0.06, 0.06, 0.06),
+        "five standard errors of a mean of 8,192 draws, and a little more, in standard deviations of one draw",
+    ),
     "fisher": ((1e-10, 1e-5, 1e-4), "means of squares of gradients"),
     "function": ((1e-10, 1e-4, 1e-4), "the same function of the input, summed in another order"),
     "ablated": ((1e-12, 1e-6, 1e-6), "exactly zero, or rounding noise far below the intact gradient"),
@@ -62,7 +70,9 @@ BOUNDS = {
 }
 
 # Kinds whose float32 bound grows with the rounding of the model itself; see ``Case.conditioning``.
-ROUNDED = ("gradient", "token sum", "normed twin", "contribution", "score", "foreign fisher", "fisher", "function")
+ROUNDED = (
+    "gradient", "token sum", "normed twin", "contribution", "score", "foreign fisher", "matrix", "fisher", "function",
+)  # fmt: skip
 
 
 def bound(name, precision):

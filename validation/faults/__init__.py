@@ -10,7 +10,7 @@ Example:
     ('caught', ['relabelling'])
 """
 
-from . import collecting, cutting, fishers, formulas, loss, results
+from . import collecting, curvature, cutting, fishers, formulas, loss, pruned, results
 from .planting import FAULTS, Fault, planted
 from .run import MARGIN, FaultResult, run_fault, run_faults, run_unfaulted, unexercised
 
@@ -20,11 +20,13 @@ __all__ = [
     "Fault",
     "FaultResult",
     "collecting",
+    "curvature",
     "cutting",
     "fishers",
     "formulas",
     "loss",
     "planted",
+    "pruned",
     "results",
     "run_fault",
     "run_faults",

@@ -26,6 +26,29 @@ def summed_over_samples(_original):
     return lambda contributions, _weights: contributions.sum(0)
 
 
+@fisher("diagonal._averaged", expected="fisher_diagonal")
+def diagonal_of_the_mean_gradient(original):
+    """The diagonal for a checkpoint is the square of the mean gradient instead of the mean of the squares."""
+
+    def averaged(*arguments):
+        found = original(*arguments)
+        return dataclasses.replace(found, values={name: mean.square() for name, mean in found.grad_mean.items()})
+
+    return averaged
+
+
+@fisher("diagonal.FisherDiagonal.of", expected="fisher_diagonal")
+def diagonal_unbiased(original):
+    """The diagonal of kept samples divides by one less than their number, as a variance would."""
+
+    def of(cls, collector, task):
+        found = original.__func__(cls, collector, task)
+        factor = found.num_samples / (found.num_samples - 1)
+        return dataclasses.replace(found, values={name: value * factor for name, value in found.values.items()})
+
+    return classmethod(of)
+
+
 @fisher("interference.QKOVInterferenceMetric._side", expected="selection")
 def only_scored_samples(_original):
     """With max_samples_per_task, F comes from the scored samples instead of all collected ones."""

@@ -1,0 +1,134 @@
+"""Batches cut into passes: who is in which, what is known already, and how many samples share a forward and backward."""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from tqdm import tqdm
+
+from . import gradients, samples
+from .errors import OptionError, SampleIdError
+
+_logger = logging.getLogger(__name__)
+
+# Tokens per forward pass. On a CPU larger passes gain a few per cent and cost several times the memory.
+TOKENS_PER_PASS = {"cpu": 512, "cuda": 16384}
+
+
+def collect_samples(
+    model, batch, task, known, config, weights, loss_fn, first_axis, sample_ids, clusters, *, micro_batch=None,
+    progress=True,
+):  # fmt: skip
+    """Cut batches into passes and yield the samples of each, once the whole pass has succeeded.
+
+    Args:
+        model, batch, task, loss_fn, micro_batch, progress: As for ``FisherCollector.collect_fisher``.
+        known: ``{id: digest}`` of samples that are there; those of this call are added.
+        config, weights, first_axis: As for ``gradients.collect_factors``.
+        sample_ids, clusters: A :class:`Supply` each.
+
+    Yields:
+        ``samples.Sample``. One that the caller drops is gone before the next pass.
+    """
+    batches = [batch] if isinstance(batch, Mapping) else batch
+    if not isinstance(batches, Iterable):
+        samples.batch_size(batch)  # raises, naming the type
+    device = next(model.parameters()).device
+    # Where disable is not given, TQDM_DISABLE in the environment still acts.
+    hidden = {} if progress else {"disable": True}
+    most = math.inf
+    with tqdm(desc=f"collect {task}", unit=" samples", delay=2, total=_total(batch), **hidden) as bar:
+        for one in batches:
+            num_samples = samples.batch_size(one)
+            names = samples.assign_ids(task, known, num_samples, sample_ids.take(num_samples))
+            labels = _one_each(task, clusters.take(num_samples), num_samples)
+            samples.check_tokens(model, one)
+            digests = [samples.row_digest(one, row, _full_name(loss_fn)) for row in range(num_samples)]
+            new = [row for row in range(num_samples) if not _is_known(task, known, names[row], digests[row])]
+            fitting = micro_batch or max(1, TOKENS_PER_PASS.get(device.type, 512) // _tokens_per_sample(one))
+            bar.update(num_samples - len(new))
+            while new:
+                rows = new[: min(most, fitting)]
+                passed = [names[row] for row in rows]
+                part = samples.select_rows(one, rows, device)
+                results = _within_memory(model, part, config, loss_fn, passed, first_axis, weights)
+                if results is None:
+                    most = len(rows) // 2
+                    _logger.warning("out of memory with %d samples per pass; at most %d from here on", len(rows), most)
+                    continue
+                for row in rows:
+                    factors, tokens = results.pop(0)
+                    known[names[row]] = digests[row]
+                    yield samples.Sample(names[row], labels[row], tokens, digests[row], factors)
+                bar.update(len(rows))
+                new = new[len(rows) :]
+
+
+def _within_memory(model, batch, *rest):
+    """Collect a pass, or return None where it takes too much memory and could be smaller."""
+    try:
+        return gradients.collect_factors(model, batch, *rest)
+    except torch.OutOfMemoryError:
+        if samples.batch_size(batch) == 1:
+            raise
+    return None  # outside the handler, which keeps the tensors of the failed pass alive
+
+
+def check_call(task, micro_batch):
+    """Refuse a task without a name and a pass without samples."""
+    if not isinstance(task, str) or not task:
+        raise OptionError(f"task is {task!r}; expected a non-empty string, its name.")
+    if micro_batch is not None and micro_batch < 1:
+        raise OptionError(f"micro_batch is {micro_batch}; expected at least 1 sample per pass.")
+
+
+def _one_each(task, clusters, num_samples):
+    clusters = [None] * num_samples if clusters is None else clusters
+    if len(clusters) != num_samples:
+        raise SampleIdError(f"task {task!r}: {len(clusters)} clusters left for {num_samples} samples.")
+    return clusters
+
+
+def _is_known(task, known, sample_id, digest):
+    if known.get(sample_id, digest) != digest:
+        raise SampleIdError(
+            f"task {task!r} already holds sample {sample_id!r} with another input or loss. Give the new sample another "
+            "id, or collect into a new FisherCollector."
+        )
+    return sample_id in known
+
+
+class Supply:
+    """Hand out the next few of an optional flat list, batch by batch."""
+
+    def __init__(self, values, name):
+        self._values = None if values is None else list(values)
+        self._name = name
+        self._taken = 0
+
+    def take(self, count):
+        """Return the next few, or None where there is no list."""
+        if self._values is None:
+            return None
+        part = self._values[self._taken : self._taken + count]
+        self._taken += count
+        return part
+
+    def check_used(self, task):
+        """Refuse entries that no sample has taken."""
+        left = 0 if self._values is None else max(0, len(self._values) - self._taken)
+        if left:
+            raise SampleIdError(f"task {task!r}: {left} more {self._name} than samples; expected one each.")
+
+
+def _total(batch):
+    return samples.batch_size(batch) if isinstance(batch, Mapping) else None
+
+
+def _tokens_per_sample(batch):
+    return max([1, *(value.shape[1] for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim > 1)])
+
+
+def _full_name(loss_fn):
+    return f"{loss_fn.__module__}.{getattr(loss_fn, '__qualname__', type(loss_fn).__qualname__)}"
