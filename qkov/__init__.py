@@ -40,6 +40,7 @@ _HOME = {
     "TopPairs": "top_pairs",
     # what a step on B does to A
     "predict_change": "prediction",
+    "predict_pairs": "pair_prediction",
     "Prediction": "prediction_result",
     "load_prediction": "prediction_result",
     # importance, masks and merging

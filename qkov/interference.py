@@ -151,7 +151,7 @@ class QKOVInterferenceMetric:
             )
         members_b = self.collector.samples(task_b) if task_b in self.collector.tasks else ()
         rows_a, rows_b = (range(_limit(len(members), max_samples_per_task)) for members in (members_a, members_b))
-        frame = _Frame(layouts, heads, len(rows_a), len(rows_b))
+        frame = Frame(layouts, heads, len(rows_a), len(rows_b))
         if members_b:
             self._warn_if_few(task_a, task_b)
             self._fill(frame, *self._sides(task_a, task_b, list(rows_a), list(rows_b)), progress)
@@ -280,7 +280,7 @@ class QKOVInterferenceMetric:
                 )  # fmt: skip
 
 
-class _Frame:
+class Frame:
     """The empty arrays of a heatmap, and where each slice goes."""
 
     def __init__(self, layouts, heads, num_a, num_b):

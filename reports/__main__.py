@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import book, controls, evidence, notebooks, statistics_tables, tables
+from . import book, controls, evidence, notebooks, remedies_pictures, remedies_tables, statistics_tables, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,11 +43,12 @@ def name_outcomes(found):
     for row in [*found.get("families", []), *found.get("refused", [])]:
         if row["status"] == "failed":
             say(f"failed: family {row['family']}: {row['reason']}")
-    for row in [*found.get("statistics", []), *found.get("head_types", [])]:
-        if row["status"] != "passed":
-            say(f"failed: {row['study']} of {row['procedure']} on {row['data']}: {row['value']:.3f}")
-    for complaint in found.get("statistics_long", {}).get("complaints", []):
-        say(f"failed: {complaint}")
+    for study in evidence.STUDIES:
+        for row in found.get(study, []):
+            if row["status"] != "passed":
+                say(f"failed: {row['study']} of {row['procedure']} on {row['data']}: {row['value']:.3f}")
+        for complaint in found.get(f"{study}_long", {}).get("complaints", []):
+            say(f"failed: {complaint}")
     for entry in found.get("not_run", []):
         say(f"not run: {entry['what']}: {entry['reason']}")
 
@@ -80,10 +81,11 @@ def run_controls(options):
 def build_book(options, found, manifest, comparisons, planted):
     """Write the tables, build the book, say what is wrong with it."""
     sources = options.output / "sources"
-    of_statistics = statistics_tables.statistics_tables(found)
-    tables.write_tables(sources / "generated", found, manifest, comparisons, planted, **of_statistics)
+    of_studies = statistics_tables.statistics_tables(found) | remedies_tables.remedies_tables(found)
+    tables.write_tables(sources / "generated", found, manifest, comparisons, planted, **of_studies)
+    remedies_pictures.write_pictures(sources / "generated", found)
     numbers = tables.substitutions(found, evidence.count(found), comparisons)
-    numbers |= statistics_tables.statistics_numbers(found)
+    numbers |= statistics_tables.statistics_numbers(found) | remedies_tables.remedies_numbers(found)
     book.assemble(options.book, options.output / "notebooks", sources, numbers)
     started = time.perf_counter()
     built = book.build(sources, options.output / "pages")
@@ -96,11 +98,7 @@ def build_book(options, found, manifest, comparisons, planted):
 def summarise(counts, audited, comparisons, planted, built):
     """Print the final table and return the exit status."""
     rows = {
-        "checks": counts["checks"],
-        "faults": counts["faults"],
-        "families": counts["families"],
-        "statistics": counts["statistics"],
-        "head types": counts["head types"],
+        **counts,
         "verdicts": (int(not audited), len(audited), 0),
         "notebooks": outcome(comparisons),
         "planted": outcome(planted),

@@ -14,6 +14,8 @@ The file formats are the interface between the two packages:
                      "must exceed", "shown"), status ("passed", "failed"); ours, for procedures that must be seen failing
     statistics_long  rows of the committed long run, in the same form; seconds; complaints (sentences: it does not speak
                      for the present sources)
+    remedies, remedies_long  the same of freezing slices and of merging models; rows have further keys, described in
+                     `validation/freezing.py` and `validation/merging_models.py`
     head_types       what heads of the model trained for them are and do, rows of the form of statistics
     not_run   what, reason
     summary   numbers of the run as a whole
@@ -28,6 +30,9 @@ from collections import Counter
 from pathlib import Path
 
 FORMAT = "qkov-evidence-1"
+STUDIES = ("statistics", "remedies", "head_types")
+"""What is measured in two lengths: rows of this build under the name, the committed ones under the name with "_long"."""
+
 # A fault is caught with certainty when the check's error is this many times its bound.
 MARGIN = 10
 
@@ -77,8 +82,7 @@ def audit(evidence):
     for result in results:
         if result["status"] == "passed" and (reason := objection(result)):
             wrong.append(f"{result['check']} on {result['model']} is called passed, but {reason}")
-    rows = [*evidence.get("statistics", []), *evidence.get("statistics_long", {}).get("rows", [])]
-    for row in [*rows, *evidence.get("head_types", [])]:
+    for row in (row for name in STUDIES for row in study_rows(evidence, name)):
         if row["status"] == "passed" and (reason := rate_objection(row)):
             wrong.append(f"{row['study']} of {row['procedure']} on {row['data']} is called passed, but {reason}")
     for fault in faults:
@@ -89,6 +93,11 @@ def audit(evidence):
         elif fault["ratio"] is not None and not fault["ratio"] >= MARGIN:
             wrong.append(f"fault {fault['fault']} is called caught, but by {fault['ratio']:.3g} times the bound only")
     return wrong
+
+
+def study_rows(evidence, name):
+    """Rows of a study, those of this build and the committed ones."""
+    return [*evidence.get(name, []), *evidence.get(f"{name}_long", {}).get("rows", [])]
 
 
 def objection(result):
@@ -123,17 +132,14 @@ def count(evidence):
 
     Returns:
         `{"checks": (passed, failed, not_run), "faults": (caught, missed, 0), "families": (proved, failed, not_run),
-        "statistics": (passed, failed, 0), "head types": (passed, failed, 0)}`, the statistics over this build's rows, those
-        of the long run and complaints about it.
+        "statistics": (passed, failed, 0), ...}`, for each of `STUDIES` over this build's rows, those of the long run and
+        complaints about it.
         Things that the run names as not run count among the checks, so that leaving something out shows; a law that
         does not cover a family counts as not run among the families.
     """
     results = Counter(result["status"] for result in evidence["results"])
     faults = Counter(fault["status"] for fault in evidence["faults"])
     families = [*evidence.get("families", []), *evidence.get("refused", [])]
-    long = evidence.get("statistics_long", {"rows": [], "complaints": []})
-    rates = [row["status"] == "passed" for row in [*evidence.get("statistics", []), *long["rows"]]]
-    of_heads = [row["status"] == "passed" for row in evidence.get("head_types", [])]
     return {
         "checks": (
             results["passed"],
@@ -146,6 +152,12 @@ def count(evidence):
             sum(row["status"] == "failed" for row in families),
             sum(len(row.get("checks_not_run", ())) for row in families),
         ),
-        "statistics": (sum(rates), len(rates) - sum(rates) + len(long["complaints"]), 0),
-        "head types": (sum(of_heads), len(of_heads) - sum(of_heads), 0),
+        **{name: count_study(evidence, name) for name in STUDIES},
     }
+
+
+def count_study(evidence, name):
+    """(passed, failed, 0) of the rows of a study; a complaint about its long run is a failure."""
+    kept = [row["status"] == "passed" for row in study_rows(evidence, name)]
+    complaints = evidence.get(f"{name}_long", {}).get("complaints", [])
+    return sum(kept), len(kept) - sum(kept) + len(complaints), 0

@@ -26,7 +26,7 @@ def statistics_tables(evidence):
         OTHERS: rates_table(evidence, others),
         "statistics_invalid": invalid_table(evidence),
         "statistics_why": why_table(evidence),
-        "statistics_state": state(evidence),
+        "statistics_state": state_of(evidence, "statistics_long"),
     }
 
 
@@ -122,9 +122,9 @@ def verdict(long, short, good="kept", bad="NOT KEPT"):
     return good if all(row["status"] == "passed" for row in (long, short) if row) else bad
 
 
-def state(evidence):
-    """What there is to know of the long run before its numbers are read."""
-    long = evidence.get("statistics_long", {"rows": [], "complaints": ["no long run was read"]})
+def state_of(evidence, name):
+    """What there is to know of a committed long run before its numbers are read."""
+    long = evidence.get(name, {"rows": [], "complaints": ["no long run was read"]})
     if long["complaints"]:
         said = "\n".join(f"- {cell(complaint)}" for complaint in long["complaints"])
         return f":::{{warning}}\nThe long run does not speak for this build:\n\n{said}\n:::\n"

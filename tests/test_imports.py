@@ -57,7 +57,7 @@ LEVELS = (
         "head_statistics",
         "prediction_result",
     ),
-    ("interference", "inference", "top_pairs", "natural_gradient", "prediction"),
+    ("interference", "inference", "top_pairs", "natural_gradient", "prediction", "pair_prediction"),
     (
         "natural_gram",
         "cosine_summary",

@@ -214,7 +214,8 @@ def test_failed_results_are_counted_not_objected_to():
     found["faults"].append({**GOOD["faults"][0], "status": "missed", "caught_by": [], "ratio": 0.1})
     assert evidence.audit(found) == []
     assert evidence.count(found) == {"checks": (1, 1, 2), "faults": (1, 1, 0), "families": (2, 0, 1),
-                                        "statistics": (3, 0, 0), "head types": (1, 0, 0)}  # fmt: skip
+                                        "statistics": (3, 0, 0), "remedies": (0, 0, 0),
+                                        "head_types": (1, 0, 0)}  # fmt: skip
 
 
 def test_rates_that_failed_and_complaints_about_the_long_run_count_as_failed():
@@ -227,7 +228,7 @@ def test_rates_that_failed_and_complaints_about_the_long_run_count_as_failed():
 
 def test_findings_on_head_types_count_and_are_audited():
     found = changed("head_types", status="failed")
-    assert evidence.count(found)["head types"] == (0, 1, 0)
+    assert evidence.count(found)["head_types"] == (0, 1, 0)
     assert evidence.audit(changed("head_types", value=0.7)) == [
         "head types of gain lost without the induction heads on repeated random tokens is called passed, but 0.7 is not"
         " at least 0.8"

@@ -41,12 +41,12 @@ def test_a_study_that_no_table_expects_is_shown_all_the_same():
 
 
 def test_stale_evidence_is_announced():
-    assert "took 20 minutes" in statistics_tables.state(GOOD)
+    assert "took 20 minutes" in statistics_tables.state_of(GOOD, "statistics_long")
     found = copy.deepcopy(GOOD)
     found["statistics_long"]["complaints"].append("made by other sources")
-    assert statistics_tables.state(found).startswith(":::{warning}")
-    assert "made by other sources" in statistics_tables.state(found)
-    assert "no long run was read" in statistics_tables.state({})
+    assert statistics_tables.state_of(found, "statistics_long").startswith(":::{warning}")
+    assert "made by other sources" in statistics_tables.state_of(found, "statistics_long")
+    assert "no long run was read" in statistics_tables.state_of({}, "statistics_long")
 
 
 def test_numbers_of_the_prose_come_from_the_long_run_first():

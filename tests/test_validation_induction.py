@@ -108,6 +108,12 @@ def test_findings_hold_on_a_circuit_written_by_hand(monkeypatch):
     assert {name for name, status in found.items() if status == "failed"} == {twin}
 
 
+def test_the_study_has_one_length_and_nothing_of_it_is_committed(monkeypatch):
+    monkeypatch.setattr(induction, "rows", lambda: ["row"])
+    assert induction.measure(False, jobs=2) == induction.make_long(2) == ["row"]
+    assert induction.EVIDENCE.read() == {"rows": [], "seconds": None, "complaints": []}
+
+
 def test_findings_fail_on_a_model_without_the_circuit(monkeypatch):
     found = outcomes(monkeypatch, induction_circuit(shift=2))
     for name in (

@@ -93,7 +93,10 @@ def test_omissions_are_named():
     assert "a causal language model of your own" not in {entry["what"] for entry in given}
 
 
-def evidence(status="passed", fault="caught", family="proved", rate="passed", complaints=(), head="passed"):
+OTHER_STUDIES = [name for name in program.STUDIES if name != "statistics"]
+
+
+def evidence(status="passed", fault="caught", family="proved", rate="passed", complaints=()):
     results = [{"check": "law", "model": "m", "status": status, "error": 0.0, "bound": 1.0, "compared": 3,
                 "seconds": 0.1, "reason": ""}]  # fmt: skip
     planted = [{"fault": "f", "area": "formula", "description": "", "expected": "law", "caught_by": ["law"],
@@ -103,7 +106,8 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
     found = {"format": program.FORMAT, "results": results, "faults": planted, "models": [], "not_run": [],
              "families": [{"family": "f", "status": family, "reason": "said"}], "refused": [], "statistics": rates,
              "statistics_long": {"rows": rates, "seconds": 1.0, "complaints": list(complaints)},
-             "head_types": [rates[0] | {"study": "head types", "status": head}]}  # fmt: skip
+             **{name: [row | {"status": "passed"} for row in rates] for name in OTHER_STUDIES},
+             **{f"{name}_long": {"rows": rates, "seconds": 1.0, "complaints": []} for name in OTHER_STUDIES}}  # fmt: skip
     found["summary"] = program.summarise(found) | {"checks_without_a_fault": []}
     return found
 
@@ -119,8 +123,7 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
         (evidence(rate="failed"), 1),
         (evidence(complaints=["made by other sources"]), 1),
         (evidence() | {"summary": evidence()["summary"] | {"statistics": 0}}, 1),
-        (evidence(head="failed"), 1),
-        (evidence() | {"summary": evidence()["summary"] | {"head_types": 0}}, 1),
+        *((evidence() | {"summary": evidence()["summary"] | {name: 0}}, 1) for name in OTHER_STUDIES),
     ],
 )
 def test_exit_status_says_whether_everything_held(found, status, monkeypatch, tmp_path, capsys):
@@ -149,21 +152,21 @@ def test_a_check_without_a_fault_fails_the_run(monkeypatch, tmp_path):
     assert program.main(["--output", str(tmp_path)]) == 1
 
 
-def test_long_calibrates_in_full_and_for_the_record(monkeypatch):
+@pytest.mark.parametrize("study", list(program.STUDIES))
+def test_long_measures_in_full_and_for_the_record(study, monkeypatch):
     asked = []
-    made = program.statistics_evidence
+    made = program.STUDIES[study]
     monkeypatch.setattr(made, "make_long", lambda jobs: asked.append(("long", jobs)) or [])
     monkeypatch.setattr(made, "measure", lambda long, jobs: asked.append(("short", long, jobs)) or [])
-    program.measure_statistics(program.parse_arguments(["--long", "--jobs", "1"]))
-    program.measure_statistics(program.parse_arguments(["--jobs", "2"]))
+    program.measure_study(study, program.parse_arguments(["--long", "--jobs", "1"]))
+    program.measure_study(study, program.parse_arguments(["--jobs", "2"]))
     assert asked == [("long", 1), ("short", False, 2)]
 
 
 def test_what_failed_in_the_statistics_is_said(monkeypatch, tmp_path, capsys):
-    found = evidence(rate="failed", complaints=["made by other sources"], head="failed")
+    found = evidence(rate="failed", complaints=["made by other sources"])
     monkeypatch.setattr(program, "gather", lambda options: (found, {}))
     assert program.main(["--output", str(tmp_path)]) == 1
     said = capsys.readouterr().out
     assert "FAILED statistics: failed: type I of p on d: 0.050, at most 0.100" in said
     assert "FAILED statistics: made by other sources" in said
-    assert "FAILED head types: failed: head types of p on d: 0.050, at most 0.100" in said

@@ -1,7 +1,7 @@
 """`python -m validation`: measure every law on every model, plant the faults, calibrate, write the evidence.
 
 Writes ``evidence.json`` and ``manifest.json``; `python -m reports` turns them into the book and the verdict. Exit status
-0 if every check that ran passed, every fault was caught and every rate of the statistics kept its bound, 1 otherwise, 2 for
+0 if every check that ran passed, every fault was caught and every row of the studies kept its bound, 1 otherwise, 2 for
 a wrong command line, 4 for a model that cannot be loaded.
 """
 
@@ -19,10 +19,31 @@ import torch
 from qkov import reproducibility
 from qkov.errors import QKOVError
 
-from . import committed, faults, induction, models, proven, repetition, statistics_evidence, suite, tasks, trained
+from . import (
+    committed,
+    faults,
+    induction,
+    models,
+    prediction_evidence,
+    proven,
+    remedies_evidence,
+    repetition,
+    statistics_evidence,
+    suite,
+    tasks,
+    trained,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = "qkov-evidence-1"
+STUDIES = {
+    "statistics": statistics_evidence,
+    "prediction": prediction_evidence,
+    "remedies": remedies_evidence,
+    "head_types": induction,
+}
+"""What is measured in two lengths, the long one committed; head types have one length, made every time. The name is also that
+of the stage and of its rows."""
 
 
 def parse_arguments(arguments):
@@ -34,7 +55,7 @@ def parse_arguments(arguments):
     parser.add_argument("--output", type=Path, default=ROOT / "_build" / "validation", help="folder to write")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes of one thread each")
     parser.add_argument("--long", action="store_true",
-                        help="calibrate the statistics in full, and write the evidence that is committed")  # fmt: skip
+                        help="make the studies in full, and write the evidence that is committed")  # fmt: skip
     return parser.parse_args(arguments)
 
 
@@ -61,8 +82,7 @@ def gather(options):
     results += timed("repetition", repetition.measure_repetition, jobs=options.jobs)
     planted = timed("faults", faults.run_faults, processes=options.jobs)
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
-    statistics = timed("statistics", measure_statistics, options)
-    of_heads = timed("head types", induction.rows)
+    studies = {name: timed(name, measure_study, name, options) for name in STUDIES}
     for row in rows:
         row["notes"] = "; ".join(filter(None, [row["notes"], records.get(row["name"], "")]))
     evidence = {
@@ -72,20 +92,19 @@ def gather(options):
         "models": rows,
         "families": families,
         "refused": refused,
-        "statistics": statistics,
-        "statistics_long": statistics_evidence.EVIDENCE.read(),
-        "head_types": of_heads,
+        **studies,
+        **{f"{name}_long": module.EVIDENCE.read() for name, module in STUDIES.items()},
         "not_run": [*not_run, *omissions(options)],
     }
     evidence["summary"] = summarise(evidence)
     return evidence, seconds
 
 
-def measure_statistics(options):
-    """Calibrate the statistics: briefly, or in full and for the record."""
+def measure_study(name, options):
+    """Make one of :data:`STUDIES`: briefly, or in full and for the record."""
     if options.long:
-        return statistics_evidence.make_long(options.jobs)
-    return statistics_evidence.measure(False, jobs=options.jobs)
+        return STUDIES[name].make_long(options.jobs)
+    return STUDIES[name].measure(False, jobs=options.jobs)
 
 
 def train():
@@ -127,11 +146,9 @@ def summarise(evidence):
         "faults_caught": sum(fault["status"] == "caught" for fault in evidence["faults"]),
         "families": len(evidence["families"]),
         "families_failed": sum(row["status"] == "failed" for row in evidence["families"] + evidence["refused"]),
-        "statistics": len(evidence["statistics"]),
-        "statistics_failed": sum(row["status"] != "passed" for row in evidence["statistics"]),
-        "statistics_complaints": len(evidence["statistics_long"]["complaints"]),
-        "head_types": len(evidence["head_types"]),
-        "head_types_failed": sum(row["status"] != "passed" for row in evidence["head_types"]),
+        **{name: len(evidence[name]) for name in STUDIES},
+        "studies_failed": sum(row["status"] != "passed" for name in STUDIES for row in evidence[name]),
+        "studies_complaints": sum(len(evidence[f"{name}_long"]["complaints"]) for name in STUDIES),
         "checks_without_a_fault": faults.unexercised(evidence["faults"]),
     }
 
@@ -189,24 +206,21 @@ def main(arguments=None):
     for fault in evidence["faults"]:
         if fault["status"] != "caught":
             say(f"MISSED fault {fault['fault']}: {fault['expected']} did not catch it")
-    for row in evidence["statistics"]:
-        if row["status"] != "passed":
-            say(f"FAILED statistics: {committed.sentence(row)}")
-    for row in evidence["head_types"]:
-        if row["status"] != "passed":
-            say(f"FAILED head types: {committed.sentence(row)}")
-    for complaint in evidence["statistics_long"]["complaints"]:
-        say(f"FAILED statistics: {complaint}")
+    for name in STUDIES:
+        for row in evidence[name]:
+            if row["status"] != "passed":
+                say(f"FAILED {name}: {committed.sentence(row)}")
+        for complaint in evidence[f"{name}_long"]["complaints"]:
+            say(f"FAILED {name}: {complaint}")
     found = evidence["summary"]
     say(f"{found['passed']} checks passed, {found['failed']} failed, {found['not_run']} not run; "
         f"{found['families']} families, {found['families_failed']} failed; "
-        f"{found['statistics']} rates and intervals of statistics, {found['statistics_failed']} failed; "
-        f"{found['head_types']} findings on head types, {found['head_types_failed']} failed; "
+        f"{sum(found[name] for name in STUDIES)} rows of {' and '.join(STUDIES)}, {found['studies_failed']} failed; "
         f"{found['faults_caught']} of {found['faults']} faults caught; {found['compared']:,} numbers compared")  # fmt: skip
     wrong = found["failed"] or found["families_failed"] or found["checks_without_a_fault"]
-    wrong = wrong or found["statistics_failed"] or found["statistics_complaints"] or found["head_types_failed"]
+    wrong = wrong or found["studies_failed"] or found["studies_complaints"]
     caught = found["faults_caught"] == found["faults"] > 0
-    return 0 if found["passed"] and found["statistics"] and found["head_types"] and caught and not wrong else 1
+    return 0 if found["passed"] and all(found[name] for name in STUDIES) and caught and not wrong else 1
 
 
 if __name__ == "__main__":
