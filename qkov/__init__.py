@@ -22,6 +22,10 @@ _HOME = {
     "QKOVInterferenceMetric": "interference",
     "Heatmap": "heatmap",
     "load_heatmap": "heatmap",
+    # what heads attend to
+    "score_head_types": "head_scoring",
+    "HeadTypes": "head_types",
+    "load_head_types": "head_types",
     # directions of steps
     "scale_by_fisher": "natural_gradient",
     "ScaledGradients": "natural_gradient",
@@ -64,7 +68,7 @@ _HOME = {
 }
 _MODULES = (
     "checks", "errors", "fisher", "formula", "full_fisher", "geometry", "gradients", "kfac", "layout", "locate", "losses",
-    "reference", "reproducibility", "statistics",
+    "pattern_scores", "reference", "reproducibility", "statistics",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME]

@@ -17,7 +17,17 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
-    ("errors", "reproducibility", "geometry", "formula", "full_fisher", "kfac", "fisher", "statistics"),
+    (
+        "errors",
+        "reproducibility",
+        "geometry",
+        "formula",
+        "pattern_scores",
+        "full_fisher",
+        "kfac",
+        "fisher",
+        "statistics",
+    ),
     (
         "linear",
         "packings",
@@ -32,7 +42,7 @@ LEVELS = (
         "reference",
     ),
     ("layout", "linear_weights", "parts", "step"),
-    ("sample_rows", "gradients", "passes", "scoring", "curvature"),
+    ("sample_rows", "gradients", "passes", "scoring", "curvature", "attention_patterns"),
     (
         "collector",
         "meaning",
@@ -41,6 +51,8 @@ LEVELS = (
         "diagonal",
         "tables",
         "plots",
+        "head_types",
+        "head_scoring",
         "heatmap",
         "head_statistics",
         "prediction_result",
