@@ -4,7 +4,16 @@ Every ``check_<law>(case)`` returns a ``Measurement(error, bound, compared)``, o
 feeds ``check_model``, the pytest decorator and the validation suite, so that they cannot differ.
 """
 
-from . import collection_laws, curvature_laws, fisher_laws, importance_laws, layout_laws, result_laws, score_laws
+from . import (
+    collection_laws,
+    curvature_laws,
+    fisher_laws,
+    importance_laws,
+    layout_laws,
+    prediction_laws,
+    result_laws,
+    score_laws,
+)
 from .case import Case
 from .measurement import BOUNDS, Comparison, Measurement, NotRun
 from .registry import CHECKS, CheckResult, run_check
@@ -19,7 +28,16 @@ LAYOUT_PROOF = (
     "slices_tile", "output_columns", "head_rows", "query_position", "row_perturbation", "zeroed_weights",
 )  # fmt: skip
 
-for _module in (collection_laws, fisher_laws, score_laws, curvature_laws, layout_laws, result_laws, importance_laws):
+for _module in (
+    collection_laws,
+    fisher_laws,
+    score_laws,
+    curvature_laws,
+    layout_laws,
+    result_laws,
+    importance_laws,
+    prediction_laws,
+):
     globals().update({f"check_{name}": law for name, law in CHECKS.items() if law.__module__ == _module.__name__})
 
 
