@@ -10,7 +10,9 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("rest", ["", *BLOCKS[1:]], ids=["example", "statistics", "prediction", "check_model", "pytest"])
+@pytest.mark.parametrize(
+    "rest", ["", *BLOCKS[1:]], ids=["example", "statistics", "prediction", "check_model", "pytest"]
+)
 def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
