@@ -16,8 +16,6 @@ from importlib import metadata
 
 import torch
 
-from . import __version__
-
 PROBES_PER_TENSOR = 1024
 # Entries of a configuration that do not change what the model computes: names, versions, what a call returns.
 NOT_COMPUTED = frozenset([
@@ -91,7 +89,7 @@ def environment_record():
 @functools.cache  # reading metadata takes longer than a small heatmap
 def _version(package):
     if package == "qkov":  # this very code, installed or run from a checkout
-        return __version__
+        return sys.modules[__package__].__version__
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
