@@ -22,6 +22,10 @@ _HOME = {
     "QKOVInterferenceMetric": "interference",
     "Heatmap": "heatmap",
     "load_heatmap": "heatmap",
+    # what heads attend to
+    "score_head_types": "head_scoring",
+    "HeadTypes": "head_types",
+    "load_head_types": "head_types",
     # directions of steps
     "scale_by_fisher": "natural_gradient",
     "ScaledGradients": "natural_gradient",
@@ -34,6 +38,11 @@ _HOME = {
     "load_top_pairs": "top_pairs",
     "split_labels": "top_pairs",
     "TopPairs": "top_pairs",
+    # what a step on B does to A
+    "predict_change": "prediction",
+    "predict_pairs": "pair_prediction",
+    "Prediction": "prediction_result",
+    "load_prediction": "prediction_result",
     # importance, masks and merging
     "FisherImportance": "importance",
     "compute_fisher_importance": "importance",
@@ -49,17 +58,17 @@ _HOME = {
     "compute_fisher_overlap": "overlap",
     "load_mask_overlap": "overlap",
     "merge_weights": "merging",
-    # what a step on B does to A
-    "predict_change": "prediction",
-    "Prediction": "prediction_result",
-    "load_prediction": "prediction_result",
+    # conflicts between samples of two tasks
+    "detect_conflicts": "conflicts",
+    "load_conflicts": "sample_conflicts",
+    "SampleConflicts": "sample_conflicts",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",
 }
 _MODULES = (
     "checks", "errors", "fisher", "formula", "full_fisher", "geometry", "gradients", "kfac", "layout", "locate", "losses",
-    "reference", "reproducibility", "statistics",
+    "pattern_scores", "reference", "reproducibility", "statistics",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME]

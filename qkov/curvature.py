@@ -133,7 +133,7 @@ def slice_basis(stack, kept, layout, projection, unit, options):
 
     A does not depend on the head, so its decomposition, the dear one, is kept in ``kept`` until another projection asks.
     """
-    omega, counted = stack.token_weights(options), [place for place, w in enumerate(stack.weights) if w > 0]
+    omega, counted = stack.token_weights(options), [place for place, w in enumerate(stack.weights.tolist()) if w > 0]
     pairs = []
     for place in counted:
         where = reached(stack.members[place], layout, projection).to(options.device)

@@ -73,6 +73,10 @@ class StatisticsError(QKOVError, ValueError):
     """Data or options for which a test, an interval or its claim would not be valid."""
 
 
+class PatternError(QKOVError, ValueError):
+    """A model that gives no attention patterns, or gives some that cannot be those of its heads."""
+
+
 class ResultFileError(QKOVError, ValueError):
     """A file that is not a result of this package, or is damaged."""
 

@@ -109,10 +109,14 @@ class HeadStatistics:
         values = self.columns[f"{self.main_test}_{criterion}"]
         return ~np.isnan(values) & (values <= alpha)
 
-    def table(self):
+    def table(self, *, head_types=None):
         """Return a pandas table, a row per slice, sorted by evidence: family-wise p, then p, then the statistic.
 
         ``head`` is missing for K and V, whose slices belong to a kv head; ``kv_head`` of a Q or O row is the one it reads.
+
+        Args:
+            head_types: A :class:`qkov.HeadTypes` of the model, for a column ``head_type``: of a kv head the type that all
+                its query heads share, or "mixed".
         """
         import pandas as pd
 
@@ -126,12 +130,27 @@ class HeadStatistics:
             "head": pd.array(heads, dtype="Int64"),
             "kv_head": pd.array(kv_heads, dtype="Int64"),
         }
+        if head_types is not None:
+            names["head_type"] = self._types_of_slices(head_types)
         turned = {"greater": np.negative, "less": np.positive, "two-sided": lambda values: -np.abs(values)}
         statistic, p, p_maxt = (self.columns[f"{self.main_test}_{name}"] for name in ("statistic", "p", "p_maxt"))
         order = np.lexsort((turned[self.alternative](statistic), p, p_maxt))  # NaN last; ties in the order of the model
         return pd.DataFrame(names | self.columns).iloc[order].reset_index(drop=True)
 
     to_dataframe = table
+
+    def _types_of_slices(self, head_types):
+        known, other = self.attributes.get("model_fingerprint"), head_types.attributes.get("model_fingerprint")
+        if known and other and known != other:
+            raise errors.ModelChangedError("these head types were measured on another model than these tests.")
+        found = head_types.select(self.layer_numbers, range(self.kv_index.shape[1])).label()
+        rows = {layer: row for row, layer in enumerate(self.layer_numbers)}
+        named = []
+        for block, layer, unit in zip(self.blocks, self.layers, self.units, strict=True):
+            own = self.kv_index[rows[layer]] == unit if block in "KV" else slice(unit, unit + 1)
+            served = set(found[rows[layer], own].tolist())
+            named.append(served.pop() if len(served) == 1 else "mixed")
+        return named
 
     def layer_table(self):
         """Return a pandas table of the main test, a row per layer."""

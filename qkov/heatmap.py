@@ -15,12 +15,12 @@ else is refused, so it cannot reach an average.
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from . import errors, labels, result_file
+from . import errors, head_types, labels, result_file
 from .geometry import BLOCKS
 from .meaning import VARIANT_MEANING, describe_scores
 
@@ -51,6 +51,7 @@ class Heatmap(Mapping):
         attributes: JSON-able facts on the scores; ``conflict_order`` ("descending" or "ascending": which end of the
             scale is conflict) and ``valid`` (False without pairs) are filled in.
         present: Which query heads exist, bool ``[layers, heads]``; all of them if not given.
+        head_types: A :class:`qkov.HeadTypes` of these heads, see :meth:`with_head_types`; None if not measured.
 
     Raises:
         ShapeError: If an array or a label does not fit the others.
@@ -71,6 +72,7 @@ class Heatmap(Mapping):
     health: dict
     attributes: dict
     present: np.ndarray | None = None
+    head_types: object = None
 
     def __post_init__(self):
         for name in ("sample_a", "sample_b"):
@@ -95,6 +97,8 @@ class Heatmap(Mapping):
         _check_blocks(self.arrays, "arrays")
         self._set("arrays", {block: self._checked_scores(block) for block in BLOCKS})
         self._set("health", self._checked_health())
+        if self.head_types is not None:
+            self._set("head_types", head_types.fitting(self.head_types, self))
 
     def _set(self, name, value):
         object.__setattr__(self, name, value)
@@ -259,6 +263,24 @@ class Heatmap(Mapping):
 
         return tables.table(self, level)
 
+    def with_head_types(self, types):
+        """Return the same result that also holds a :class:`qkov.HeadTypes`: as coordinates of ``data``, and in its file.
+
+        Raises:
+            ModelChangedError: If the types were measured on another model.
+            SliceIndexError, ShapeError: If they do not cover the layers and heads.
+        """
+        return replace(self, head_types=types)
+
+    def group_by_type(self, block, *, threshold=None):
+        """Average a block by head type: a pandas table of ``num_units, mean, sd, lowest, highest``, a row per type.
+
+        A kv head counts once in K and V: with the type that all its query heads share, or as "mixed".
+        """
+        from . import tables
+
+        return tables.type_table(self, block, threshold)
+
     def plot(self):
         """Draw a layer-by-head picture of every block's averages; returns a matplotlib ``Figure``."""
         from . import plots
@@ -274,6 +296,9 @@ class Heatmap(Mapping):
             arrays[f"scores.{block}"] = self.arrays[block]
             for number, stat in enumerate(content["stats"]):
                 arrays[f"health.{block}.{number}"] = self.health[block][stat]
+        if self.head_types is not None:  # a file without them stays as it was
+            content["head_types"], of_types = self.head_types.parts()
+            arrays |= {f"head_types.{name}": values for name, values in of_types.items()}
         return content, arrays
 
     def save(self, path):
@@ -330,7 +355,7 @@ def load_heatmap(path):
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
     try:
-        stats = content.pop("stats")
+        stats, types = content.pop("stats"), content.pop("head_types", None)
         health = {
             block: {stat: arrays[f"health.{block}.{number}"] for number, stat in enumerate(stats)} for block in BLOCKS
         }
@@ -339,6 +364,7 @@ def load_heatmap(path):
             health=health,
             kv_index=arrays["kv_index"],
             present=arrays["present"],
+            head_types=None if types is None else head_types.from_parts(types, arrays, prefix="head_types."),
             **content,
         )
     except (errors.QKOVError, KeyError, TypeError) as error:

@@ -151,7 +151,7 @@ class QKOVInterferenceMetric:
             )
         members_b = self.collector.samples(task_b) if task_b in self.collector.tasks else ()
         rows_a, rows_b = (range(_limit(len(members), max_samples_per_task)) for members in (members_a, members_b))
-        frame = _Frame(layouts, heads, len(rows_a), len(rows_b))
+        frame = Frame(layouts, heads, len(rows_a), len(rows_b))
         if members_b:
             self._warn_if_few(task_a, task_b)
             self._fill(frame, *self._sides(task_a, task_b, list(rows_a), list(rows_b)), progress)
@@ -205,6 +205,8 @@ class QKOVInterferenceMetric:
         return score(*where, self.options)
 
     def _sides(self, task_a, task_b, rows_a, rows_b):
+        for task in self.fisher_tasks:
+            self.collector.samples(task)  # refuses a name that was never collected, which would silently change nothing
         return self._side(task_a, rows_a), self._side(task_b, rows_b)
 
     def _side(self, task, rows):
@@ -278,7 +280,7 @@ class QKOVInterferenceMetric:
                 )  # fmt: skip
 
 
-class _Frame:
+class Frame:
     """The empty arrays of a heatmap, and where each slice goes."""
 
     def __init__(self, layouts, heads, num_a, num_b):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from . import kinds, linear
+from . import kinds, linear, locate
 from .errors import LayoutError, OptionError
 from .layout import QKOVConfig, uncompiled
 
@@ -144,6 +144,9 @@ def _survey(
         if named and len(sharing[one.param_name]) == 1:
             wanted.append(one)
     left_out = _left_out(model, asked, {one.param_name for one in wanted}, blocks, modules, sharing)
+    if "mlp" in asked and "all" not in asked and not any(one.kind == "mlp" for one in found.values()):
+        for one in found.values():  # XLM and FlauBERT keep all feed-forward parts in a list beside that of attention
+            left_out.setdefault(one.param_name, "outside the blocks that repeat with attention; give its module's name")
     if not wanted:
         reasons = "; ".join(f"{name!r}: {reason}" for name, reason in list(left_out.items())[:4]) or "there is none"
         raise LayoutError(f"weights={include!r} names no weight of a linear module: {reasons}.")
@@ -201,7 +204,10 @@ def _in_attention(name: str, block: str, modules: dict[str, nn.Module]) -> bool:
     parts = name.split(".")
     depth = len(block.split(".")) if block else 0
     between = (modules[".".join(parts[:stop])] for stop in range(depth + 1, len(parts)))
-    return any(_LOOKS_LIKE_ATTENTION.search(type(module).__name__) for module in between)
+    # LongCat-Flash names its class after what it is, MLA.
+    return any(
+        locate.is_registered(module) or _LOOKS_LIKE_ATTENTION.search(type(module).__name__) for module in between
+    )
 
 
 def _with_roles(found: dict[str, LinearWeight], config: QKOVConfig) -> dict[str, LinearWeight]:

@@ -120,7 +120,12 @@ def register_layout(attention_class: type | str, finder: Finder) -> None:
 
 def found_by(module: nn.Module) -> str:
     """Say what places the heads of an attention module: "a layout of its class", or "the general rule"."""
-    return "a layout of its class" if qualified_name(type(module)) in _FINDERS else "the general rule"
+    return "a layout of its class" if is_registered(module) else "the general rule"
+
+
+def is_registered(module: nn.Module) -> bool:
+    """Tell whether a module is attention whose layout is known by its class."""
+    return qualified_name(type(module)) in _FINDERS
 
 
 _FINDERS: dict[str, Finder] = dict(known_attention.FINDERS)

@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from . import errors
 
 SEQUENTIAL = "viridis"
-DIVERGING = "RdBu"  # red, the low end, is conflict; readable with every common colour blindness
+DIVERGING = "RdBu"  # red is conflict, usually the low end; readable with every common colour blindness
 ABSENT_COLOUR = "0.85"
 STYLE = {
     "font.size": 9.0,
@@ -102,6 +102,7 @@ def plot_heatmap(heatmap):
         note=facts.get("average_caveat") or "",
         empty=f"no samples of {' and '.join(empty)}:\nnothing was measured" if empty else "",
         sign=facts.get("sign", "") if facts.get("range", "").startswith("(-inf") else "",
+        conflict="high" if facts.get("conflict_order") == "descending" else "low",
     )
 
 
@@ -123,6 +124,7 @@ def plot_maps(
     scale="panel",
     note="",
     sign="",
+    conflict="low",
     empty="",
     marks=None,
     absent="Grey: the model has no such slice.",
@@ -143,6 +145,7 @@ def plot_maps(
         scale: "panel" (each has its own colours) or "shared" (one range for all).
         note: Below all panels, framed: what a reader must know not to misread the picture.
         sign: What the sign means, below all panels.
+        conflict: Which end of a diverging range is red, "low" or "high".
         empty: If not empty, shown in each panel instead of values.
         marks: Panel name to bool of the shape of its map: where to put a dot; a kv head of K or V has one.
         absent: What grey stands for, where there is any.
@@ -151,14 +154,17 @@ def plot_maps(
         The figure.
 
     Raises:
-        OptionError: If kind or scale is none of these, or there is no map.
+        OptionError: If kind, scale or conflict is none of these, or there is no map.
         ShapeError: If a map fits neither the heads nor the kv heads.
     """
-    if kind not in ("sequential", "diverging") or scale not in ("panel", "shared") or not maps:
+    known = kind in ("sequential", "diverging"), scale in ("panel", "shared"), conflict in ("low", "high")
+    if not all(known) or not maps:
         raise errors.OptionError(
-            f"plot_maps got kind={kind!r}, scale={scale!r} and {len(maps)} maps; expected kind 'sequential' or"
-            " 'diverging', scale 'panel' or 'shared', and at least one map."
+            f"plot_maps got kind={kind!r}, scale={scale!r}, conflict={conflict!r} and {len(maps)} maps; expected kind"
+            " 'sequential' or 'diverging', scale 'panel' or 'shared', conflict 'low' or 'high', and at least one map."
         )
+    turned = f"{DIVERGING}_r" if conflict == "high" else DIVERGING
+    colours = turned if kind == "diverging" else SEQUENTIAL
     maps = {name: np.asarray(values, np.float64) for name, values in maps.items()}
     grid = _label_grid(maps, layers, heads, kv_index, kv_heads)
     shown = {name: grid.on_query_heads(name, values) for name, values in maps.items()}
@@ -170,7 +176,7 @@ def plot_maps(
             panel.text(0.5, 0.5, empty, ha="center", va="center", transform=panel.transAxes, parse_math=False)
             values = np.full_like(values, np.nan)
         norm = _norm(everything if scale == "shared" else values, kind)
-        image = _draw_cells(panel, values, norm, DIVERGING if kind == "diverging" else SEQUENTIAL)
+        image = _draw_cells(panel, values, norm, colours)
         grid.label(panel, spans=name in ("K", "V") or maps[name].shape != values.shape)
         if marks is not None:
             marked = grid.on_query_heads(name, np.asarray(marks[name], np.float64)) == 1

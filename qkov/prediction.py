@@ -78,7 +78,7 @@ def predict_change(
     device = scoring.checked_device(computation_device)
     if not 0 < level < 1:
         raise errors.StatisticsError(f"level={level!r}; expected a coverage between 0 and 1, such as 0.95.")
-    plan = _Plan(collector, task_a, task_b, optimiser, curvature, curvature_task, estimand, clusters, device)
+    plan = Plan(collector, task_a, task_b, optimiser, curvature, curvature_task, estimand, clusters, device)
     options = scoring.ScoreOptions(
         contribution_normalisation="none",
         device=device,
@@ -117,10 +117,23 @@ class _SliceChange:
     descent: float
 
 
-class _Plan:
+class Plan:
     """Who is watched, who steps, and whose part of the step each sample of A must not see."""
 
-    def __init__(self, collector, task_a, task_b, optimiser, curvature, curvature_task, estimand, clusters, device):
+    def __init__(
+        self,
+        collector,
+        task_a,
+        task_b,
+        optimiser,
+        curvature,
+        curvature_task,
+        estimand,
+        clusters,
+        device,
+        *,
+        cross_fit="shared",
+    ):
         formula.require_choice("optimiser", optimiser, step.OPTIMISERS)
         formula.require_choice("curvature", curvature, step.CURVATURES)
         formula.require_choice("estimand", estimand, ESTIMANDS)
@@ -142,8 +155,11 @@ class _Plan:
                     f"task {name!r} has no samples; nothing can be predicted. Collect it first."
                 )
         self.device = device
-        self.units_a, self.units_b = (self._units(name, clusters) for name in (task_a, task_b))
-        self.exclusions = self._exclusions()
+        everybody = {frozenset(): list(range(len(self.side_a)))}
+        self.units_a = self.units_b = None
+        if cross_fit == "shared":
+            self.units_a, self.units_b = (self._units(name, clusters) for name in (task_a, task_b))
+        self.exclusions = self._exclusions() if cross_fit == "shared" else everybody
 
     @property
     def side_a(self):
@@ -171,6 +187,19 @@ class _Plan:
         side = scoring.Side(self.side_b, None, options)
         every = [side.block_mean(layout, one, options) for one in layout.projections]
         return side.block_mean(layout, projection, options), max(every)
+
+    def facts(self):
+        """What every prediction says of itself."""
+        return {
+            "task_a": self.task_a,
+            "task_b": self.task_b,
+            "optimiser": self.optimiser,
+            "curvature": self.curvature,
+            "curvature_task": self.curvature_task,
+            "computation_device": torch.device(self.device).type,
+            "model_fingerprint": self.collector.model_fingerprint,
+            "versions": {name: reproducibility.environment_record()["versions"][name] for name in ("qkov", "torch")},
+        }
 
     def _units(self, name, clusters):
         members = self.members[name]
@@ -240,11 +269,16 @@ def _predict_slice(plan, projection, unit, means, options):
         second = first
     found = _SliceChange(first.numpy(), second.numpy(), influence.numpy(), descent)
     if not all(np.isfinite(one).all() for one in (found.first, found.second, found.influence)):
-        raise errors.NonFiniteError(
-            f"the predicted change of block {projection.block}, slice {unit} of {projection.param_name!r} is NaN or "
-            "infinite: gradients or their squares leave the range of their type. Scale the loss down, or use float64."
-        )
+        raise left_the_range(projection, unit)
     return found
+
+
+def left_the_range(projection, unit):
+    """The error of a prediction that is no number."""
+    return errors.NonFiniteError(
+        f"the predicted change of block {projection.block}, slice {unit} of {projection.param_name!r} is NaN or infinite: "
+        "gradients or their squares leave the range of their type. Scale the loss down, or use float64."
+    )
 
 
 def _direction(sums, block_mean, optimiser):
@@ -275,7 +309,7 @@ def _result(plan, layouts, labels, columns, step_size, decrease, level):
     tokens_a, tokens_b = (np.array([one.num_tokens for one in side]) for side in (plan.side_a, plan.side_b))
     descent = np.array([one.descent for one in columns])
     if step_size is None:
-        step_size = _size_for(decrease, float(descent.sum()), float(tokens_b.mean()))
+        step_size = size_for(decrease, float(descent.sum()), float(tokens_b.mean()))
     blocks, layers, slice_units = zip(*labels, strict=True)
     return prediction_result.Prediction(
         blocks=blocks,
@@ -290,21 +324,14 @@ def _result(plan, layouts, labels, columns, step_size, decrease, level):
         codes_a=_codes(plan.units_a),
         codes_b=_codes(plan.units_b),
         step_size=step_size,
-        attributes={
-            "task_a": plan.task_a,
-            "task_b": plan.task_b,
-            "optimiser": plan.optimiser,
-            "curvature": plan.curvature,
-            "curvature_task": plan.curvature_task,
+        attributes=plan.facts()
+        | {
             "estimand": plan.estimand,
             "level": level,
             "tokens_per_sample_b": float(tokens_b.mean()),
             "num_cross_fitted": sum(len(rows) for excluded, rows in plan.exclusions.items() if excluded),
             "num_heads": {str(one.layer): one.num_heads for one in layouts},
             "num_kv_heads": {str(one.layer): one.num_kv_heads for one in layouts},
-            "computation_device": torch.device(plan.device).type,
-            "model_fingerprint": plan.collector.model_fingerprint,
-            "versions": {name: reproducibility.environment_record()["versions"][name] for name in ("qkov", "torch")},
         },
     )
 
@@ -313,7 +340,15 @@ def _codes(found):
     return None if found is None else found.codes
 
 
-def _size_for(decrease, descent, tokens):
+def checked_size(step_size):
+    """Return a step size as a float; refuse what is none."""
+    if not 0 < step_size < float("inf"):
+        raise errors.OptionError(f"step_size is {step_size}; expected a positive number, a learning rate.")
+    return float(step_size)
+
+
+def size_for(decrease, descent, tokens):
+    """The step size at which B's loss falls by so many nats a token, to first order."""
     if not 0 < decrease < float("inf"):
         raise errors.OptionError(f"decrease is {decrease}; expected a positive number of nats per token.")
     if not descent > 0:

@@ -202,16 +202,16 @@ class Prediction:
         marks = (table["low"] > 0) | (table["high"] < 0)
         title = f"{facts['task_a']} (A) after a step on {facts['task_b']} (B), each slice alone"
         return plots.plot_maps(
-            # Turned, because red, the low end, is conflict in every picture.
-            self.maps(-table["change"]),
+            self.maps(),
             layers=self.layer_numbers,
             kv_index=self.kv_index,
             title=f"{title}\n{facts['optimiser']}, step size {self.step_size:.3g}",
-            unit="predicted fall of A's loss, nats of a sample",
+            unit="predicted change of A's loss, nats of a sample",
             kind="diverging",
             note=f"A dot: the {facts['level']:.0%} interval excludes 0." if known else "",
             marks={block: values == 1 for block, values in self.maps(marks).items()} if known else None,
-            sign="red: the step on B raises A's loss",
+            sign="above 0 the step on B raises A's loss",
+            conflict="high",
         )
 
     def __eq__(self, other):

@@ -88,6 +88,8 @@ def environment_record():
 
 @functools.cache  # reading metadata takes longer than a small heatmap
 def _version(package):
+    if package == "qkov":  # this very code, installed or run from a checkout
+        return sys.modules[__package__].__version__
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -32,6 +32,11 @@ class ScoreOptions:
     device: str = "cpu"
 
     def __post_init__(self):
+        if self.variant == "predicted":
+            raise OptionError(
+                "variant='predicted' depends on an optimiser and a step, which this metric does not know: use "
+                "qkov.predict_change (slices, heads, layers, with intervals) or qkov.predict_pairs (a heatmap)."
+            )
         for name, choices in (
             ("variant", formula.VARIANTS + formula.MATRIX_VARIANTS), ("fisher_pool", formula.FISHER_POOLS),
             ("fisher_source", fisher.FISHER_SOURCES), ("aggregate", formula.AGGREGATES),

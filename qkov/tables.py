@@ -30,6 +30,11 @@ def query_head_dataset(heatmap):
         variables[stat] = slices, np.stack([view["health"][stat] for view in views])
     kv_numbers = np.array([*heatmap.kv_heads, -1], np.int64)[heatmap.kv_index]  # position -1 is the last entry, -1
     coords = {"block": list(BLOCKS), **_coordinates(heatmap), "kv_head": (("layer", "head"), kv_numbers)}
+    if heatmap.head_types is not None:
+        coords |= {
+            f"type_{name}": (("layer", "head"), heatmap.head_types.score(name)) for name in heatmap.head_types.types
+        }
+        coords["head_type"] = ("layer", "head"), heatmap.head_types.label()
     return xr.Dataset(variables, coords, attrs=_attributes(heatmap))
 
 
@@ -86,7 +91,7 @@ def slice_table(heatmap):
 
     ``sd`` is over all pairs and ``sd_over_a`` over the means of A's samples (both population deviations; NaN without
     pairs): where the average says nothing on A, only the latter does. ``rank`` counts within a block by mean, 1 the
-    strongest conflict, ties sharing the best rank.
+    strongest conflict, ties sharing the best rank. ``head_type`` where the result knows it, as :func:`unit_types` says.
     """
     parts = []
     for block in BLOCKS:
@@ -101,6 +106,8 @@ def slice_table(heatmap):
         part = pd.DataFrame(part)
         ascending = heatmap.attributes["conflict_order"] == "ascending"
         part["rank"] = part["mean"].rank(method="min", ascending=ascending).astype(np.int64)
+        if heatmap.head_types is not None:
+            part["head_type"] = unit_types(heatmap, block)[exists]
         for stat, values in heatmap.health[block].items():
             part[stat] = values[exists]
         parts.append(part)
@@ -130,6 +137,47 @@ def _slice_labels(heatmap):
 
 def _with_attributes(table, heatmap):
     table.attrs = _attributes(heatmap)
+    return table
+
+
+MIXED = "mixed"
+
+
+def unit_types(heatmap, block, threshold=None):
+    """Name the type of every unit of a block, str ``[layers, units]``; a kv head whose query heads differ is "mixed"."""
+    if heatmap.head_types is None:
+        raise errors.OptionError("this heatmap does not know what its heads attend to; call with_head_types first.")
+    found = heatmap.head_types.label(threshold)
+    if block not in "KV":
+        return found
+    shared = np.full((len(heatmap.layers), len(heatmap.kv_heads)), "", object)
+    for layer, unit in np.argwhere(heatmap.exists(block)):
+        served = set(found[layer, heatmap.kv_index[layer] == unit].tolist())
+        shared[layer, unit] = served.pop() if len(served) == 1 else MIXED
+    return shared.astype(str)
+
+
+def type_table(heatmap, block, threshold=None):
+    """One row per head type that occurs in a block: how many units have it, and the mean, sd and range of their averages."""
+    if block not in BLOCKS:
+        raise errors.OptionError(f"block is {block!r}; expected one of {', '.join(BLOCKS)}.")
+    exists = heatmap.exists(block)
+    names, means = unit_types(heatmap, block, threshold)[exists], heatmap.mean_map(block)[exists]
+    order = [name for name in (*heatmap.head_types.types, "none", MIXED) if name in names]
+    grouped = pd.DataFrame({"head_type": pd.Categorical(names, order), "score": means}).groupby(
+        "head_type", observed=False
+    )["score"]
+    spread = grouped.std(ddof=0)
+    table = pd.DataFrame(
+        {
+            "num_units": grouped.size(),
+            "mean": grouped.mean(),
+            "sd": spread,
+            "lowest": grouped.min(),
+            "highest": grouped.max(),
+        }
+    )
+    table.attrs = _attributes(heatmap) | {"block": block, "unit": "kv head" if block in "KV" else "query head"}
     return table
 
 

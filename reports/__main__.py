@@ -11,7 +11,18 @@ import sys
 import time
 from pathlib import Path
 
-from . import book, controls, evidence, notebooks, remedies_pictures, remedies_tables, statistics_tables, tables
+from . import (
+    book,
+    controls,
+    evidence,
+    notebooks,
+    prediction_pictures,
+    prediction_tables,
+    remedies_pictures,
+    remedies_tables,
+    statistics_tables,
+    tables,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,10 +93,13 @@ def build_book(options, found, manifest, comparisons, planted):
     """Write the tables, build the book, say what is wrong with it."""
     sources = options.output / "sources"
     of_studies = statistics_tables.statistics_tables(found) | remedies_tables.remedies_tables(found)
+    of_studies |= prediction_tables.prediction_tables(found)
     tables.write_tables(sources / "generated", found, manifest, comparisons, planted, **of_studies)
-    remedies_pictures.write_pictures(sources / "generated", found)
+    for pictures in (prediction_pictures, remedies_pictures):
+        pictures.write_pictures(sources / "generated", found)
     numbers = tables.substitutions(found, evidence.count(found), comparisons)
     numbers |= statistics_tables.statistics_numbers(found) | remedies_tables.remedies_numbers(found)
+    numbers |= prediction_tables.prediction_numbers(found)
     book.assemble(options.book, options.output / "notebooks", sources, numbers)
     started = time.perf_counter()
     built = book.build(sources, options.output / "pages")

@@ -16,6 +16,7 @@ The file formats are the interface between the two packages:
                      for the present sources)
     remedies, remedies_long  the same of freezing slices and of merging models; rows have further keys, described in
                      `validation/freezing.py` and `validation/merging_models.py`
+    head_types       what heads of the model trained for them are and do, rows of the form of statistics
     not_run   what, reason
     summary   numbers of the run as a whole
 
@@ -29,7 +30,7 @@ from collections import Counter
 from pathlib import Path
 
 FORMAT = "qkov-evidence-1"
-STUDIES = ("statistics", "remedies")
+STUDIES = ("statistics", "prediction", "remedies", "head_types")
 """What is measured in two lengths: rows of this build under the name, the committed ones under the name with "_long"."""
 
 # A fault is caught with certainty when the check's error is this many times its bound.

@@ -129,7 +129,20 @@ def state_of(evidence, name):
         said = "\n".join(f"- {cell(complaint)}" for complaint in long["complaints"])
         return f":::{{warning}}\nThe long run does not speak for this build:\n\n{said}\n:::\n"
     minutes = long["seconds"] / 60
-    return f"The long run took {minutes:.0f} minutes; the sources that made it are those of this build.\n"
+    return (
+        f"The long run took {minutes:.0f} minutes{made_with(long.get('environment'))}; the sources that made it are those of "
+        "this build.\n"
+    )
+
+
+def made_with(environment):
+    """The versions and the machine that a long run names, for a sentence."""
+    if not environment:
+        return ""
+    versions = ", ".join(
+        f"{name} {environment['versions'][name]}" for name in ("torch", "transformers", "numpy", "scipy")
+    )
+    return f" with Python {environment['python']}, {versions} on {environment['platform']} ({environment['cpu_capability']})"
 
 
 def statistics_numbers(evidence):

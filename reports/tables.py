@@ -183,6 +183,17 @@ def refused_table(evidence):
     return table(["family", "verdict", "the error"], rows) if rows else "No family was refused.\n"
 
 
+def head_types_table(evidence):
+    """What the heads of the model that was trained for induction are and do, with the bounds."""
+    rows = [
+        [row["procedure"], row["sets"], row["value"], "" if row["bound"] is None else f"{row['direction']} {row['bound']:g}",
+         row["status"]]
+        for row in evidence.get("head_types", [])
+    ]  # fmt: skip
+    header = ["measured", "heads or sets of heads", "value", "bound", "status"]
+    return table(header, rows, align="lrrrl") if rows else "No head was measured.\n"
+
+
 def not_run_table(evidence):
     """What did not run and why: named, never green by omission."""
     rows = [
@@ -277,6 +288,7 @@ def write_tables(folder, evidence, manifest, comparisons, controls, **others):
         "families": families_table(evidence),
         "exceptions": exceptions_table(evidence),
         "refused": refused_table(evidence),
+        "head_types": head_types_table(evidence),
         "not_run": not_run_table(evidence),
         "manifest": manifest_tables(manifest),
         "notebooks": notebooks_table(comparisons),

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import qkov
-from qkov import curvature, errors, formula, full_fisher, geometry, gradients, kfac, samples, scoring
+from qkov import curvature, errors, formula, full_fisher, geometry, gradients, kfac, reference, samples, scoring
 from tests.builders import build_batch, build_model
 
 POOLS = ("A", "B", "pooled")
@@ -209,6 +209,40 @@ def test_kronecker_solve_equals_the_dense_power(power):
     )
     expected = grads.flatten(1) @ (vectors / values**power @ vectors.T)
     np.testing.assert_allclose(kfac.solve(factors, grads, 0.2, power=power).flatten(1), expected, rtol=1e-11)
+
+
+def test_tokens_of_the_reference_add_up_to_its_gradients():
+    model, batch = build_model("gpt2"), build_batch((5, 3))
+    grads, _ = reference.sample_gradients(model, batch)
+    config = qkov.QKOVConfig.from_model(model)
+    for grad, tokens in zip(grads, reference.token_factors(model, batch, config), strict=True):
+        for layout in config.layers:
+            for projection in layout.projections:
+                inputs, deltas = tokens[projection.module_name]
+                start, stop = projection.interval(1)
+                own, other = (deltas, inputs) if projection.side == "output" else (inputs, deltas)
+                part = own[:, start:stop].T @ other
+                part = part if projection.head_axis == 0 else part.T
+                expected = reference.cut(grad, layout, projection.block, 1)
+                np.testing.assert_allclose(part.ravel(), expected, atol=1e-12 * np.abs(expected).max())
+
+
+def test_tokens_of_a_factor_do_not_depend_on_what_collection_kept():
+    """A prompt reaches no loss through O of the last layer, whether its tokens were kept beside those of V or not."""
+    model, batch = build_model("llama", layers=1), build_batch((6, 5))
+    batch["labels"] = batch["input_ids"].clone()
+    batch["labels"][:, :3] = -100
+    collector = qkov.FisherCollector()
+    collector.collect_fisher(model, batch, "a", progress=False)
+    layout = collector.config.layers[0]
+    for one in collector.samples("a"):
+        counts = {part.block: int(curvature.reached(one, layout, part).sum()) for part in layout.projections}
+        assert counts == {
+            "Q": one.num_tokens + 2,
+            "K": one.num_tokens + 2,
+            "V": one.num_tokens + 2,
+            "O": one.num_tokens,
+        }
 
 
 # Damping

@@ -54,6 +54,33 @@ def dots(axes):
 # Labels and tables
 
 
+def test_table_names_what_heads_attend_to(uneven):
+    table = uneven.table(head_types=types_of_uneven(uneven))
+    named = {
+        (row.block, row.layer, row.head if row.block in "QO" else row.kv_head): row.head_type
+        for row in table.itertuples()
+    }
+    assert [named["Q", 0, head] for head in range(6)] == ["induction"] * 4 + ["none"] * 2
+    assert [named["K", 0, head] for head in range(2)] == ["induction", "mixed"]
+    assert named["V", 1, 2] == "none"
+    assert "head_type" not in uneven.table()
+    with pytest.raises(errors.ModelChangedError, match="another model"):
+        uneven.table(head_types=types_of_uneven(uneven, model_fingerprint="another"))
+
+
+def types_of_uneven(uneven, **attributes):
+    """Induction heads 0 to 3 of layer 0; layer 1 has no heads 3 to 5."""
+    names = qkov.pattern_scores.MEASURES
+    scores = np.full((len(names), 2, 6), 0.1)
+    scores[names.index("induction"), 0, :4] = 0.9
+    scores[:, 1, 3:] = np.nan
+    facts = {"model_fingerprint": uneven.attributes["model_fingerprint"]} | attributes
+    return qkov.HeadTypes(
+        types=names, scores=scores, chance=np.full((len(names), 2), 0.1), offset=np.zeros((2, 6)),
+        layers=(0, 1), heads=range(6), attributes=facts,
+    )  # fmt: skip
+
+
 def test_table_has_a_row_per_slice_with_true_labels(uneven):
     table = uneven.table()
     assert len(table) == (6 + 2 + 2 + 6) + 4 * 3

@@ -11,6 +11,7 @@ import qkov
 from qkov import checks, linear_weights
 from qkov.errors import LayoutError, ModuleReuseError, NonFiniteError, OptionError, PrecisionError
 from tests.builders import FAMILIES, VOCABULARY, build_batch, build_model, collect, loss_of
+from validation.architectures import ARCHITECTURES, build
 
 MLP_ROLES = {
     "llama": {"gate_proj": "in", "up_proj": "in", "down_proj": "out"},
@@ -105,6 +106,23 @@ def test_cross_attention_is_no_feed_forward_part():
     assert [one.module_name for one in found if one.kind == "mlp"] == [
         f"decoder.block.{layer}.layer.2.DenseReluDense.{name}" for layer in range(2) for name in ("wi", "wo")
     ]
+
+
+@pytest.mark.parametrize("name", ["longcat_flash", "deepseek_v3", "minicpm3", "gemma3"])
+def test_parts_of_attention_are_no_feed_forward_part(name):
+    architecture = ARCHITECTURES[name]
+    model, _ = build(architecture)
+    found = find(model, attention=architecture.attention)
+    assert not [one.module_name for one in found if one.kind == "mlp" and "attn" in one.module_name]
+    assert {one.kind for one in found} == {"attention", "mlp"}
+
+
+def test_feed_forward_parts_in_a_list_of_their_own_are_said_to_be_left_out():
+    model, _ = build(ARCHITECTURES["xlm"])
+    assert {one.kind for one in find(model)} == {"attention"}
+    reasons = explain(model, ("attention", "mlp"))
+    assert "give its module's name" in reasons["ffns.0.lin1.weight"]
+    assert find(model, "ffns.0.lin1")[0].kind == "other"
 
 
 def test_experts_in_three_axes_are_left_out_with_the_reason():

@@ -81,14 +81,17 @@ def by_loop(one, other):
     return counts
 
 
-@pytest.mark.parametrize(("family", "include"), [("llama", "all"), ("gpt2", "attention")])
+SOME = ("model.layers.0.self_attn.k_proj", "model.layers.1.mlp.up_proj", "lm_head")
+
+
+@pytest.mark.parametrize(("family", "include"), [("llama", SOME), ("gpt2", "attention")])
 def test_counts_are_those_of_a_loop_over_parameters(family, include):
     two = diagonals(family, tasks=TASKS[:2], include=include)
     result = compute_fisher_overlap(two, share=0.3, structure="unstructured")
     expected = by_loop(*result.masks.values())
     rows = {(row["level"], row["layer"] if row["level"] == "layer" else row["block"]): row for row in result.rows}
     assert set(rows) == set(expected)
-    assert (("layer", None) in rows) == (include == "all")
+    assert (("layer", None) in rows) == (include == SOME)
     assert ("block", "K") in rows
     for key, counts in expected.items():
         row = rows[key]
@@ -111,10 +114,12 @@ def test_structured_masks_are_compared_unit_by_unit(structure):
 
 
 def test_random_masks_overlap_as_expected_by_chance():
-    result = compute_fisher_overlap(diagonals("llama", tasks=map(str, range(8))), share=0.2, structure="unstructured")
+    result = compute_fisher_overlap(
+        diagonals("gpt2", tasks=map(str, range(6)), include="attention"), share=0.2, structure="unstructured"
+    )
     table = result.to_dataframe()
     table = table[table["level"] == "all"]
-    assert table["adjusted"].mean() == pytest.approx(0.0, abs=0.01)
+    assert table["adjusted"].mean() == pytest.approx(0.0, abs=0.02)
     assert set(table["advice"]) == {"apart"}
 
 

@@ -10,7 +10,9 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("rest", ["", *BLOCKS[1:]], ids=["example", "statistics", "check_model", "pytest"])
+@pytest.mark.parametrize(
+    "rest", ["", *BLOCKS[1:]], ids=["example", "statistics", "prediction", "check_model", "pytest"]
+)
 def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -23,6 +25,9 @@ def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
         assert re.search(r"A is 'math', B is 'code', R is 'chat'\. In \d+ of 40 tested slices", capsys.readouterr().out)
         assert (tmp_path / "survivors.png").stat().st_size > 1000
         assert names["qkov"].load_statistics("found.safetensors") == names["found"]
+    if "predict_change" in rest:
+        assert re.search(r"(raises|lowers) the loss of 'math' by", capsys.readouterr().out)
+        assert names["qkov"].load_prediction("change.safetensors") == names["change"]
     if "check_model" in rest:
         assert capsys.readouterr().out.count("passed") > 20
     if "parametrize" in rest:

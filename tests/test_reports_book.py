@@ -40,8 +40,8 @@ def test_everything_from_evidence_to_pages(tmp_path, capsys, monkeypatch):
     options = ["--evidence", str(write(tmp_path / "evidence")), "--book", str(small_book(tmp_path / "book"))]
     assert program.main([*options, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    # 1 check, 1 fault, 2 families, 3 rates, the verdicts, 1 notebook, 2 planted ones, the book; 3 things not run
-    assert said.endswith("12 passed, 0 failed, 3 skipped\n")
+    # 1 check, 1 fault, 2 families, 3 rates, 3 findings, the verdicts, 1 notebook, 2 planted ones, the book; 3 things not run
+    assert said.endswith("15 passed, 0 failed, 3 skipped\n")
     assert "not run: GPU: no CUDA device" in said
     assert "book: 2 pages" in said
     html = tmp_path / "out" / "pages" / "html"

@@ -116,9 +116,25 @@ GOOD = {
         "seconds": 1200.0,
         "complaints": [],
     },
+    "head_types": [
+        {
+            "study": "head types",
+            "procedure": "gain lost without the induction heads",
+            "data": "repeated random tokens",
+            "sets": 3,
+            "value": 1.5,
+            "low": None,
+            "high": None,
+            "bound": 0.8,
+            "direction": "at least",
+            "status": "passed",
+        }
+    ],
     "not_run": [{"what": "GPU", "reason": "no CUDA device"}],
     "summary": {},
 }
+for _name in ("prediction", "remedies"):
+    GOOD[_name] = [GOOD["statistics"][0] | {"study": f"{_name}: rank", "data": "conflict, llama, sgd, size 0.03"}]
 MANIFEST = {"commit": "abc", "threads": {"OMP_NUM_THREADS": "1"}, "arrays": [{"name": "Q", "shape": [2, 3]}]}
 
 
@@ -200,7 +216,8 @@ def test_failed_results_are_counted_not_objected_to():
     found["faults"].append({**GOOD["faults"][0], "status": "missed", "caught_by": [], "ratio": 0.1})
     assert evidence.audit(found) == []
     assert evidence.count(found) == {"checks": (1, 1, 2), "faults": (1, 1, 0), "families": (2, 0, 1),
-                                        "statistics": (3, 0, 0), "remedies": (0, 0, 0)}  # fmt: skip
+                                        "statistics": (3, 0, 0), "prediction": (1, 0, 0), "remedies": (1, 0, 0),
+                                        "head_types": (1, 0, 0)}  # fmt: skip
 
 
 def test_rates_that_failed_and_complaints_about_the_long_run_count_as_failed():
@@ -209,6 +226,15 @@ def test_rates_that_failed_and_complaints_about_the_long_run_count_as_failed():
     found["statistics_long"]["complaints"].append("made by other sources")
     assert evidence.count(found)["statistics"] == (2, 2, 0)
     assert evidence.audit(found) == []
+
+
+def test_findings_on_head_types_count_and_are_audited():
+    found = changed("head_types", status="failed")
+    assert evidence.count(found)["head_types"] == (0, 1, 0)
+    assert evidence.audit(changed("head_types", value=0.7)) == [
+        "head types of gain lost without the induction heads on repeated random tokens is called passed, but 0.7 is not"
+        " at least 0.8"
+    ]
 
 
 def test_unknown_status_counts_as_failed():

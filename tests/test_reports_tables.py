@@ -130,3 +130,12 @@ def test_no_text_can_leave_its_cell(text):
 def test_numbers_keep_two_digits(value):
     shown = float(tables.number(value))
     assert math.isnan(shown) if math.isnan(value) else math.isclose(shown, value, rel_tol=0.06)
+
+
+def test_findings_on_head_types_are_shown_with_their_bounds():
+    assert rows(tables.head_types_table(GOOD)) == [
+        ["gain lost without the induction heads", "3", "1.5", "at least 0.8", "passed"]
+    ]
+    shown = changed("head_types", direction="shown", bound=None)
+    assert rows(tables.head_types_table(shown))[0][3] == "–"
+    assert tables.head_types_table({}) == "No head was measured.\n"

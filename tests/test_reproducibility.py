@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+import qkov
 from qkov import reproducibility
 from qkov.reproducibility import deterministic, environment_record, model_fingerprint, tensor_digest
 from tests.builders import build_model
@@ -148,6 +149,7 @@ def test_deterministic_block_restores_after_an_error():
 def test_environment_record_is_json_and_names_what_numbers_depend_on():
     record = json.loads(json.dumps(environment_record()))
     assert record["versions"]["torch"] == torch.__version__
+    assert record["versions"]["qkov"] == qkov.__version__  # from a checkout as well, where no metadata is installed
     assert record["threads"] == torch.get_num_threads()
     assert {"python", "platform", "cpu_capability", "omp_num_threads", "cuda"} <= record.keys()
 

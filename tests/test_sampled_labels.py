@@ -157,9 +157,47 @@ def test_a_batch_without_labels_is_refused():
         losses.sample_labels(build_model("llama"), {"inputs_embeds": torch.zeros(1, 3, 24)}, seed=0)
 
 
-def test_unknown_fisher_task_is_refused():
+@pytest.mark.parametrize("fisher_tasks", [{"a": "never"}, {"never": "a"}])
+def test_unknown_fisher_task_is_refused(fisher_tasks):
     model, batch, _ = drawn_many()
     held = collect(model, batch)
-    metric = qkov.QKOVInterferenceMetric(held.config, held, fisher_tasks={"a": "never"}, min_samples_for_fisher=1)
+    metric = qkov.QKOVInterferenceMetric(held.config, held, fisher_tasks=fisher_tasks, min_samples_for_fisher=1)
     with pytest.raises(errors.UnknownTaskError, match="'never'"):
         metric.compute_heatmap("a", "a", progress=False)
+
+
+def test_few_samples_of_the_task_that_makes_the_fisher_warn():
+    model, batch, _ = drawn_many()
+    held = collect(model, build_batch([4] * 12))
+    held.collect_fisher(model, batch, "few", progress=False)
+    metric = qkov.QKOVInterferenceMetric(held.config, held, fisher_tasks={"a": "few"})
+    with pytest.warns(errors.FewSamplesWarning, match="rests on 2 samples"):
+        metric.compute_heatmap("a", "a", layers=[0], heads=[0], progress=False)
+
+
+def test_files_and_top_pairs_know_whose_fisher_it_was(tmp_path):
+    model, _, _ = drawn_many()
+    held = collect(model, build_batch((5, 6, 4), seed=3))
+    held.collect_fisher(model, build_batch((5, 6, 4), seed=4), "b", progress=False)
+    held.collect_fisher(model, losses.sample_labels(model, build_batch((5, 6, 4), seed=3), seed=0), "c", progress=False)
+    metric = qkov.QKOVInterferenceMetric(held.config, held, fisher_tasks={"a": "c"}, min_samples_for_fisher=1)
+    found = metric.compute_heatmap("a", "b", progress=False)
+    found.save(tmp_path / "one.safetensors")
+    loaded = qkov.load_heatmap(tmp_path / "one.safetensors")
+    assert loaded.attributes["fisher_tasks"] == {"a": "c"}
+    top = qkov.describe_top_pairs(loaded, held, top_k=2)
+    assert {row["fisher_share"] for row in top.rows} == {0.0}  # F holds none of A's samples
+    again = qkov.describe_top_pairs(loaded, held, held_out=held_like(held, model), top_k=2)
+    assert len(again.rows) == len(top.rows)
+
+
+def held_like(held, model):
+    """The same ids with other labels, and the same Fisher task."""
+    other = qkov.FisherCollector()
+    for task, seed in (("a", 3), ("b", 4)):
+        batch = build_batch((5, 6, 4), seed=seed)
+        other.collect_fisher(model, losses.sample_labels(model, batch, seed=9), task, progress=False)
+    other.collect_fisher(
+        model, losses.sample_labels(model, build_batch((5, 6, 4), seed=3), seed=0), "c", progress=False
+    )
+    return other

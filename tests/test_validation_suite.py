@@ -93,6 +93,9 @@ def test_omissions_are_named():
     assert "a causal language model of your own" not in {entry["what"] for entry in given}
 
 
+OTHER_STUDIES = [name for name in program.STUDIES if name != "statistics"]
+
+
 def evidence(status="passed", fault="caught", family="proved", rate="passed", complaints=()):
     results = [{"check": "law", "model": "m", "status": status, "error": 0.0, "bound": 1.0, "compared": 3,
                 "seconds": 0.1, "reason": ""}]  # fmt: skip
@@ -103,8 +106,8 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
     found = {"format": program.FORMAT, "results": results, "faults": planted, "models": [], "not_run": [],
              "families": [{"family": "f", "status": family, "reason": "said"}], "refused": [], "statistics": rates,
              "statistics_long": {"rows": rates, "seconds": 1.0, "complaints": list(complaints)},
-             "remedies": [row | {"status": "passed"} for row in rates],
-             "remedies_long": {"rows": rates, "seconds": 1.0, "complaints": []}}  # fmt: skip
+             **{name: [row | {"status": "passed"} for row in rates] for name in OTHER_STUDIES},
+             **{f"{name}_long": {"rows": rates, "seconds": 1.0, "complaints": []} for name in OTHER_STUDIES}}  # fmt: skip
     found["summary"] = program.summarise(found) | {"checks_without_a_fault": []}
     return found
 
@@ -120,7 +123,7 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
         (evidence(rate="failed"), 1),
         (evidence(complaints=["made by other sources"]), 1),
         (evidence() | {"summary": evidence()["summary"] | {"statistics": 0}}, 1),
-        (evidence() | {"summary": evidence()["summary"] | {"remedies": 0}}, 1),
+        *((evidence() | {"summary": evidence()["summary"] | {name: 0}}, 1) for name in OTHER_STUDIES),
     ],
 )
 def test_exit_status_says_whether_everything_held(found, status, monkeypatch, tmp_path, capsys):
@@ -149,7 +152,7 @@ def test_a_check_without_a_fault_fails_the_run(monkeypatch, tmp_path):
     assert program.main(["--output", str(tmp_path)]) == 1
 
 
-@pytest.mark.parametrize("study", ["statistics", "remedies"])
+@pytest.mark.parametrize("study", list(program.STUDIES))
 def test_long_measures_in_full_and_for_the_record(study, monkeypatch):
     asked = []
     made = program.STUDIES[study]

@@ -22,7 +22,9 @@ from qkov.errors import QKOVError
 from . import (
     committed,
     faults,
+    induction,
     models,
+    prediction_evidence,
     proven,
     remedies_evidence,
     repetition,
@@ -34,8 +36,14 @@ from . import (
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = "qkov-evidence-1"
-STUDIES = {"statistics": statistics_evidence, "remedies": remedies_evidence}
-"""What is measured in two lengths, the long one committed; the name is also that of the stage and of its rows."""
+STUDIES = {
+    "statistics": statistics_evidence,
+    "prediction": prediction_evidence,
+    "remedies": remedies_evidence,
+    "head_types": induction,
+}
+"""What is measured in two lengths, the long one committed; head types have one length, made every time. The name is also that
+of the stage and of its rows."""
 
 
 def parse_arguments(arguments):
@@ -107,6 +115,7 @@ def train():
     """
     if status := trained.main([]):
         raise RuntimeError(f"training ended with status {status}; its own message is above.")
+    induction.main([])
     records = {family: trained.load_record(family) for family in trained.FAMILIES}
     return {
         f"trained-{family}": "held out, nats per byte: "

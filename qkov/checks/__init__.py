@@ -10,6 +10,7 @@ from . import (
     fisher_laws,
     importance_laws,
     layout_laws,
+    prediction_laws,
     result_laws,
     score_laws,
 )
@@ -28,8 +29,15 @@ LAYOUT_PROOF = (
 )  # fmt: skip
 
 for _module in (
-    collection_laws, fisher_laws, score_laws, curvature_laws, layout_laws, result_laws, importance_laws,
-):  # fmt: skip
+    collection_laws,
+    fisher_laws,
+    score_laws,
+    curvature_laws,
+    layout_laws,
+    result_laws,
+    importance_laws,
+    prediction_laws,
+):
     globals().update({f"check_{name}": law for name, law in CHECKS.items() if law.__module__ == _module.__name__})
 
 

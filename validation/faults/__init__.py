@@ -10,7 +10,7 @@ Example:
     ('caught', ['relabelling'])
 """
 
-from . import collecting, curvature, cutting, fishers, formulas, loss, pruned, results
+from . import collecting, curvature, cutting, fishers, formulas, loss, predicting, pruned, results
 from .planting import FAULTS, Fault, planted
 from .run import MARGIN, FaultResult, run_fault, run_faults, run_unfaulted, unexercised
 
@@ -26,6 +26,7 @@ __all__ = [
     "formulas",
     "loss",
     "planted",
+    "predicting",
     "pruned",
     "results",
     "run_fault",

@@ -1,0 +1,91 @@
+"""Laws of predictions: their definition written out, what groups and pairs have to do with slices, and step sizes."""
+
+import numpy as np
+
+from .. import pair_prediction, prediction, reference
+from .case import some
+from .measurement import Comparison
+from .registry import check
+
+STEP_SIZE = 0.01
+
+
+@check
+def check_predicted_change(case):
+    """The predicted change of A's loss is gradient times step plus half the curvature, written out from the reference."""
+    comparison = Comparison()
+    held = case.collect()
+    grads_a, grads_b = case.reference("a")[0], case.reference("b")[0]
+    # In float32 a mean gradient near 0 has the sign of its rounding.
+    for optimiser in ("sgd", "adam", "sign") if case.precision == "exact" else ("sgd", "adam"):
+        found = prediction.predict_change(
+            held, "a", "b", optimiser=optimiser, step_size=STEP_SIZE, clusters="iid", progress=False
+        )
+        table = found.to_dataframe("slice")
+        places = {label: row for row, label in enumerate(zip(found.blocks, found.layers, found.units, strict=True))}
+        for layout in case.layouts():
+            for projection in layout.projections:
+                for unit in some(projection.num_units, 3):
+                    cut = [
+                        np.stack([reference.cut(g, layout, projection.block, unit).ravel() for g in grads])
+                        for grads in (grads_a, grads_b)
+                    ]
+                    block = np.stack([_block(g, layout, projection) for g in grads_b])
+                    first, second, size = written_out(*cut, float(np.square(block).mean()), optimiser)
+                    row = table.iloc[places[projection.block, layout.layer, unit]]
+                    comparison.near(row["first_order"], STEP_SIZE * first, STEP_SIZE * size)
+                    comparison.near(row["curvature"], STEP_SIZE**2 * second, STEP_SIZE**2 * max(second, size**2))
+    return comparison.measurement(case.bound("score"))
+
+
+def _block(grad, layout, projection):
+    return np.concatenate(
+        [reference.cut(grad, layout, projection.block, unit).ravel() for unit in range(projection.num_units)]
+    )
+
+
+def written_out(grads_a, grads_b, block_mean, optimiser):
+    """First-order change, half the diagonal curvature, and the size of the first without cancellation, at step size 1."""
+    mean, fisher = grads_b.mean(0), np.square(grads_b).mean(0)
+    step = -{
+        "sgd": lambda: mean,
+        "adam": lambda: mean / np.sqrt(fisher + 1e-8 * block_mean + np.finfo(float).tiny),
+        "sign": lambda: np.where(np.abs(mean) > 16 * np.finfo(float).eps * block_mean**0.5, np.sign(mean), 0.0),
+    }[optimiser]()
+    size = np.abs(grads_a.mean(0)) @ np.abs(step)
+    return grads_a.mean(0) @ step, np.square(grads_a).mean(0) @ np.square(step) / 2, size
+
+
+@check
+def check_predicted_groups(case):
+    """Predictions of slices add up to those of kv heads, layers and the model; pairs average to slices; sizes scale them."""
+    comparison = Comparison()
+    held = case.collect()
+    found = prediction.predict_change(held, "a", "b", step_size=STEP_SIZE, clusters="iid", progress=False)
+    slices, size = found.to_dataframe("slice"), np.abs(found.first).mean(0).sum() * STEP_SIZE
+    for level, keys in (("kv_head", ["layer", "kv_head"]), ("layer", ["layer"]), ("block", ["block", "layer"])):
+        table = found.to_dataframe(level)
+        for name in ("first_order", "curvature"):
+            sums = slices.groupby(keys, sort=False)[name].sum()
+            comparison.near(table.set_index(keys)[name].to_numpy(), sums.to_numpy(), size)
+    comparison.near(found.to_dataframe("all")["change"].iloc[0], slices["change"].sum(), size)
+    twice = found.at(2 * STEP_SIZE).to_dataframe("slice")
+    comparison.near(twice["first_order"].to_numpy(), 2 * slices["first_order"].to_numpy(), size)
+    comparison.near(twice["curvature"].to_numpy(), 4 * slices["curvature"].to_numpy(), size)
+    pairs = pair_prediction.predict_pairs(
+        held,
+        "a",
+        "b",
+        step_size=STEP_SIZE,
+        curvature="none",
+        layers=[one.layer for one in case.layouts()],
+        progress=False,
+    )
+    places = {label: row for row, label in enumerate(zip(found.blocks, found.layers, found.units, strict=True))}
+    for place, layout in enumerate(case.layouts()):
+        for projection in layout.projections:
+            for unit in range(projection.num_units):
+                mean = pairs.arrays[projection.block][:, :, place, unit].mean()
+                row = slices.iloc[places[projection.block, layout.layer, unit]]
+                comparison.near(mean, row["first_order"], size)
+    return comparison.measurement(case.bound("score"))
