@@ -209,7 +209,7 @@ def test_an_arm_that_only_learns_more_slowly_forgets_no_less(monkeypatch):
     def rows():
         runs = [[a_run(freezing.NONE, 1.0), a_run("dot", 0.5, (1, 2)), a_run("predicted", 1.0, (2, 3)),
                  a_run("random slices 1", 0.9, (4, 5)), a_run("random slices 2", 0.7, (5, 6))]] * 2  # fmt: skip
-        return {row["procedure"]: row for row in freezing.arm_rows(("arithmetic", "code"), "SGD", runs)}
+        return {row["procedure"]: row for row in freezing.arm_rows("freezing", ("arithmetic", "code"), "SGD", runs)}
 
     fair = rows()
     assert list(fair) == [freezing.NONE, "dot", "predicted", freezing.RANDOM]
@@ -229,13 +229,18 @@ def test_an_arm_that_only_learns_more_slowly_forgets_no_less(monkeypatch):
 def test_an_arm_that_does_not_get_there_is_named():
     there = [a_run(freezing.NONE, 1.0), a_run("dot", 1.0), a_run("random slices 1", 1.0)]
     late = [a_run(freezing.NONE, 1.0), a_run("dot", 0.2), a_run("random slices 1", 0.2)]
-    first = {row["procedure"]: row for row in freezing.arm_rows(("arithmetic", "code"), "SGD", [there, late])}
+    first = {
+        row["procedure"]: row for row in freezing.arm_rows("freezing", ("arithmetic", "code"), "SGD", [there, late])
+    }
     assert (first["dot"]["sets"], first["dot"]["not_reached"]) == (1, 1)
-    assert first["dot"]["against_random"] == pytest.approx([0, 0, 0], abs=1e-9)
-    none, dot, _ = freezing.arm_rows(("arithmetic", "code"), "SGD", [late, late])
+    assert first["dot"]["against_random"] is None, "one seed has no interval"
+    none, dot, _ = freezing.arm_rows("freezing", ("arithmetic", "code"), "SGD", [late, late])
     assert none["against_random"] is None
-    assert (dot["study"], dot["sets"], dot["not_reached"]) == ("freezing, progress not made", 2, 2)
+    assert (dot["study"], dot["sets"], dot["not_reached"]) == ("freezing, not made", 2, 2)
     assert dot["value"] == pytest.approx(0.012 * 0.2)
+    half = freezing.arm_rows("freezing, half the progress", ("arithmetic", "code"), "SGD", [late, late])[1]
+    assert (half["study"], half["sets"]) == ("freezing, half the progress", 2)
+    assert half["value"] == pytest.approx(0.15)
 
 
 def test_intervals_are_of_student():
@@ -263,6 +268,6 @@ def test_a_small_study_makes_rows_of_every_arm():
     rows = freezing.rows(results, length)
     assert [row["status"] for row in rows] == ["passed"] * len(rows)
     assert [row["value"] for row in rows[:3]] == [0.0] * 3
-    assert len(rows) == 3 + 2 * 4
+    assert len(rows) == 3 + 2 * 2 * 4
     assert all(row["at"] == [0, 1, 2] and len(row["curve_a"]) == 3 for row in rows[3:])
     assert rows[3]["curve_b"][0] == pytest.approx(np.log(tasks.VOCAB_SIZE), rel=0.5)

@@ -12,6 +12,8 @@ freezing on texts of another seed:
   modules.
 - Arms are compared at equal progress: A's loss, interpolated linearly between measured points, where B's held-out loss has
   fallen by the declared amount for the first time. Freezing also slows B; at equal steps whatever learns least forgets least.
+- Added after the first full run, which left more than half of the arms without that progress on code with SGD: the same at
+  half the progress, from the same runs. Nothing else was changed.
 - A seed draws all texts: those of scores, of fine-tuning in their order, and the held-out ones. Arms of one seed share them,
   and random slices are drawn anew for each seed, :attr:`Length.draws` times. Intervals are Student's t over seeds.
 
@@ -35,6 +37,9 @@ PAIRS = (("arithmetic", "code"), ("prose", "capitals"))
 PROGRESS = {"code": 0.004, "capitals": 0.12}
 """Nats per byte by which B's held-out loss falls where arms are compared."""
 RATES = {"SGD": 0.1, "Adam": 3e-4}
+STUDIES = {"freezing": 1.0, "freezing, half the progress": 0.5}
+"""Names of the rows, and at which part of the progress they compare."""
+NOT_MADE = ", not made"
 NONE, RANDOM, EVERYTHING = "nothing frozen", "random slices", "everything frozen"
 
 
@@ -190,7 +195,9 @@ def rows(results, length):
     found = exactness_rows([run for one in results.values() for runs in one.values() for run in runs])
     for pair in length.pairs:
         for optimiser in length.optimisers:
-            found += arm_rows(pair, optimiser, [results[pair, seed][optimiser] for seed in length.seeds])
+            runs = [results[pair, seed][optimiser] for seed in length.seeds]
+            for study in STUDIES:
+                found += arm_rows(study, pair, optimiser, runs)
     return found
 
 
@@ -210,23 +217,24 @@ def exactness_rows(runs):
     ]
 
 
-def arm_rows(pair, optimiser, runs):
+def arm_rows(study, pair, optimiser, runs):
     """One row for each arm: the change of A's loss at equal progress on B, in nats per byte.
 
     Args:
-        pair: Tasks A and B. optimiser: Its name. runs: A list of :class:`Run` for each seed.
+        study: One of :data:`STUDIES`. pair: Tasks A and B. optimiser: Its name. runs: A list of :class:`Run` for each seed.
 
     Returns:
         Rows with further keys: ``steps`` taken and the difference ``against_random`` slices and ``against_none`` of the
-        same seed, each (mean, low, high); ``not_reached``, seeds in which B never made the progress, which are left out
-        of everything but the curves; ``at``, ``curve_a``, ``curve_b``: mean losses after these steps; ``shared``: of the
-        slices frozen, how many "predicted" freezes too, on average. An arm that never makes the progress has a row of
-        the study "freezing, progress not made", with the progress it made.
+        same seed, each (mean, low, high), differences None for fewer than two seeds; ``not_reached``, seeds in which B never
+        made the progress, which are left out of everything but the curves; ``at``, ``curve_a``, ``curve_b``: mean losses
+        after these steps; ``shared``: of the slices frozen, how many "predicted" freezes too, on average. An arm that never
+        makes the progress has a row of the study with :data:`NOT_MADE` behind its name, with the progress it made.
     """
     task_a, task_b = pair
     data = f"{task_a} kept, {task_b} learned, {optimiser}"
+    progress = STUDIES[study] * PROGRESS[task_b]
     arms = list(dict.fromkeys(group_of(run.arm) for run in runs[0] if run.arm != EVERYTHING))
-    points = {arm: [arm_point(seed_runs, arm, PROGRESS[task_b]) for seed_runs in runs] for arm in arms}
+    points = {arm: [arm_point(seed_runs, arm, progress) for seed_runs in runs] for arm in arms}
     found = []
     for arm in arms:
         members = [run for seed_runs in runs for run in seed_runs if group_of(run.arm) == arm]
@@ -241,16 +249,14 @@ def arm_rows(pair, optimiser, runs):
         }
         if not reached:
             made = mean_interval([run.curve.losses["b"][0] - run.curve.losses["b"][-1] for run in members])
-            found.append(shown("freezing, progress not made", arm, data, len(runs), made) | more)
+            found.append(shown(study + NOT_MADE, arm, data, len(runs), made) | more)
             continue
         more["steps"] = rounded(mean_interval([steps for _, steps in reached]))
         for key, other in (("against_random", RANDOM), ("against_none", NONE)):
             pairs = zip(points[arm], points.get(other, []), strict=False)
             differences = [one[0] - two[0] for one, two in pairs if one is not None and two is not None]
-            more[key] = rounded(mean_interval(differences)) if differences and arm != other else None
-        found.append(
-            shown("freezing", arm, data, len(reached), mean_interval([change for change, _ in reached])) | more
-        )
+            more[key] = rounded(mean_interval(differences)) if len(differences) > 1 and arm != other else None
+        found.append(shown(study, arm, data, len(reached), mean_interval([change for change, _ in reached])) | more)
     return found
 
 
