@@ -5,7 +5,7 @@ from matplotlib.ticker import MaxNLocator
 
 from qkov import plots
 
-from .remedies_tables import FREEZING, MERGING, NOT_MADE, RANDOM, REFERENCES, long_rows
+from .remedies_tables import FREEZING, HALF, MERGING, NOT_MADE, RANDOM, REFERENCES, long_rows
 from .tables import unique
 
 # Arms that a curve is drawn for: the question, its opposite, the seeds' map, and the plain ones.
@@ -31,7 +31,8 @@ def write_pictures(folder, evidence):
     folder.mkdir(parents=True, exist_ok=True)
     made = {
         "remedies_freezing.svg": draw_differences(long_rows(evidence, FREEZING)),
-        "remedies_curves.svg": draw_curves(long_rows(evidence, FREEZING, NOT_MADE)),
+        "remedies_half.svg": draw_differences(long_rows(evidence, HALF)),
+        "remedies_curves.svg": draw_curves(long_rows(evidence, FREEZING, FREEZING + NOT_MADE)),
         "remedies_merging.svg": draw_merging(long_rows(evidence, MERGING, REFERENCES)),
     }
     for name, figure in made.items():
@@ -68,7 +69,7 @@ def panels(names, width, height, columns=2):
 def draw_differences(rows):
     """Forgetting of every arm minus that of random slices, with intervals, least first."""
     names = unique(row["data"] for row in rows)
-    figure, axes = panels(names, 9.5, 3.4)
+    figure, axes = panels(names, 10.5, 3.4)
     for name, axis in axes.items():
         arms = sorted(
             (row for row in rows if row["data"] == name and row["against_random"]),
@@ -81,7 +82,7 @@ def draw_differences(rows):
             axis.plot([value], [place], "o", color=colour, markersize=4)
         axis.axvline(0, color="0.6", linewidth=0.8)
         axis.set_yticks(range(len(arms)), [row["procedure"] for row in arms])
-        axis.set_xlabel("A's loss at equal progress on B,\nminus that with random slices frozen, 1/1000 nats per byte")
+        axis.set_xlabel("A's loss at equal progress on B, minus that\nwith random slices frozen, 1/1000 nats per byte")
     return figure
 
 

@@ -7,12 +7,8 @@ freezing are sorted by what is kept, so that the order is the result and not a c
 from .statistics_tables import bound, measured, state_of, verdict
 from .tables import table, unique
 
-FREEZING, NOT_MADE, MERGING, REFERENCES = (
-    "freezing",
-    "freezing, progress not made",
-    "merging",
-    "merging, references",
-)
+FREEZING, HALF, NOT_MADE = "freezing", "freezing, half the progress", ", not made"
+MERGING, REFERENCES = "merging", "merging, references"
 EXACT = ("freezing is exact", "merging is exact")
 RANDOM, PLAIN = "random slices", "plain average"
 
@@ -20,7 +16,8 @@ RANDOM, PLAIN = "random slices", "plain average"
 def remedies_tables(evidence):
     """Every table as MyST text, by name."""
     return {
-        "remedies_freezing": freezing_tables(evidence),
+        "remedies_freezing": freezing_tables(evidence, FREEZING),
+        "remedies_half": freezing_tables(evidence, HALF),
         "remedies_merging": merging_tables(evidence),
         "remedies_exact": exact_table(evidence),
         "remedies_state": state_of(evidence, "remedies_long"),
@@ -33,20 +30,20 @@ def long_rows(evidence, *studies):
     return [row for row in rows if row["study"] in studies]
 
 
-def freezing_tables(evidence):
+def freezing_tables(evidence, study):
     """One table for each pair of tasks and optimiser, least forgetting first."""
-    rows = long_rows(evidence, FREEZING, NOT_MADE)
+    rows = long_rows(evidence, study, study + NOT_MADE)
     header = [
         "frozen: the slices with the most", "A's loss rises by", "against random slices", "steps", "seeds", "as predicted",
     ]  # fmt: skip
     parts = []
     for data in unique(row["data"] for row in rows):
-        made = [row for row in rows if row["data"] == data and row["study"] == FREEZING]
+        made = [row for row in rows if row["data"] == data and row["study"] == study]
         lines = [freezing_line(row) for row in sorted(made, key=lambda row: row["value"])]
         lines += [
             [row["procedure"], "progress not made", "–", f"over {row['at'][-1]}", f"0 of {row['sets']}", share(row)]
             for row in rows
-            if row["data"] == data and row["study"] == NOT_MADE
+            if row["data"] == data and row["study"] == study + NOT_MADE
         ]
         parts.append(f"**{data}**\n\n{table(header, lines, align='lrrrrr')}")
     return "\n".join(parts) or "Nothing of this was measured.\n"
@@ -56,7 +53,7 @@ def freezing_line(row):
     """One arm: forgetting and steps with their intervals, and how many of the slices "predicted" names too."""
     return [
         row["procedure"],
-        interval((row["value"], row["low"], row["high"])),
+        interval((row["value"], row["low"], row["high"])) if row["sets"] > 1 else f"{row['value']:.4f}",
         interval(row["against_random"]),
         f"{row['steps'][0]:.1f}",
         f"{row['sets']} of {row['sets'] + row['not_reached']}",
@@ -130,23 +127,60 @@ def interval(values, digits=4):
 def remedies_numbers(evidence):
     """Numbers for the prose: ``{{ remedy_... }}``, of the long run.
 
-    For each pair and optimiser: of all scores, how many keep more of A than random slices do, and how many less, with an
-    interval that excludes 0.
+    Over all pairs and optimisers: how many scores keep more of A than random slices do, and how many less, with an interval
+    that excludes 0; at the whole progress and at half of it.
     """
-    rows = [row for row in long_rows(evidence, FREEZING) if row.get("against_random")]
-    chosen = [row for row in rows if row["procedure"] != "nothing frozen"]
-    better = [row for row in chosen if row["against_random"][2] < 0]
-    worse = [row for row in chosen if row["against_random"][1] > 0]
     merged = [row for row in long_rows(evidence, MERGING) if row["procedure"] != PLAIN]
+    rows = {(row["study"], row["procedure"], row["data"]): row for row in long_rows(evidence, FREEZING, MERGING)}
     return {
-        "remedy_comparisons": len(chosen),
-        "remedy_better": len(better),
-        "remedy_worse": len(worse),
-        "remedy_better_names": named(better),
-        "remedy_worse_names": named(worse),
+        **{name: said(rows.get(key), field) for name, (key, field) in PROSE.items()},
+        **against_random(long_rows(evidence, FREEZING), "remedy"),
+        **against_random(long_rows(evidence, HALF), "remedy_half"),
         "remedy_merging_comparisons": len(merged),
         "remedy_merging_better": sum(row["against_plain"][2] < 0 for row in merged),
         "remedy_merging_worse": sum(row["against_plain"][1] > 0 for row in merged),
+    }
+
+
+CODE, PROSE_KEPT = "arithmetic kept, code learned, Adam", "prose kept, capitals learned, Adam"
+PROSE = {
+    "remedy_code_none": ((FREEZING, "nothing frozen", CODE), "value"),
+    "remedy_code_random": ((FREEZING, RANDOM, CODE), "value"),
+    "remedy_code_predicted": ((FREEZING, "predicted", CODE), "value"),
+    "remedy_code_heatmap": ((FREEZING, "averaged heatmap", CODE), "value"),
+    "remedy_code_fisher": ((FREEZING, "Fisher of A", CODE), "value"),
+    "remedy_code_helpful": ((FREEZING, "helpful by prediction", CODE), "value"),
+    "remedy_capitals_none": ((FREEZING, "nothing frozen", PROSE_KEPT), "value"),
+    "remedy_capitals_predicted": ((FREEZING, "predicted", PROSE_KEPT), "value"),
+    "remedy_capitals_random": ((FREEZING, RANDOM, PROSE_KEPT), "value"),
+    "remedy_capitals_pooled": ((FREEZING, "unsigned pooled", PROSE_KEPT), "value"),
+    "remedy_capitals_fisher": ((FREEZING, "Fisher of A", PROSE_KEPT), "value"),
+    "remedy_merged_capitals": ((MERGING, "Fisher-weighted", "arithmetic and capitals"), "against_plain"),
+    "remedy_merged_prose": ((MERGING, "Fisher-weighted", "arithmetic and prose"), "against_plain"),
+    "remedy_half_capitals": ((MERGING, "Fisher-weighted", "arithmetic and capitals"), "half_against_plain"),
+    "remedy_half_prose": ((MERGING, "Fisher-weighted", "arithmetic and prose"), "half_against_plain"),
+}
+"""Numbers of the prose: the row, and what of it."""
+
+
+def said(row, field):
+    """A value, or a difference with its interval, for a sentence."""
+    if row is None or row[field] is None:
+        return "(not measured)"
+    return f"{row[field]:.4f}" if field == "value" else interval(row[field], 3)
+
+
+def against_random(rows, prefix):
+    """Count and name the scores that differ from random slices."""
+    chosen = [row for row in rows if row["against_random"] and row["procedure"] != "nothing frozen"]
+    better = [row for row in chosen if row["against_random"][2] < 0]
+    worse = [row for row in chosen if row["against_random"][1] > 0]
+    return {
+        f"{prefix}_comparisons": len(chosen),
+        f"{prefix}_better": len(better),
+        f"{prefix}_worse": len(worse),
+        f"{prefix}_better_names": named(better),
+        f"{prefix}_worse_names": named(worse),
     }
 
 

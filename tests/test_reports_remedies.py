@@ -34,7 +34,7 @@ LONG = [
     arm("predicted", 0.005, [-0.004, -0.006, -0.002]),
     arm("averaged heatmap", 0.015, [0.006, 0.002, 0.01]),
     arm("random slices", 0.009, None),
-    row("freezing, progress not made", "gradient of B", 0.05, 0.04, 0.06, at=[0, 18], curve_a=[1.0, 1.0],
+    row("freezing, not made", "gradient of B", 0.05, 0.04, 0.06, at=[0, 18], curve_a=[1.0, 1.0],
         curve_b=[2.0, 1.95], shared=None, not_reached=5),
     row("merging, references", "the start", 3.0, 2.9, 3.1, data="A and B", loss_a=3.0, loss_b=3.0),
     method("plain average", 2.0, None),
@@ -56,6 +56,11 @@ def test_arms_are_sorted_by_what_they_keep():
     assert lines[1][2] == "–"
     assert lines[-1][1:] == ["progress not made", "–", "over 18", "0 of 5", "–"]
     assert "**A kept, B learned, SGD**" in text
+    assert "Nothing of this was measured" in remedies_tables.remedies_tables(FOUND)["remedies_half"]
+    alone = [one | {"study": "freezing, half the progress", "sets": 1, "against_random": None} for one in LONG[1:2]]
+    found = {"remedies_long": FOUND["remedies_long"] | {"rows": alone}}
+    (line,) = rows(remedies_tables.remedies_tables(found)["remedies_half"].split("\n\n", 1)[1])
+    assert line[1:3] == ["0.0100", "–"], "one seed has no interval"
 
 
 def test_methods_stand_beside_the_start():
@@ -90,6 +95,18 @@ def test_numbers_of_the_prose_follow_from_the_intervals():
     assert remedies_tables.remedies_numbers({})["remedy_worse_names"] == "none"
 
 
+def test_prose_says_what_rows_hold():
+    assert remedies_tables.remedies_numbers({})["remedy_code_predicted"] == "(not measured)"
+    lines = [
+        arm("predicted", 0.011, [0, 0, 0], data=remedies_tables.CODE),
+        method("Fisher-weighted", 1.9, [-0.1, -0.15, -0.05]) | {"data": "arithmetic and capitals"},
+    ]
+    found = remedies_tables.remedies_numbers({"remedies_long": {"rows": lines}})
+    assert found["remedy_code_predicted"] == "0.0110"
+    assert found["remedy_merged_capitals"] == "-0.100 (-0.150 to -0.050)"
+    assert found["remedy_merged_prose"] == "(not measured)"
+
+
 @pytest.mark.parametrize("found", [FOUND, {}])
 def test_pictures_are_drawn_and_repeat(found, tmp_path):
     names = remedies_pictures.write_pictures(tmp_path / "one", found)
@@ -97,7 +114,7 @@ def test_pictures_are_drawn_and_repeat(found, tmp_path):
     for name in names:
         text = (tmp_path / "one" / name).read_text()
         assert text == (tmp_path / "two" / name).read_text()
-        assert text.count("<path") > (40 if found else 0)
+        assert text.count("<path") > (40 if found and "half" not in name else 0)
 
 
 def test_an_interval_decides_the_colour(tmp_path):
