@@ -167,6 +167,7 @@ def test_samples_of_a_shared_cluster_have_no_part_either():
         collector.collect_fisher(model(), batch, task, clusters=["x", "x", task, task], progress=False)
     found = predict(collector, step_size=1.0, curvature="none")
     assert found.attributes["num_cross_fitted"] == 2
+    assert "2 samples of A share a cluster or their input with B" in repr(found)
     grads_a, grads_b = (written_out(collector, task, "Q", 0, 0) for task in "ab")
     expected = [
         -(g @ grads_b[rows].mean(0))
