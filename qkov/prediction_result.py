@@ -249,7 +249,11 @@ class Prediction:
         interval = "" if np.isnan(whole["low"]) else f" [{whole['low']:.3g}, {whole['high']:.3g}]"
         counts = f"{int((changes > 0).sum())} of {len(changes)} slices alone would raise it"
         fitted = facts.get("num_cross_fitted", 0)
-        shared = f"; {fitted} samples of A share a cluster or their input with B and meet a step without it" if fitted else ""
+        shared = (
+            f"; {fitted} samples of A share a cluster or their input with B and meet a step without it"
+            if fitted
+            else ""
+        )
         return f"{head}{interval}; {counts}{shared}"
 
     def __repr__(self):
