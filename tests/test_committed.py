@@ -67,3 +67,10 @@ def test_unreadable_evidence_is_a_complaint(tmp_path, text, complaint):
 
 def test_evidence_without_rows_is_a_complaint(checkout):
     assert "holds no row" in written(checkout, []).read(checkout)["complaints"][0]
+
+
+def test_a_row_is_a_line(checkout):
+    evidence = written(checkout, [ROW, ROW | {"points": [[1.0, 2.0]]}])
+    lines = evidence.path.read_text().splitlines()
+    assert sum('"study"' in line for line in lines) == 2
+    assert evidence.read(checkout)["rows"][1]["points"] == [[1.0, 2.0]]

@@ -49,7 +49,7 @@ class CommittedEvidence:
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(written(document), encoding="utf-8")
         os.replace(temporary, self.path)
 
     def read(self, root=ROOT):
@@ -80,6 +80,13 @@ class CommittedEvidence:
             complaints.append(f"{shown} holds no row. {again}")
         complaints += [f"{shown}: {sentence(row)}" for row in document["rows"] if row["status"] != "passed"]
         return {name: document[name] for name in ("rows", "seconds", "environment")} | {"complaints": complaints}
+
+
+def written(document):
+    """Write a document as JSON with one row a line: short, and a change of a row is a changed line."""
+    head = json.dumps({**document, "rows": []}, indent=1, allow_nan=False).removesuffix("[]\n}")
+    rows = ",\n".join(f"  {json.dumps(row, allow_nan=False)}" for row in document["rows"])
+    return f"{head}[\n{rows}\n ]\n}}\n"
 
 
 def rounded(value):
