@@ -90,7 +90,13 @@ def test_laws_hold_for_every_kind(kind):
         build_model(), build_batch(4, 1), build_batch(3, 2), loss_fn=translation_loss, attention=kind, progress=False
     )
     assert [str(result) for result in results if result.status == "failed"] == []
-    assert {result.check for result in results if result.status == "not run"} == {"padding", "token_sum", "gqa_twin"}
+    not_run = {
+        "padding",
+        "token_sum",
+        "gqa_twin",
+        "sampled_labels",
+    }  # the last: a loss of the user's own draws no labels
+    assert {result.check for result in results if result.status == "not run"} == not_run
 
 
 @pytest.mark.parametrize("kind", KINDS)
