@@ -4,7 +4,7 @@ import numpy as np
 
 from qkov import plots
 
-from .prediction_tables import FAMILY, SMALL, rows_of
+from .prediction_tables import FAMILY, PAIRS, SMALL, rows_of
 from .remedies_pictures import in_style, panels
 
 BLOCK_COLOURS = {"Q": "#0072b2", "K": "#e69f00", "V": "#d55e00", "O": "#009e73"}
@@ -50,7 +50,7 @@ def draw_points(rows):
 @in_style
 def draw_ranks(rows):
     """Rank correlation of every score with what a small gradient step really does, best first, one panel a pair."""
-    names = [pair for pair in ("conflict", "help", "unrelated", "trained") if any(row["pair"] == pair for row in rows)]
+    names = [pair for pair in PAIRS if any(row["pair"] == pair for row in rows)]
     figure, axes = panels(names, 9.5, 3.6)
     for name, axis in axes.items():
         own = {row["procedure"]: row for row in rows if row["pair"] == name and row["where"] == f"sgd, {SMALL}"}

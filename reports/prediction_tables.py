@@ -9,8 +9,9 @@ from .tables import table, unique
 
 NAME = "prediction_long"
 SMALL = "size 0.03"
-PAIRS = ("conflict", "help", "unrelated", "trained")
+PAIRS = ("conflict", "help", "mixed", "unrelated", "trained")
 FAMILY = "llama"
+SEEDS_AVERAGE = "seeds' average (unsigned, pool A)"
 
 
 def prediction_tables(evidence):
@@ -79,15 +80,15 @@ def name(row):
 
 
 def ranks_table(evidence):
-    """Every score by how it ranks slices: a column for each pair with plain gradient steps, the two bounded ones for Adam."""
+    """Every score by how it ranks slices: a column for each pair with plain gradient steps, and one for Adam."""
     rows = rows_of(evidence, "rank", FAMILY)
-    columns = [(pair, "sgd") for pair in PAIRS] + [("conflict", "adam"), ("help", "adam")]
+    columns = [(pair, "sgd") for pair in PAIRS] + [("mixed", "adam")]
     found = {(row["procedure"], row["pair"], row["where"]): row for row in rows}
     lines = []
     for score in unique(row["procedure"] for row in rows):
         own = [found.get((score, pair, f"{optimiser}, {SMALL}")) for pair, optimiser in columns]
         lines.append([score, *map(interval, own)])
-    keys = {line[0]: found.get((line[0], "conflict", f"sgd, {SMALL}")) for line in lines}
+    keys = {line[0]: found.get((line[0], "mixed", f"sgd, {SMALL}")) for line in lines}
     lines.sort(key=lambda line: -keys[line[0]]["value"] if keys[line[0]] else 2)
     header = ["score", *(f"{pair}, {optimiser}" for pair, optimiser in columns)]
     return nothing(lines, table(header, lines, align="l" + "r" * len(columns)))
@@ -103,7 +104,7 @@ def blocks_table(evidence):
     """Within a block: optimisers and blocks side by side for some scores."""
     found = {(row["procedure"], row["pair"], row["where"]): row for row in rows_of(evidence, "rank in a block", FAMILY)}
     lines = []
-    for pair in ("conflict", "help"):
+    for pair in PAIRS[:3]:
         for optimiser in ("sgd", "adam", "sign"):
             for score in BLOCK_SCORES:
                 own = [found.get((score, pair, f"{optimiser}, {SMALL}, block {block}")) for block in "QKVO"]
@@ -120,7 +121,7 @@ def sizes_table(evidence):
     lines = []
     for row in rows_of(evidence, "R2", FAMILY):
         key = row["procedure"], row["data"]
-        if row["pair"] not in ("conflict", "help") or "empirical" in row["procedure"]:
+        if row["pair"] not in PAIRS[:3] or "empirical" in row["procedure"]:
             continue
         lines.append(
             [row["pair"], row["where"], row["procedure"], *(interval(one[key]) for one in (rank, slope, share))]
@@ -204,21 +205,21 @@ def planted_table(evidence):
 def prediction_numbers(evidence):
     """Numbers for the prose: ``{{ pred_... }}``, of the long run."""
     numbers = {}
-    for key, score, pair, where in (
-        ("pred_rank_conflict", "predicted", "conflict", f"sgd, {SMALL}"),
-        ("pred_rank_help", "predicted", "help", f"sgd, {SMALL}"),
-        ("pred_seeds_conflict", "seeds' average (unsigned, pool A)", "conflict", f"sgd, {SMALL}"),
-        ("pred_seeds_help", "seeds' average (unsigned, pool A)", "help", f"sgd, {SMALL}"),
-        ("pred_norm_conflict", "norm of B's gradient", "conflict", f"sgd, {SMALL}"),
-        ("pred_norm_help", "norm of B's gradient", "help", f"sgd, {SMALL}"),
-        ("pred_dot_adam", "dot", "conflict", f"adam, {SMALL}"),
-        ("pred_adam", "predicted", "conflict", f"adam, {SMALL}"),
-        ("pred_signed_conflict", "signed, pooled", "conflict", f"sgd, {SMALL}"),
-        ("pred_trained", "predicted", "trained", f"sgd, {SMALL}"),
+    for key, score, pair, optimiser in (
+        ("pred_seeds_conflict", SEEDS_AVERAGE, "conflict", "sgd"),
+        ("pred_seeds_help", SEEDS_AVERAGE, "help", "sgd"),
+        ("pred_seeds_mixed", SEEDS_AVERAGE, "mixed", "sgd"),
+        ("pred_norm_conflict", "norm of B's gradient", "conflict", "sgd"),
+        ("pred_norm_help", "norm of B's gradient", "help", "sgd"),
+        ("pred_norm_mixed", "norm of B's gradient", "mixed", "sgd"),
+        ("pred_dot_adam", "dot", "mixed", "adam"),
+        ("pred_adam", "predicted", "mixed", "adam"),
+        ("pred_signed_mixed", "signed, pooled", "mixed", "sgd"),
+        ("pred_trained", "predicted", "trained", "sgd"),
     ):
         rows = [
             row for row in rows_of(evidence, "rank", FAMILY)
-            if (row["procedure"], row["pair"], row["where"]) == (score, pair, where)
+            if (row["procedure"], row["pair"], row["where"]) == (score, pair, f"{optimiser}, {SMALL}")
         ]  # fmt: skip
         numbers[key] = f"{rows[0]['value']:.2f}" if rows else "(not measured)"
     rows = evidence.get(NAME, {}).get("rows", [])

@@ -33,6 +33,14 @@ def test_collected_and_held_out_samples_share_nothing(name):
     assert prediction_tasks.draw(name, 12, seed=4)[0][0] != texts
 
 
+def test_to_unlearn_turns_the_gradient_round(tiny):
+    plain, unlearned = qkov.FisherCollector(), qkov.FisherCollector()
+    plain.collect_fisher(tiny.model, tiny.batches["b"], "a", progress=False)
+    unlearned.collect_fisher(tiny.model, tiny.batches["b"], "a", loss_fn=prediction_tasks.negated_loss, progress=False)
+    for _, one, other in _walk(plain, unlearned):
+        np.testing.assert_array_equal(one, -other)
+
+
 # A cell, on a tiny random model
 
 
@@ -217,5 +225,6 @@ def test_every_bounded_question_is_asked_by_some_cell():
     found = prediction_evidence.cells()
     bounded = [cell for cell in found if cell.pair in prediction_tasks.BOUNDED and cell.family == "llama"]
     assert {cell.seed for cell in bounded} == set(range(5))
-    assert all(cell.num_samples == 200 and cell.num_steps for cell in bounded)
+    assert all(cell.num_samples == 200 for cell in bounded)
+    assert {cell.pair for cell in bounded if cell.num_steps} == {"conflict", "help"}
     assert {cell.pair for cell in found} == set(prediction_tasks.PAIRS)

@@ -37,8 +37,8 @@ EVIDENCE = committed.CommittedEvidence(
 )
 SEEDS = (0, 1, 2, 3, 4)
 SAMPLES = 200
-SIZES = {"sgd": (0.01, 0.03, 0.1, 0.3), "adam": (0.03, 0.1, 0.3), "sign": (0.03, 0.3)}
-SHORT = prediction_study.Cell("conflict", "llama", 0, 100, {"sgd": (prediction_study.SMALL,)}, every_score=False)
+SIZES = {"sgd": (0.01, 0.03, 0.1, 0.3), "adam": (0.03, 0.3), "sign": (0.03,)}
+SHORT = prediction_study.Cell("mixed", "llama", 0, 100, {"sgd": (prediction_study.SMALL,)}, every_score=False)
 NORMAL = 1.96
 BOUNDS = {
     # study: (bound, direction) of "predicted" on the bounded pairs at small sizes
@@ -53,19 +53,18 @@ HIGHEST = {"rank": 1.0, "rank in a block": 1.0, "R2": 1.0, "R2 of real = predict
 
 
 def cells():
-    """Every cell of the full study: three pairs on five Llama-style models, one on two; those with bounds on GPT-2's too."""
+    """Every cell of the full study: four pairs on five Llama-style models, one on two; two of them on GPT-2's as well."""
     found = []
     for pair in prediction_tasks.PAIRS:
-        bounded = pair in prediction_tasks.BOUNDED
         for seed in SEEDS[:2] if pair == "trained" else SEEDS:
-            steps = 2 if bounded else 0
+            opposed = pair in ("conflict", "help")
             found.append(
                 prediction_study.Cell(
-                    pair, "llama", seed, SAMPLES, SIZES, num_steps=steps, points=bounded and seed == 0
+                    pair, "llama", seed, SAMPLES, SIZES, num_steps=2 if opposed else 0, points=opposed and seed == 0
                 )
             )
-        if bounded:
-            found.append(prediction_study.Cell(pair, "gpt2", 0, SAMPLES, {"sgd": SIZES["sgd"], "adam": (0.03,)}))
+    for pair in ("help", "mixed"):
+        found.append(prediction_study.Cell(pair, "gpt2", 0, SAMPLES, {"sgd": (0.03, 0.1, 0.3), "adam": (0.03,)}))
     return found
 
 
