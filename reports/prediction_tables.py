@@ -4,7 +4,7 @@ Numbers are those of the committed long run; where its sources have changed sinc
 by what they achieve, so that the order is the result and not a choice of ours.
 """
 
-from .statistics_tables import bound, measured, state_of, verdict
+from .statistics_tables import measured, state_of
 from .tables import table, unique
 
 NAME = "prediction_long"
@@ -63,15 +63,19 @@ def tasks_table(evidence):
 
 
 def bounds_table(evidence):
-    """What was promised of "predicted", in the long run, and what this build's own short run found."""
-    long = [row for row in evidence.get(NAME, {}).get("rows", []) if row["bound"] is not None]
-    short = [row for row in evidence.get("prediction", []) if row["bound"] is not None]
-    lines = [[name(row), row["data"], bound(row), measured(row), verdict(row, None)] for row in long]
-    lines += [
-        [name(row), f"{row['data']} (this build)", bound(row), measured(row), verdict(row, None)] for row in short
-    ]
-    header = ["figure", "data", "bound", "value (95 % interval; seeds)", "verdict"]
-    return nothing(lines, table(header, lines, align="llrrl"))
+    """What was promised of "predicted": a line for each pair, model, optimiser and size; this build's own short run last."""
+    lines = []
+    for rows, own in ((evidence.get(NAME, {}).get("rows", []), ""), (evidence.get("prediction", []), " (this build)")):
+        bounded = [row for row in rows if row["bound"] is not None]
+        for data in unique(row["data"] for row in bounded):
+            members = [row for row in bounded if row["data"] == data]
+            found = {name(row): measured(row) for row in members}
+            values = (found.get(study, "–") for study in ("rank", "slope", "R2", "pairs"))
+            lines.append(
+                [data + own, *values, "kept" if all(row["status"] == "passed" for row in members) else "NOT KEPT"]
+            )
+    header = ["data", "rank correlation", "slope", "R2", "rank correlation of pairs", "verdict"]
+    return nothing(lines, table(header, lines, align="lrrrrl"))
 
 
 def name(row):
