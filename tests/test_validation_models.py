@@ -16,7 +16,7 @@ import qkov
 from qkov import losses
 from qkov.errors import LayoutError
 from tests.layout_proof import prove_layout
-from validation import families, models, pretrained, strategies, synthetic, tasks, trained, training
+from validation import families, model_cache, models, pretrained, strategies, synthetic, tasks, trained, training
 
 SMALL = [name for name, case in models.CASES.items() if case.kind in ("synthetic", "family")]
 OWN = [name for name, case in models.CASES.items() if case.kind == "synthetic"]
@@ -210,7 +210,7 @@ def few_steps(monkeypatch, tmp_path):
     monkeypatch.setattr(tasks, "read_corpus", lambda task, split: corpus)
     monkeypatch.setattr(trained, "FAMILIES", recipes)
     monkeypatch.setattr(trained, "LARGEST_LOSS", 6.0)
-    monkeypatch.setenv(trained.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(model_cache.CACHE_VARIABLE, str(tmp_path))
     trained.fingerprint.cache_clear()
     yield recipes
     trained.fingerprint.cache_clear()

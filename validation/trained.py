@@ -15,19 +15,16 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 import transformers
-from safetensors.torch import load, save
 
 from qkov import reproducibility
 
-from . import tasks, training
+from . import model_cache, tasks, training
 
 LARGEST_LOSS = 1.8
 """Nats per byte on held-out text of either task that a model may have."""
-CACHE_VARIABLE = "QKOV_CACHE"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +100,11 @@ def load_model(family, seed=0, *, on_step=None):
     Raises:
         ValueError: If the model does not reach :data:`LARGEST_LOSS`.
     """
-    stored = _read(family, seed)
+    stored = model_cache.read(family, fingerprint(family, seed))
     if stored is None:
         model, record = train_model(recipe_of(family, seed), on_step=on_step)
         _check(family, record)
-        _write(family, seed, model, record)
+        model_cache.write(family, fingerprint(family, seed), model, record)
         return model
     weights, record = stored
     _check(family, record)
@@ -120,7 +117,7 @@ def load_model(family, seed=0, *, on_step=None):
 
 def load_record(family, seed=0):
     """Return what is known of a cached model (losses, steps, seconds, fingerprints), or None if it is not there."""
-    stored = _read(family, seed)
+    stored = model_cache.read(family, fingerprint(family, seed))
     return None if stored is None else stored[1]
 
 
@@ -226,44 +223,6 @@ def _check(family, record):
             f"the trained {family} model has held-out losses {record['held_out']} nats per byte; expected at most "
             f"{LARGEST_LOSS}. More steps in its Recipe would lower them."
         )
-
-
-def _files(family, seed):
-    root = os.environ.get(CACHE_VARIABLE) or Path(__file__).parents[1] / "_build" / "models"
-    stem = f"{family}-{fingerprint(family, seed)[:16]}"
-    return Path(root) / f"{stem}.safetensors", Path(root) / f"{stem}.json"
-
-
-def _read(family, seed):
-    """Return (weights, record), or None where they are not there or not what was written."""
-    weights_file, record_file = _files(family, seed)
-    if not (weights_file.is_file() and record_file.is_file()):
-        return None
-    content = weights_file.read_bytes()
-    record = json.loads(record_file.read_text(encoding="utf-8"))
-    if hashlib.sha256(content).hexdigest() != record["file"] or record["fingerprint"] != fingerprint(family, seed):
-        return None
-    return load(content), record
-
-
-def _write(family, seed, model, record):
-    weights_file, record_file = _files(family, seed)
-    # A tied weight is one parameter and is listed once.
-    content = save({name: parameter.detach().contiguous() for name, parameter in model.named_parameters()})
-    record = {**record, "fingerprint": fingerprint(family, seed), "file": hashlib.sha256(content).hexdigest()}
-    _replace(weights_file, content)
-    _replace(record_file, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
-
-
-def _replace(path, content):
-    """Write a file so that a reader sees all of it or the one before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def main(arguments=None):
