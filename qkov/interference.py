@@ -19,7 +19,8 @@ class QKOVInterferenceMetric:
 
     Source: seed documents, section 4.1; the other variants are listed in ``qkov.formula`` and described, with sign and
     unit, in every result. A score says where two tasks touch the same parameters, not that one harms the other: only
-    "signed" and "dot" have a sign, and no score is a p-value.
+    "signed", "full", "kfac" and "dot" have a sign, no score is a p-value, and what a step does to a loss is predicted by
+    ``qkov.predict_change``.
 
     Args:
         config: The model's layout.
