@@ -3,7 +3,7 @@
 PyTorch and everything that needs it is imported inside the commands, so that ``--help`` answers at once. What is printed
 is plain text: no markup is read in names, and characters that a terminal would obey are written as escapes.
 
-Exit status: 0 done, 2 usage, 3 data, 4 a model that cannot be loaded, located or proven, 130 interrupted.
+Exit status: 0 done; else that of the error, see :mod:`qkov.errors`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import LayoutError, OptionError, QKOVError, SliceIndexError
-
-USAGE, DATA, MODEL, INTERRUPTED = 2, 3, 4, 130
+from .errors import CollectionInterrupted, LayoutError, OptionError, QKOVError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -225,17 +223,11 @@ def _told_errors(with_traceback: bool) -> Iterator[None]:
     """Print an expected error as one message and end with its exit status."""
     try:
         yield
-    except KeyboardInterrupt:
-        _echo("interrupted", err=True)
-        raise typer.Exit(INTERRUPTED) from None
     except (QKOVError, OSError) as error:
         if with_traceback:
             _echo(traceback.format_exc(), err=True)
         _echo(f"error: {error}", err=True)
-        raise typer.Exit(_status_of(error)) from error
-
-
-def _status_of(error: Exception) -> int:
-    if isinstance(error, OptionError | SliceIndexError):
-        return USAGE
-    return MODEL if isinstance(error, LayoutError) else DATA
+        raise typer.Exit(getattr(error, "exit_status", QKOVError.exit_status)) from error
+    except KeyboardInterrupt:
+        _echo("interrupted", err=True)
+        raise typer.Exit(CollectionInterrupted.exit_status) from None

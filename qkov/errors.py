@@ -1,12 +1,19 @@
 """Errors and warnings: one tree, and every message says what was seen, where, and what to do next.
 
 Each class derives from :class:`QKOVError` and from the built-in exception that a caller would expect, so that both
-``except qkov.errors.QKOVError`` and ``except ValueError`` work.
+``except qkov.errors.QKOVError`` and ``except ValueError`` work. ``exit_status`` is what the command line ends with:
+2 usage, 3 data, 4 model, 5 store damaged, 6 store busy, 7 disk, 8 memory, 130 interrupted.
 """
 
 
 class QKOVError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Attributes:
+        exit_status: What the command line ends with; 3, something is wrong with the data, unless a class says otherwise.
+    """
+
+    exit_status = 3
 
     def __str__(self):
         # KeyError shows the repr of its message; ours are sentences and must read as such.
@@ -15,6 +22,8 @@ class QKOVError(Exception):
 
 class OptionError(QKOVError, ValueError):
     """An option, or a combination of options, that has no meaning."""
+
+    exit_status = 2
 
 
 class ShapeError(QKOVError, ValueError):
@@ -28,9 +37,13 @@ class PrecisionError(QKOVError, TypeError):
 class LayoutError(QKOVError, ValueError):
     """An attention module whose heads cannot be located with certainty."""
 
+    exit_status = 4
+
 
 class SliceIndexError(QKOVError, IndexError):
     """A layer, head or block that the model does not have."""
+
+    exit_status = 2
 
 
 class BatchError(QKOVError, ValueError):
@@ -60,6 +73,8 @@ class SampleIdError(QKOVError, ValueError):
 class ModelChangedError(QKOVError, ValueError):
     """A collector that holds gradients of another model, or of other weights."""
 
+    exit_status = 4
+
 
 class NonFiniteError(QKOVError, ArithmeticError):
     """A loss or a gradient that is NaN or infinite."""
@@ -67,6 +82,8 @@ class NonFiniteError(QKOVError, ArithmeticError):
 
 class ModuleReuseError(QKOVError, RuntimeError):
     """A projection that runs more than once in a forward pass, or not at all."""
+
+    exit_status = 4
 
 
 class StatisticsError(QKOVError, ValueError):
@@ -76,9 +93,59 @@ class StatisticsError(QKOVError, ValueError):
 class PatternError(QKOVError, ValueError):
     """A model that gives no attention patterns, or gives some that cannot be those of its heads."""
 
+    exit_status = 4
+
 
 class ResultFileError(QKOVError, ValueError):
     """A file that is not a result of this package, or is damaged."""
+
+
+class StoreDamagedError(QKOVError, ValueError):
+    """A store in which something that was committed is missing or not what was written."""
+
+    exit_status = 5
+
+
+class StoreVersionError(QKOVError, ValueError):
+    """A store that another version of this package wrote, or that is none."""
+
+    exit_status = 5
+
+
+class StoreMismatchError(QKOVError, ValueError):
+    """A store that was collected with other settings than those asked for."""
+
+
+class SealedStoreError(QKOVError, ValueError):
+    """New samples for a store whose collection has ended."""
+
+
+class UnsealedStoreError(QKOVError, ValueError):
+    """A store whose collection has not ended, where scores would rest on part of the samples."""
+
+
+class StoreBusyError(QKOVError, BlockingIOError):
+    """A store that another process is writing to."""
+
+    exit_status = 6
+
+
+class DiskError(QKOVError, OSError):
+    """A write that the system refused, or a plan that does not fit the disk; ``errno`` is the system's."""
+
+    exit_status = 7
+
+
+class MemoryLimitError(QKOVError, MemoryError):
+    """A plan, or a single sample, that does not fit the memory."""
+
+    exit_status = 8
+
+
+class CollectionInterrupted(QKOVError, KeyboardInterrupt):
+    """A collection that a signal ended between two passes; what was committed is kept."""
+
+    exit_status = 130
 
 
 class QKOVWarning(UserWarning):
@@ -99,3 +166,7 @@ class DampingWarning(QKOVWarning):
 
 class StatisticsWarning(QKOVWarning):
     """A test that cannot reject, or that is weaker or broader than it looks."""
+
+
+class StoreWarning(QKOVWarning):
+    """A store that can be used but was made or left in a way that its reader should know of."""

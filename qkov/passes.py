@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from . import gradients, samples
-from .errors import OptionError, SampleIdError
+from .errors import MemoryLimitError, OptionError, SampleIdError
 
 _logger = logging.getLogger(__name__)
 
@@ -69,9 +69,12 @@ def _within_memory(model, batch, *rest):
     """Collect a pass, or return None where it takes too much memory and could be smaller."""
     try:
         return gradients.collect_factors(model, batch, *rest)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         if samples.batch_size(batch) == 1:
-            raise
+            raise MemoryLimitError(
+                f"a single sample, {rest[2][0]!r}, does not fit the memory of {next(model.parameters()).device}. Shorten it, "
+                "load the model in bfloat16, or use a device with more memory; earlier samples are kept."
+            ) from error
     return None  # outside the handler, which keeps the tensors of the failed pass alive
 
 

@@ -181,7 +181,7 @@ def test_config_only_needs_no_weights_and_says_so(folders, tmp_path):
     result = inspect(tmp_path, "--config-only")
     assert "LlamaForCausalLM: random weights, built from the configuration" in result.stdout
     assert answer(tmp_path, "--config-only")["layers"] == answer(folders / "llama")["layers"]
-    assert inspect(tmp_path).exit_code == cli.MODEL
+    assert inspect(tmp_path).exit_code == 4
 
 
 @pytest.mark.parametrize("family", ["llama", "bert", "vit"])
@@ -206,7 +206,7 @@ def test_prove_refuses_a_wrong_layout(folders, monkeypatch):
     monkeypatch.setattr(cli, "load_model", lambda *arguments, **options: model)
     assert inspect("wrong").exit_code == 0
     result = inspect("wrong", "--prove")
-    assert result.exit_code == cli.MODEL
+    assert result.exit_code == 4
     assert "not what the model computes" in result.stderr
     assert "proven" not in result.stdout
 
@@ -215,20 +215,20 @@ def test_no_experiment_run_is_not_a_proof(folders, monkeypatch):
     nothing = CheckResult("head_rows", "model", "not run", None, None, 0, 0.0, "no reason")
     monkeypatch.setattr("qkov.checks.prove_layout", lambda *arguments, **options: [nothing])
     result = inspect(folders / "llama", "--prove")
-    assert result.exit_code == cli.MODEL
+    assert result.exit_code == 4
     assert "layout not proven: 0 experiments passed, 1 not run" in result.stdout
     assert "not proven" in result.stderr
 
 
 def test_kind_of_attention_is_chosen_where_there_are_several(folders):
     undecided = inspect(folders / "bart")
-    assert undecided.exit_code == cli.MODEL
+    assert undecided.exit_code == 4
     assert "'decoder.layers.*.encoder_attn'" in undecided.stderr
     result = inspect(folders / "bart", "--attention", "decoder.layers.*.encoder_attn", "--prove")
     assert result.exit_code == 0, result.output
     assert "layers 0-1: decoder.layers.*.encoder_attn" in result.stdout
     assert "layout proven" in result.stdout
-    assert inspect(folders / "bart", "--attention", "decoder").exit_code == cli.MODEL
+    assert inspect(folders / "bart", "--attention", "decoder").exit_code == 4
 
 
 def test_prove_asks_for_a_batch_where_the_model_reads_neither_tokens_nor_images(folders, monkeypatch):
@@ -241,15 +241,15 @@ def test_prove_asks_for_a_batch_where_the_model_reads_neither_tokens_nor_images(
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["missing"], cli.MODEL, "There is no folder"),
-        (["empty"], cli.MODEL, "cannot be loaded"),
-        (["damaged"], cli.MODEL, "cannot be loaded"),
-        (["mamba"], cli.MODEL, "attention"),
-        (["llama", "--layer", "7"], cli.USAGE, "valid layers are 0-1"),
-        (["llama", "--device", "abacus"], cli.USAGE, "'abacus' cannot be used"),
-        (["llama", "--layer", "first"], cli.USAGE, "'--layer'"),
-        (["llama", "--format", "poem"], cli.USAGE, "'poem'"),
-        ([], cli.USAGE, "MODEL"),
+        (["missing"], 4, "There is no folder"),
+        (["empty"], 4, "cannot be loaded"),
+        (["damaged"], 4, "cannot be loaded"),
+        (["mamba"], 4, "attention"),
+        (["llama", "--layer", "7"], 2, "valid layers are 0-1"),
+        (["llama", "--device", "abacus"], 2, "'abacus' cannot be used"),
+        (["llama", "--layer", "first"], 2, "'--layer'"),
+        (["llama", "--format", "poem"], 2, "'poem'"),
+        ([], 2, "MODEL"),
     ],
     ids=lambda value: "-".join(value) or "nothing" if isinstance(value, list) else None,
 )
@@ -263,14 +263,14 @@ def test_error_is_one_message_with_its_status(folders, arguments, status, messag
 
 def test_traceback_is_shown_when_asked(folders):
     result = inspect(folders / "empty", "--traceback")
-    assert result.exit_code == cli.MODEL
+    assert result.exit_code == 4
     assert "Traceback" in result.stderr
 
 
 def test_other_errors_of_ours_count_as_data_and_interruption_has_its_status(monkeypatch):
     for error, status in (
-        (qkov.errors.BatchError("no"), cli.DATA),
-        (OSError("disk"), cli.DATA),
+        (qkov.errors.BatchError("no"), 3),
+        (OSError("disk"), 3),
         (KeyboardInterrupt(), 130),
     ):
 
@@ -287,7 +287,7 @@ def test_unknown_name_on_the_hub_is_no_traceback(monkeypatch):
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
     result = inspect("nobody/nothing")
-    assert result.exit_code == cli.MODEL
+    assert result.exit_code == 4
     assert "\x1b" not in result.stderr
     assert "\\x1b[31m red" in result.stderr
 
@@ -339,5 +339,5 @@ def test_module_runs_as_a_program(folders):
     assert done.returncode == 0, done.stderr
     assert "LlamaForCausalLM: weights loaded" in done.stdout
     usage = subprocess.run([sys.executable, "-m", "qkov", "inspekt"], cwd=ROOT, capture_output=True, text=True)
-    assert usage.returncode == cli.USAGE
+    assert usage.returncode == 2
     assert "python -m qkov" in usage.stderr

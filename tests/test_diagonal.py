@@ -20,6 +20,7 @@ from qkov import formula, gradients, linear_weights
 from qkov.errors import (
     EmptyTaskError,
     LayoutError,
+    MemoryLimitError,
     NonFiniteError,
     OptionError,
     ResultFileError,
@@ -297,7 +298,7 @@ def test_a_sample_without_memory_is_an_error():
     def starving(model, batch):
         raise torch.OutOfMemoryError("planted")
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(MemoryLimitError, match="single sample"):
         qkov.collect_fisher_diagonal(build_model("llama"), build_batch((4, 4)), "a", loss_fn=starving, progress=False)
 
 
