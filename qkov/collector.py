@@ -1,18 +1,35 @@
 """Collect what per-sample gradients are made of, task by task, and hand it out as contributions, gradients, Fisher."""
 
+import contextlib
 from collections.abc import Mapping
 
 import torch
 
-from . import fisher, formula, gradients, linear_weights, losses, passes, reproducibility, sample_rows
+from . import (
+    fisher,
+    formula,
+    gradients,
+    interruption,
+    linear_weights,
+    losses,
+    parts,
+    passes,
+    reproducibility,
+    resources,
+    sample_rows,
+    shards,
+    store_identity,
+)
 from .errors import (
     LayoutError,
     ModelChangedError,
     UnknownParameterError,
     UnknownSampleError,
     UnknownTaskError,
-)  # fmt: skip
+    UnsealedStoreError,
+)
 from .layout import QKOVConfig, uncompiled
+from .store import Store
 
 
 class LazyMapping(Mapping):
@@ -42,7 +59,11 @@ class LazyMapping(Mapping):
 
 
 class FisherCollector:
-    """Hold the samples of every task, as factors of their gradients.
+    """Hold the samples of every task, as factors of their gradients, in memory or on disk.
+
+    With ``store`` every pass is on disk, synced, before the next begins, and after an interruption of any kind the same
+    calls go on where it stopped. A stored collection ends with :meth:`seal`; until then scores are refused, as they would
+    rest on part of the samples. :meth:`open` reads a store.
 
     Args:
         contribution_normalisation: "tokens" (``C = g^2 / tokens``, default) or "none" (``C = g^2``).
@@ -52,6 +73,17 @@ class FisherCollector:
             :func:`qkov.linear_weights.find_linear_weights`. Attention projections are always held, and their gradients
             and scores do not depend on what else is. A feed-forward part takes 1.5 to 2 times the memory of its
             attention.
+        store: Folder to keep samples in: a new one, or one to go on with; see :mod:`qkov.store`. None: in memory.
+        store_dtype: Precision of stored factors: "float32", "float64", "bfloat16", or None for the one of the model.
+            float32 factors kept as bfloat16 change gradients by up to 9e-4 of their size.
+        store_form: "smaller" keeps the whole gradient of a module where that takes fewer bytes than its factors, which is
+            so for samples of more tokens than about 2/3 of the width; "factors" never does: Kronecker factors need tokens.
+        allow_unsealed: Give scores of a store whose collection has not ended.
+        tokenizer: What made the batches; with a store, going on with another one is refused.
+
+    Raises:
+        StoreMismatchError: If the store was collected with other settings.
+        StoreBusyError, StoreDamagedError, StoreVersionError, DiskError: If it cannot be written to.
 
     Example:
         >>> import torch, transformers
@@ -68,8 +100,9 @@ class FisherCollector:
     """
 
     def __init__(
-        self, *, contribution_normalisation="tokens", ema_decay=fisher.EMA_DECAY, attention=None, weights="attention"
-    ):
+        self, *, contribution_normalisation="tokens", ema_decay=fisher.EMA_DECAY, attention=None, weights="attention",
+        store=None, store_dtype=None, store_form="smaller", allow_unsealed=False, tokenizer=None,
+    ):  # fmt: skip
         formula.require_choice("contribution_normalisation", contribution_normalisation, formula.NORMALISATIONS)
         fisher.sample_weights(1, "ema", ema_decay)  # refuses a decay outside (0, 1)
         self.contribution_normalisation = contribution_normalisation
@@ -82,15 +115,79 @@ class FisherCollector:
         self.model_fingerprint = None
         self._tasks = {}
         self._seen = None, None  # the latest loss, and what passes with it showed of the first axis
+        formula.require_choice("store_form", store_form, shards.FORMS)
+        if store_dtype is not None:
+            formula.require_choice("store_dtype", store_dtype, tuple(shards.STORED_DTYPES))
+        self.allow_unsealed = allow_unsealed
+        self._settings = {
+            "contribution_normalisation": contribution_normalisation,
+            "ema_decay": ema_decay,
+            "attention": attention,
+            "weights": list(self._asked),
+            "store_dtype": store_dtype,
+            "store_form": store_form,
+            "tokenizer": None if tokenizer is None else reproducibility.tokenizer_fingerprint(tokenizer),
+        }
+        self._store, self._header, self._next_number = None, None, {}
+        if store is not None:
+            self._take(Store.writing(store))
+
+    @classmethod
+    def open(cls, path, allow_unsealed=False):
+        """Read a stored collection: everything but ``collect_fisher``; factors are read from disk when asked for.
+
+        Args:
+            path: Folder of the store. allow_unsealed: Also where collection has not ended; scores then rest on part of
+                the samples.
+
+        Raises:
+            StoreNotFoundError, StoreVersionError: If there is no store that this version reads.
+            StoreDamagedError: If something that was committed is missing or changed. Shards are also checked at each
+                reading; ``python -m qkov store verify`` checks all at once.
+            UnsealedStoreError: If collection has not ended.
+        """
+        found = Store.reading(path, allow_unsealed=allow_unsealed)
+        settings = found.header["settings"]
+        names = ("contribution_normalisation", "ema_decay", "attention", "weights", "store_dtype", "store_form")
+        collector = cls(allow_unsealed=allow_unsealed, **{name: settings[name] for name in names})
+        collector._settings = dict(settings)
+        collector._take(found)
+        return collector
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception):
-        self.seal()
+    def __exit__(self, kind, error, trace):
+        """End a stored collection; after an error it only stops, and the same calls go on with it."""
+        if kind is None:
+            self.seal()
+        else:
+            self.close()
+
+    @property
+    def store(self):
+        """Folder of the store, or None."""
+        return None if self._store is None else self._store.folder
+
+    @property
+    def sealed(self):
+        """Whether a stored collection has ended; None in memory."""
+        return None if self._store is None else self._store.sealed
 
     def seal(self):
         """End a stored collection; in memory there is nothing to end, and collecting may go on."""
+        if self._store is not None:
+            self._store.seal()
+
+    def unseal(self):
+        """Take the seal off a store, so that more samples can be added; no-op in memory."""
+        if self._store is not None:
+            self._store.unseal()
+
+    def close(self):
+        """Give a store back to other writers without ending its collection; no-op in memory."""
+        if self._store is not None:
+            self._store.close()
 
     @property
     def tasks(self):
@@ -127,8 +224,8 @@ class FisherCollector:
                 ``[N, T]`` (unshifted, -100: not in the loss), ``position_ids``; or an iterable of such mappings. With a
                 ``loss_fn``, any mapping of tensors whose first axis is the sample.
             task: Name of the task; samples are appended.
-            sample_ids: Ints or strings, one type per task; default: the next integers. An id that is known with the
-                same input and loss is skipped.
+            sample_ids: Ints or strings, one type per task; default: the next integers, with a store from 0 on again in each
+                process. An id that is known with the same input and loss is skipped: that is how a stored run resumes.
             clusters: One label per sample (document, template) for statistics; kept, not used here.
             loss_fn: ``loss_fn(model, batch) -> losses [N]`` or ``(losses [N], tokens [N])``; must not mix samples.
                 Default: causal language modelling, ``qkov.losses.causal_lm_loss``.
@@ -147,22 +244,44 @@ class FisherCollector:
         if self._seen[0] is not loss_fn:  # the loss is what calls the model
             self._seen = loss_fn, sample_rows.FirstAxis()
         known = {one.sample_id: one.digest for one in self._tasks.get(task, {}).values()}
-        supplies = passes.Supply(sample_ids, "sample_ids"), passes.Supply(clusters, "clusters")
-        for one in passes.collect_samples(
-            model, batch, task, known, self.config, self._weights, loss_fn, self._seen[1], *supplies,
-            micro_batch=micro_batch, progress=progress,
-        ):  # fmt: skip
-            self._tasks.setdefault(task, {})[one.sample_id] = one
-        self._tasks.setdefault(task, {})  # a batch of no samples makes an empty task
+        ids = passes.Supply(sample_ids, "sample_ids") if sample_ids is not None else self._numbers(task)
+        supplies = ids, passes.Supply(clusters, "clusters")
+        name = passes.full_name(loss_fn)
+        with interruption.deferred() if self._store is not None else contextlib.nullcontext() as interrupted:
+            for found in passes.collect_passes(
+                model, batch, task, known, self.config, self._weights, loss_fn, self._seen[1], *supplies,
+                micro_batch=micro_batch, progress=progress, plan=self._planned(model, task),
+            ):  # fmt: skip
+                self._tasks.setdefault(task, {}).update((one.sample_id, one) for one in self._kept(task, name, found))
+                if interrupted is not None:
+                    interrupted.check(
+                        f"{len(self._tasks[task])} samples of task {task!r} are committed in {str(self.store)!r}. To go on, "
+                        "run the same command, or call collect_fisher with the same arguments, again."
+                    )
+        if task not in self._tasks:  # a batch of no samples makes an empty task
+            self._tasks[task] = {}
+            if self._store is not None:
+                self._started_store().add_task(task)
         for supply in supplies:
             supply.check_used(task)
+        if isinstance(ids, passes.Numbers):
+            self._next_number[task] = ids.next
 
     def samples(self, task):
-        """Return the samples of a task in the order of collection.
+        """Return the samples of a task in the order of collection, to compute with.
 
         Raises:
             UnknownTaskError: If the task was never collected.
+            UnsealedStoreError: If the collection is stored and has not ended, and that is not allowed.
         """
+        if self.sealed is False and not self.allow_unsealed:
+            raise UnsealedStoreError(
+                f"collection into {str(self.store)!r} has not ended, so scores would rest on part of the samples. Call "
+                "seal() when all tasks are collected, or give FisherCollector(store=..., allow_unsealed=True)."
+            )
+        return self._members(task)
+
+    def _members(self, task):
         if task not in self._tasks:
             known = ", ".join(map(repr, self._tasks)) or "none"
             raise UnknownTaskError(f"no task {task!r} was collected; known tasks: {known}.")
@@ -170,10 +289,10 @@ class FisherCollector:
 
     def sample(self, task, sample_id):
         """Return one sample of a task by its id."""
-        for one in self.samples(task):
+        for one in self._members(task):
             if one.sample_id == sample_id and isinstance(sample_id, str) == isinstance(one.sample_id, str):
                 return one
-        ids = [one.sample_id for one in self.samples(task)]
+        ids = [one.sample_id for one in self._members(task)]
         raise UnknownSampleError(
             f"task {task!r} has no sample {sample_id!r}; it holds {len(ids)} samples"
             + (f" from {ids[0]!r} to {ids[-1]!r}." if ids else ".")
@@ -181,11 +300,11 @@ class FisherCollector:
 
     def sample_ids(self, task):
         """Return the ids of a task's samples in the order of collection."""
-        return tuple(one.sample_id for one in self.samples(task))
+        return tuple(one.sample_id for one in self._members(task))
 
     def clusters(self, task):
         """Return ``{id: cluster label or None}``."""
-        return {one.sample_id: one.cluster for one in self.samples(task)}
+        return {one.sample_id: one.cluster for one in self._members(task)}
 
     @property
     def contribution_cache(self):
@@ -242,7 +361,7 @@ class FisherCollector:
         return sums
 
     def _task_contributions(self, task):
-        keys = {f"{task}_{one.sample_id}": one for one in self.samples(task)}
+        keys = {f"{task}_{one.sample_id}": one for one in self._members(task)}
         return LazyMapping(keys, lambda key: self._contributions(keys[key]), UnknownSampleError)
 
     def _contributions(self, sample):
@@ -265,12 +384,20 @@ class FisherCollector:
         def build(name):
             if name in weights:
                 return gradients.parameter_gradient(sample.factors, weights[name])
-            return gradients.widened(sample.factors[biases[name].module_name].deltas).sum(0)
+            return sample.factors[biases[name].module_name].delta_sum
 
         return LazyMapping([*attention, *biases, *weights], build, UnknownParameterError)
 
     def _bind(self, model):
         check_one_device(model)
+        stored = None if self._store is None else self._store.header
+        if stored is not None:
+            found = store_identity.describe_model(model, self.config)
+            store_identity.require_same_model(stored["model"], found, self.store)
+            store_identity.warn_of_environment(
+                stored["environment"], store_identity.describe_environment(model), self.store
+            )
+            return
         fingerprint = reproducibility.model_fingerprint(model)
         if not any(self._tasks.values()):  # nothing is held yet, so a failed first call binds to no model
             self.config = QKOVConfig.from_model(model, attention=self.attention)
@@ -278,11 +405,69 @@ class FisherCollector:
             self._left_out = linear_weights.explain_left_out(model, self.config, self._asked)
             self.model_fingerprint = fingerprint
             self._seen = None, None
+            if self._store is not None:
+                self._header = store_identity.header(model, self._settings, self.config, self._weights, self._left_out)
         elif fingerprint != self.model_fingerprint:
             raise ModelChangedError(
                 "this collector holds gradients of other weights than the model's current ones; scores across the two "
                 "would mean nothing. Use a new FisherCollector for the changed model."
             )
+
+    def _numbers(self, task):
+        """Ids of samples that were given none. In a store they begin at 0 again in each process, so that it resumes."""
+        if self._store is None or any(isinstance(one, str) for one in self._tasks.get(task, ())):
+            return passes.Supply(None, "sample_ids")
+        return passes.Numbers(self._next_number.get(task, 0))
+
+    def _take(self, found):
+        """Take over what a store holds."""
+        try:
+            if found.header is not None:
+                store_identity.require_same_settings(found.header["settings"], self._settings, found.folder)
+                self._weights, self.config = parts.read_layout(found.header["layout"])
+                self._left_out = found.header["left_out"]
+                self.model_fingerprint = found.header["model"]["fingerprint"]
+                self._tasks = found.samples()
+        except BaseException:
+            found.close()
+            raise
+        self._store = found
+
+    def _started_store(self):
+        """The store, with its header."""
+        if self._store.header is None:
+            self._store.create(self._header)
+        return self._store
+
+    def _kept(self, task, loss, found):
+        """Commit the samples of a pass, if they are stored; return them as they are held."""
+        if self._store is None:
+            return found
+        dtype = shards.STORED_DTYPES.get(self._settings["store_dtype"])
+        form = self._settings["store_form"]
+        return self._started_store().commit(task, loss, found, self.config, dtype=dtype, form=form)
+
+    def _planned(self, model, task):
+        """What refuses, before the first pass of a batch, samples that cannot be kept."""
+        itemsize = next(model.parameters()).dtype.itemsize
+        on_cpu = next(model.parameters()).device.type == "cpu"
+
+        def plan(num_samples, num_tokens):
+            what = f"collecting {num_samples} samples of task {task!r}"
+            if self._store is None:
+                if on_cpu:  # an accelerator says by itself when it is full, and the pass is halved
+                    resources.require_memory(
+                        resources.sample_bytes(self._weights, self.config, num_tokens, itemsize), what
+                    )
+                return
+            self._store.require_open()
+            dtype = shards.STORED_DTYPES.get(self._settings["store_dtype"])
+            needed = resources.sample_bytes(
+                self._weights, self.config, num_tokens, itemsize if dtype is None else dtype.itemsize
+            )
+            resources.require_disk(self.store, needed, what)
+
+        return plan
 
 
 def check_one_device(model):

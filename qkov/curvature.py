@@ -122,7 +122,7 @@ def reached(one, layout, projection):
     what lies behind the last label, and for O of the last layer not a prompt without labels: whether collection kept
     such tokens must not matter.
     """
-    length = len(one.factors[projection.module_name].deltas)
+    length = len(gradients.require_tokens(one, projection.module_name).deltas)
     peers = {other.module_name for other in layout.projections if other.side == projection.side}
     deltas = [one.factors[name].deltas for name in sorted(peers)]
     return torch.stack([(delta != 0).any(-1) for delta in deltas if len(delta) == length]).any(0)

@@ -100,6 +100,10 @@ class ResultFileError(QKOVError, ValueError):
     """A file that is not a result of this package, or is damaged."""
 
 
+class StoreNotFoundError(QKOVError, FileNotFoundError):
+    """A folder that holds no store."""
+
+
 class StoreDamagedError(QKOVError, ValueError):
     """A store in which something that was committed is missing or not what was written."""
 
@@ -107,7 +111,7 @@ class StoreDamagedError(QKOVError, ValueError):
 
 
 class StoreVersionError(QKOVError, ValueError):
-    """A store that another version of this package wrote, or that is none."""
+    """A store that another version of this package wrote."""
 
     exit_status = 5
 

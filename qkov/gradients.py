@@ -14,7 +14,7 @@ import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from . import sample_rows
-from .errors import BatchError, ModuleReuseError, NonFiniteError, PrecisionError
+from .errors import BatchError, ModuleReuseError, NonFiniteError, OptionError, PrecisionError
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,19 @@ class Factors:
 
     Tokens whose output gradient is zero at every projection of the layer are left out; they add nothing. Where samples
     are not along the first axis, those are left out that are zero at every projection which reads them.
+
+    ``bias [d_out]`` is given where the rows are no tokens but the whole gradient, ``deltas [d_in, d_out]``, beside an
+    identity: then the bias's gradient is no longer the sum of deltas, and nothing that needs tokens can be computed.
     """
 
     inputs: torch.Tensor
     deltas: torch.Tensor
+    bias: torch.Tensor | None = None
+
+    @property
+    def delta_sum(self):
+        """The gradient of the module's bias, ``[d_out]``, float32 or wider."""
+        return widened(self.deltas).sum(0) if self.bias is None else self.bias
 
 
 def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None, weights=None):
@@ -113,6 +122,9 @@ def slice_gradient(factors, projection, unit, out, columns=(None, None)):
 
 def bias_gradient(factors, projection, unit, out):
     """Write the gradient of a slice's bias, the sum of delta over tokens, into ``out [width]``."""
+    if factors[projection.module_name].bias is not None:
+        out.copy_(_head_bias(factors, projection, unit))
+        return
     head, _ = slice_factors(factors, projection, unit)
     torch.sum(head.to(out), dim=0, out=out)
 
@@ -133,8 +145,31 @@ def squared_norm(factors, projection):
 
 def squared_bias_norm(factors, projection):
     """Sum the squared bias gradient over all heads of a block."""
-    heads = [slice_factors(factors, projection, unit)[0] for unit in range(projection.num_units)]
-    return float(sum(widened(head).sum(0).square().sum(dtype=torch.float64) for head in heads))
+    heads = [_head_bias(factors, projection, unit) for unit in range(projection.num_units)]
+    return float(sum(head.square().sum(dtype=torch.float64) for head in heads))
+
+
+def _head_bias(factors, projection, unit):
+    whole = factors[projection.module_name].bias
+    if whole is not None:
+        return whole[slice(*projection.interval(unit))]
+    return widened(slice_factors(factors, projection, unit)[0]).sum(0)
+
+
+def require_tokens(sample, module_name):
+    """Return the factors of a module, or say that only its whole gradient is held.
+
+    Raises:
+        OptionError: If so.
+    """
+    pair = sample.factors[module_name]
+    if pair.bias is not None:
+        raise OptionError(
+            f"sample {sample.sample_id!r} holds the whole gradient of {module_name!r}, which takes fewer bytes than its "
+            "tokens, and Kronecker factors need the tokens. Collect it with FisherCollector(store=..., "
+            "store_form='factors')."
+        )
+    return pair
 
 
 def widened(tensor):

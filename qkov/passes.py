@@ -16,9 +16,16 @@ _logger = logging.getLogger(__name__)
 TOKENS_PER_PASS = {"cpu": 512, "cuda": 16384}
 
 
-def collect_samples(
+def collect_samples(*arguments, **options):
+    """Yield the samples of :func:`collect_passes` one by one. One that the caller drops is gone before the next."""
+    for found in collect_passes(*arguments, **options):
+        while found:
+            yield found.pop(0)
+
+
+def collect_passes(
     model, batch, task, known, config, weights, loss_fn, first_axis, sample_ids, clusters, *, micro_batch=None,
-    progress=True,
+    progress=True, plan=None,
 ):  # fmt: skip
     """Cut batches into passes and yield the samples of each, once the whole pass has succeeded.
 
@@ -27,9 +34,10 @@ def collect_samples(
         known: ``{id: digest}`` of samples that are there; those of this call are added.
         config, weights, first_axis: As for ``gradients.collect_factors``.
         sample_ids, clusters: A :class:`Supply` each.
+        plan: Called with the number of new samples of a batch and of their tokens, before its first pass; may refuse.
 
     Yields:
-        ``samples.Sample``. One that the caller drops is gone before the next pass.
+        Lists of ``samples.Sample``.
     """
     batches = [batch] if isinstance(batch, Mapping) else batch
     if not isinstance(batches, Iterable):
@@ -44,10 +52,12 @@ def collect_samples(
             names = samples.assign_ids(task, known, num_samples, sample_ids.take(num_samples))
             labels = _one_each(task, clusters.take(num_samples), num_samples)
             samples.check_tokens(model, one)
-            digests = [samples.row_digest(one, row, _full_name(loss_fn)) for row in range(num_samples)]
+            digests = [samples.row_digest(one, row, full_name(loss_fn)) for row in range(num_samples)]
             new = [row for row in range(num_samples) if not _is_known(task, known, names[row], digests[row])]
             fitting = micro_batch or max(1, TOKENS_PER_PASS.get(device.type, 512) // _tokens_per_sample(one))
             bar.update(num_samples - len(new))
+            if new and plan is not None:
+                plan(len(new), _num_tokens(one, new))
             while new:
                 rows = new[: min(most, fitting)]
                 passed = [names[row] for row in rows]
@@ -57,10 +67,12 @@ def collect_samples(
                     most = len(rows) // 2
                     _logger.warning("out of memory with %d samples per pass; at most %d from here on", len(rows), most)
                     continue
-                for row in rows:
-                    factors, tokens = results.pop(0)
-                    known[names[row]] = digests[row]
-                    yield samples.Sample(names[row], labels[row], tokens, digests[row], factors)
+                known.update((names[row], digests[row]) for row in rows)
+                yield [
+                    samples.Sample(names[row], labels[row], tokens, digests[row], factors)
+                    for row, (factors, tokens) in zip(rows, results, strict=True)
+                ]
+                del results
                 bar.update(len(rows))
                 new = new[len(rows) :]
 
@@ -125,6 +137,21 @@ class Supply:
             raise SampleIdError(f"task {task!r}: {left} more {self._name} than samples; expected one each.")
 
 
+class Numbers:
+    """Hand out integers, for samples without ids, from a first one on."""
+
+    def __init__(self, first):
+        self.next = first
+
+    def take(self, count):
+        """Return the next few."""
+        self.next += count
+        return list(range(self.next - count, self.next))
+
+    def check_used(self, task):
+        """There is no end to them."""
+
+
 def _total(batch):
     return samples.batch_size(batch) if isinstance(batch, Mapping) else None
 
@@ -133,5 +160,13 @@ def _tokens_per_sample(batch):
     return max([1, *(value.shape[1] for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim > 1)])
 
 
-def _full_name(loss_fn):
+def _num_tokens(batch, rows):
+    mask = batch.get("attention_mask")
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        return int((mask[rows] != 0).sum())
+    return len(rows) * _tokens_per_sample(batch)
+
+
+def full_name(loss_fn):
+    """Name a loss function, for the record; two of one name count as the same."""
     return f"{loss_fn.__module__}.{getattr(loss_fn, '__qualname__', type(loss_fn).__qualname__)}"

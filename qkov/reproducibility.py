@@ -48,6 +48,17 @@ def model_fingerprint(model):
     return digest.hexdigest()
 
 
+def tokenizer_fingerprint(tokenizer):
+    """Hash what a tokenizer makes of text: its vocabulary, its special tokens, and the ids of a sample text."""
+    probe = "qkov  Probe 0123456789\n\ttab, naïve café — ΑΒΓ 你好 🙂 'quoted' x_y-z."
+    content = (
+        sorted(tokenizer.get_vocab().items()),
+        sorted(tokenizer.all_special_ids),
+        list(tokenizer(probe)["input_ids"]),
+    )
+    return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _configuration(model):
     config = getattr(model, "config", None)
     if hasattr(config, "to_dict"):

@@ -7,20 +7,14 @@ Nothing in such a file is executed.
 
 import hashlib
 import json
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 
-from . import errors
+from . import durable, errors
+from .canonical import canonical_json
 
 METADATA_KEY = "qkov"
-
-
-def canonical_json(value):
-    """Write JSON that depends on the value alone: sorted keys, ASCII, no spaces, no NaN."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 
 
 def digest(content, arrays):
@@ -45,6 +39,9 @@ def write(path, content, arrays, *, format_name, format_version):
 
     Returns:
         The path.
+
+    Raises:
+        DiskError: If the system refuses; nothing has changed.
     """
     from safetensors.numpy import save
 
@@ -52,26 +49,8 @@ def write(path, content, arrays, *, format_name, format_version):
     description["sha256"] = digest(description, arrays)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(temporary, "xb") as stream:
-            stream.write(save(arrays, metadata={METADATA_KEY: canonical_json(description)}))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    durable.write_file(path, [save(arrays, metadata={METADATA_KEY: canonical_json(description)})])
     return path
-
-
-def _sync_folder(folder):
-    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder; there the rename alone has to do
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def read(path, *, format_name, format_version):

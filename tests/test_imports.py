@@ -19,6 +19,11 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 LEVELS = (
     (
         "errors",
+        "canonical",
+        "durable",
+        "journal",
+        "store_lock",
+        "interruption",
         "reproducibility",
         "geometry",
         "formula",
@@ -41,8 +46,19 @@ LEVELS = (
         "samples",
         "reference",
     ),
-    ("layout", "linear_weights", "parts", "step"),
-    ("sample_rows", "gradients", "passes", "scoring", "curvature", "attention_patterns"),
+    ("layout", "linear_weights", "parts", "step", "resources", "store_identity"),
+    (
+        "sample_rows",
+        "gradients",
+        "shards",
+        "store_contents",
+        "store",
+        "store_repair",
+        "passes",
+        "scoring",
+        "curvature",
+        "attention_patterns",
+    ),
     (
         "collector",
         "meaning",

@@ -1,0 +1,175 @@
+"""Bytes on disk that are still there after a crash: whole files, appended lines, folders.
+
+What the system promises after a power failure is only what was synced: the bytes of a file by ``fsync`` of the file, its
+name by ``fsync`` of the folder. So a file is written under another name, synced, renamed, and the folder synced; a reader,
+or a crash, finds the old file or the whole new one. All changes of files go through this module's ``os``, which is how
+tests count, refuse and record them.
+
+An error of the system becomes a :class:`qkov.errors.DiskError` that keeps its ``errno`` and says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .errors import DiskError
+
+PART = ".part"
+"""How the name of a file that is still being written ends."""
+
+REMEDIES = {
+    errno.ENOSPC: "Free some space, or use a store on another disk",
+    errno.EDQUOT: "Free some of your quota, or use a store on another disk",
+    errno.EROFS: "The file system is read-only: use another folder",
+    errno.EACCES: "Check who owns the folder and its permissions, or use another folder",
+    errno.EPERM: "Check who owns the folder and its permissions, or use another folder",
+    errno.EMFILE: "Close files, or raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "Close files, or raise the limit on open files of the system",
+    errno.EIO: "The disk reports a fault: check it, and use another one",
+}
+
+
+@contextlib.contextmanager
+def refusals(path: Path | str, action: str) -> Iterator[None]:
+    """Turn an ``OSError`` into a :class:`DiskError` about a path."""
+    try:
+        yield
+    except DiskError:
+        raise
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "Check the disk and the folder")
+        told = DiskError(
+            f"cannot {action} {str(path)!r}: {error.strerror or error}. {remedy}, then run the same command again; what "
+            "was committed before is kept."
+        )
+        told.errno = error.errno
+        raise told from error
+
+
+def write_file(path: Path, parts: Iterable[bytes | memoryview], *, sync_name: bool = True) -> None:
+    """Write a file, whole or not at all; an existing one is replaced.
+
+    Args:
+        path: Where to.
+        parts: Bytes, one after another.
+        sync_name: Sync the folder too. With False the caller does it with :func:`sync_folder`, once for many files.
+
+    Raises:
+        DiskError: If the system refuses; nothing has changed.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
+    with refusals(path, "write"):
+        try:
+            handle = os.open(
+                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flag("O_CLOEXEC") | _flag("O_BINARY"), 0o666
+            )
+            try:
+                for part in parts:
+                    _write_all(handle, part)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to report
+                os.unlink(temporary)
+            raise
+        if sync_name:
+            sync_folder(path.parent)
+
+
+def append(path: Path, data: bytes, *, size: int) -> None:
+    """Append to a file that has ``size`` bytes, and sync it.
+
+    Raises:
+        DiskError: If the system refuses; the file is cut back to its size, as far as the system allows that.
+    """
+    with refusals(path, "append to"):
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | _flag("O_CLOEXEC") | _flag("O_BINARY"))
+        try:
+            try:
+                _write_all(handle, data)
+                os.fsync(handle)
+            except BaseException:
+                # Otherwise the next line would follow half a line. If this fails as well, the next opening does it.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(handle, size)
+                raise
+        finally:
+            os.close(handle)
+
+
+def cut(path: Path, size: int) -> None:
+    """Cut a file back to ``size`` bytes, and sync it."""
+    with refusals(path, "cut"):
+        handle = os.open(path, os.O_WRONLY | _flag("O_CLOEXEC") | _flag("O_BINARY"))
+        try:
+            os.ftruncate(handle, size)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that are missing, and sync the names of all that were made."""
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    with refusals(path, "make the folder"):
+        for one in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(one)
+            sync_folder(one.parent)
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files and sync their folders; one that is not there is no error."""
+    paths = list(paths)
+    for path in paths:
+        with refusals(path, "remove"), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    for folder in {path.parent for path in paths}:
+        sync_folder(folder)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file and sync both folders."""
+    with refusals(source, "move"):
+        os.replace(source, target)
+    for folder in {source.parent, target.parent}:
+        sync_folder(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Sync the names in a folder."""
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder; there the rename alone has to do
+        return
+    with refusals(folder, "sync the folder"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | _flag("O_CLOEXEC"))
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read_range(path: Path, start: int, size: int) -> bytearray:
+    """Read ``size`` bytes from ``start``, fewer where the file ends before."""
+    found = bytearray()
+    with open(path, "rb", buffering=0) as stream:
+        stream.seek(start)
+        while len(found) < size and (part := stream.read(size - len(found))):  # at most 2 GB at a time on Linux
+            found += part
+    return found
+
+
+def _write_all(handle: int, data: bytes | memoryview) -> None:
+    left = memoryview(data).cast("B")
+    while left:
+        left = left[os.write(handle, left) :]  # a write may take less than it was given
+
+
+def _flag(name: str) -> int:
+    return getattr(os, name, 0)
