@@ -22,9 +22,13 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import CollectionInterrupted, LayoutError, OptionError, QKOVError
+from .errors import CollectionInterrupted, LayoutError, OptionError, QKOVError, StoreDamagedError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+store_app = typer.Typer(no_args_is_help=True, help="Look after stores of collected gradients.")
+app.add_typer(store_app, name="store")
 
 
 class Form(StrEnum):
@@ -86,6 +90,60 @@ def inspect(
             _echo(proof_line(results))
         if results and not any(result.status == "passed" for result in results):
             raise LayoutError("The layout is not proven: no experiment could be run on this model.")
+
+
+@store_app.command()
+def info(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a store.")],
+    form: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.table,
+    with_traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
+) -> None:
+    """Say what a store holds, from its header and journal; shards are not read."""
+    with _told_errors(with_traceback):
+        from . import store_repair
+
+        _echo_report(store_repair.store_info(path), form)
+
+
+@store_app.command()
+def verify(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a store.")],
+    form: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.table,
+    with_traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
+) -> None:
+    """Read every byte of a store and compare it with what was written. Ends with 5 if something is damaged."""
+    with _told_errors(with_traceback):
+        from . import store_repair
+
+        report = store_repair.verify_store(path)
+        _echo_report(report, form)
+        if report.problems:
+            raise StoreDamagedError(
+                f'{str(path)!r} is damaged in {len(report.problems)} places, see above. "qkov store repair" keeps the rest.'
+            )
+        if form is Form.table:
+            _echo("every byte is what was written")
+
+
+@store_app.command()
+def repair(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of a store.")],
+    form: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.table,
+    with_traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
+) -> None:
+    """Keep what is sound of a damaged store, set the rest aside, and name what was lost. Ends with 5 if anything was."""
+    with _told_errors(with_traceback):
+        from . import store_repair
+
+        report = store_repair.repair_store(path)
+        _echo_report(report, form)
+        if report.damaged:
+            lost = "; ".join(f"sample {sample_id!r} of task {task!r}" for task, sample_id in report.damaged[:8])
+            more = f" and {len(report.damaged) - 8} more" if len(report.damaged) > 8 else ""
+            raise StoreDamagedError(
+                f"lost: {lost}{more}. The rest is kept. Run the collection again with the same inputs to collect what was "
+                "lost."
+            )
 
 
 def main(prog_name: str = "qkov") -> None:
@@ -212,6 +270,13 @@ def _echo(text: str, *, err: bool = False) -> None:
     # A name may hold escape sequences, and a terminal would obey them.
     shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
     typer.echo(shown, err=err)
+
+
+def _echo_report(report: Any, form: Form) -> None:
+    if form is Form.json:
+        _echo(json.dumps({**asdict(report), "folder": str(report.folder)}, indent=1, allow_nan=False))
+    else:
+        _echo(str(report))
 
 
 def _first_line(error: BaseException) -> str:

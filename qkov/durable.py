@@ -92,11 +92,13 @@ def append(path: Path, data: bytes, *, size: int) -> None:
     with refusals(path, "append to"):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | _flag("O_CLOEXEC") | _flag("O_BINARY"))
         try:
+            if os.fstat(handle).st_size > size:  # left by an append that failed and could not be cut back
+                os.ftruncate(handle, size)
             try:
                 _write_all(handle, data)
                 os.fsync(handle)
             except BaseException:
-                # Otherwise the next line would follow half a line. If this fails as well, the next opening does it.
+                # Otherwise the next line would follow half a line. If this fails as well, the next append does it.
                 with contextlib.suppress(OSError):
                     os.ftruncate(handle, size)
                 raise

@@ -108,7 +108,7 @@ def encode(
     description = {
         "sample": _described(sample),
         "place": {**vars(place)},
-        "modules": modules,
+        "modules": [[name, modules[name]] for name in sample.factors],  # a list, because JSON here sorts its keys
         "squared_norms": norms,
         "crc32": {name: zlib.crc32(_raw(tensor)) for name, tensor in tensors.items()},
         "shapes": {name: [str(tensor.dtype), *tensor.shape] for name, tensor in tensors.items()},
@@ -245,7 +245,9 @@ class Shard(Mapping):
             self.damaged("its header does not match its checksum")
         try:
             header = json.loads(raw[8:])
-            return json.loads(header.pop("__metadata__")[METADATA_KEY]), header, start
+            description = json.loads(header.pop("__metadata__")[METADATA_KEY])
+            description["modules"] = dict(description["modules"])
+            return description, header, start
         except (ValueError, KeyError, TypeError) as error:
             self.damaged(f"its header cannot be read ({error!r})", error)
 

@@ -195,7 +195,7 @@ def _take(record: dict[str, Any], found: Contents) -> None:
 
 def _compare_headers(found: Contents, records: tuple[dict[str, Any], ...]) -> None:
     first = records[0].get("header") if records and records[0].get("kind") == "store" else None
-    if records and first is None:
+    if first is None and (records or found.header is not None):
         found.problems.append("journal: its first line, the header, is missing")
     elif found.header is not None and first != found.header:
         found.problems.append("the journal's first line is not the header")

@@ -1,0 +1,108 @@
+"""Writes that are synced in the right order, and refusals of the system that say what to do."""
+
+import errno
+import os
+
+import pytest
+
+from qkov import durable, errors
+
+
+class Recorded:
+    """``os``, with what is done to files written down and, at a chosen call, refused."""
+
+    def __init__(self, fail_at=None, number=errno.ENOSPC, short=0):
+        self.calls, self.fail_at, self.number, self.short = [], fail_at, number, short
+
+    def __getattr__(self, name):
+        real = getattr(os, name)
+        if name not in ("open", "write", "fsync", "replace", "unlink", "ftruncate", "mkdir"):
+            return real
+
+        def call(*arguments, **options):
+            self.calls.append(name)
+            if self.fail_at == len(self.calls):
+                raise OSError(self.number, os.strerror(self.number))
+            if name == "write" and self.short:
+                return real(arguments[0], arguments[1][: self.short])
+            return real(*arguments, **options)
+
+        return call
+
+
+def watched(monkeypatch, **options):
+    recorded = Recorded(**options)
+    monkeypatch.setattr(durable, "os", recorded)
+    return recorded
+
+
+def test_a_file_is_synced_before_it_is_named_and_its_name_after(monkeypatch, tmp_path):
+    recorded = watched(monkeypatch)
+    durable.write_file(tmp_path / "x", [b"ab", memoryview(b"cd")])
+    assert recorded.calls == ["open", "write", "write", "fsync", "replace", "open", "fsync"]
+    assert (tmp_path / "x").read_bytes() == b"abcd"
+
+
+def test_an_append_is_synced(monkeypatch, tmp_path):
+    (tmp_path / "x").write_bytes(b"12")
+    recorded = watched(monkeypatch)
+    durable.append(tmp_path / "x", b"34", size=2)
+    assert recorded.calls == ["open", "write", "fsync"]
+    assert (tmp_path / "x").read_bytes() == b"1234"
+
+
+def test_short_writes_are_continued(monkeypatch, tmp_path):
+    watched(monkeypatch, short=3)
+    durable.write_file(tmp_path / "x", [b"0123456789"])
+    durable.append(tmp_path / "x", b"abcdefgh", size=10)
+    assert (tmp_path / "x").read_bytes() == b"0123456789abcdefgh"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE, errno.EDQUOT])
+@pytest.mark.parametrize("fail_at", range(1, 6))
+def test_a_refused_write_changes_nothing(monkeypatch, tmp_path, number, fail_at):
+    (tmp_path / "x").write_bytes(b"old")
+    watched(monkeypatch, fail_at=fail_at, number=number)
+    with pytest.raises(errors.DiskError) as raised:
+        durable.write_file(tmp_path / "x", [b"new", b"er"])
+    assert (raised.value.errno, raised.value.exit_status) == (number, 7)
+    assert str(tmp_path / "x") in str(raised.value) or str(tmp_path) in str(raised.value)
+    assert durable.REMEDIES[number] in str(raised.value)
+    assert "run the same command again" in str(raised.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": b"old"}
+
+
+@pytest.mark.parametrize("fail_at", [1, 2, 3])
+def test_a_refused_append_is_cut_back(monkeypatch, tmp_path, fail_at):
+    (tmp_path / "x").write_bytes(b"12")
+    watched(monkeypatch, fail_at=fail_at, short=1)
+    with pytest.raises(errors.DiskError):
+        durable.append(tmp_path / "x", b"3456", size=2)
+    assert (tmp_path / "x").read_bytes() == b"12"
+
+
+def test_an_append_after_a_failed_one_that_could_not_be_cut_back(tmp_path):
+    (tmp_path / "x").write_bytes(b"12" + b"half a li")
+    durable.append(tmp_path / "x", b"34", size=2)
+    assert (tmp_path / "x").read_bytes() == b"1234"
+
+
+def test_a_removed_file_may_be_gone_already(tmp_path):
+    (tmp_path / "x").write_bytes(b"1")
+    durable.remove([tmp_path / "x", tmp_path / "y"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_are_made_with_their_parents(tmp_path):
+    durable.make_folder(tmp_path / "a" / "b")
+    durable.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "f").write_bytes(b"")
+    with pytest.raises(errors.DiskError, match="make the folder"):
+        durable.make_folder(tmp_path / "f" / "g")
+
+
+def test_reading_past_the_end_gives_what_is_there(tmp_path):
+    (tmp_path / "x").write_bytes(b"012345")
+    assert durable.read_range(tmp_path / "x", 4, 10) == b"45"
+    assert durable.read_range(tmp_path / "x", 1, 2) == b"12"
