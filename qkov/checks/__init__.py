@@ -13,6 +13,7 @@ from . import (
     prediction_laws,
     result_laws,
     score_laws,
+    store_laws,
 )
 from .case import Case
 from .measurement import BOUNDS, Comparison, Measurement, NotRun
@@ -37,6 +38,7 @@ for _module in (
     result_laws,
     importance_laws,
     prediction_laws,
+    store_laws,
 ):
     globals().update({f"check_{name}": law for name, law in CHECKS.items() if law.__module__ == _module.__name__})
 

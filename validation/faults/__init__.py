@@ -10,7 +10,7 @@ Example:
     ('caught', ['relabelling'])
 """
 
-from . import collecting, curvature, cutting, fishers, formulas, loss, predicting, pruned, results
+from . import collecting, curvature, cutting, fishers, formulas, loss, predicting, pruned, results, stored
 from .planting import FAULTS, Fault, planted
 from .run import MARGIN, FaultResult, run_fault, run_faults, run_unfaulted, unexercised
 
@@ -32,5 +32,6 @@ __all__ = [
     "run_fault",
     "run_faults",
     "run_unfaulted",
+    "stored",
     "unexercised",
 ]
