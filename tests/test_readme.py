@@ -1,9 +1,13 @@
 """README's example runs as printed, and what it names exists."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from qkov import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -11,7 +15,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    "rest", ["", *BLOCKS[1:]], ids=["example", "statistics", "prediction", "check_model", "pytest"]
+    "rest", ["", *BLOCKS[1:]], ids=["example", "store", "statistics", "prediction", "check_model", "pytest"]
 )
 def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -21,6 +25,11 @@ def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
     assert "sample_i" in capsys.readouterr().out
     names["batch_a"], names["batch_b"] = ({"input_ids": names[task]["input_ids"][:3, :7]} for task in ("math", "code"))
     exec(compile(rest, "README.md", "exec"), names)
+    if "store=" in rest:
+        assert names["collector"].sealed
+        for line in re.findall(r"^qkov (store .*)$", TEXT, flags=re.MULTILINE):
+            shown = CliRunner().invoke(cli.app, shlex.split(line))
+            assert (shown.exit_code, "12 of task 'math'" in shown.output) == (0, True)
     if "QKOVStatistics" in rest:
         assert re.search(r"A is 'math', B is 'code', R is 'chat'\. In \d+ of 40 tested slices", capsys.readouterr().out)
         assert (tmp_path / "survivors.png").stat().st_size > 1000
@@ -38,8 +47,8 @@ def test_example_has_at_most_12_lines_of_code():
     assert len([line for line in BLOCKS[0].splitlines() if line.strip()]) <= 12
 
 
-def test_example_of_tests_has_8_lines():
-    assert len(BLOCKS[1].splitlines()) == 8
+def test_example_of_statistics_has_8_lines():
+    assert len(next(one for one in BLOCKS if "QKOVStatistics" in one).splitlines()) == 8
 
 
 def test_the_two_commands_are_those_of_continuous_integration():
