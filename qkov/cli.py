@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import escaping
 from .errors import CollectionInterrupted, LayoutError, OptionError, QKOVError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -209,9 +210,7 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _echo(text: str, *, err: bool = False) -> None:
-    # A name may hold escape sequences, and a terminal would obey them.
-    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-    typer.echo(shown, err=err)
+    typer.echo(escaping.for_terminal(text), err=err)
 
 
 def _first_line(error: BaseException) -> str:

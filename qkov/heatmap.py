@@ -13,14 +13,13 @@ layer) is NaN in every array and declared: by ``kv_index == -1`` for K and V, by
 else is refused, so it cannot reach an average.
 """
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from . import errors, head_types, labels, result_file
+from . import errors, escaping, head_types, labels, result_file
 from .geometry import BLOCKS
 from .meaning import VARIANT_MEANING, describe_scores
 
@@ -332,17 +331,18 @@ class Heatmap(Mapping):
         rows = "".join(
             f"\n  {block}: average {mean}, strongest conflict {where}" for block, mean, where in self._summary()
         )
-        return f"<Heatmap {self._headline()}{rows}" + "".join(f"\n  {note}" for note in self._notes()) + ">"
+        notes = "".join(f"\n  {note}" for note in self._notes())
+        return escaping.for_terminal(f"<Heatmap {self._headline()}{rows}{notes}>")
 
     def _repr_html_(self):
         header = "".join(f"<th>{name}</th>" for name in ("block", "average", "strongest conflict"))
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._summary()
+            "<tr>" + "".join(f"<td>{escaping.for_html(cell)}</td>" for cell in row) + "</tr>" for row in self._summary()
         )
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
-        return (
-            f"<p><b>Heatmap</b> {html.escape(self._headline())}</p><table><thead><tr>{header}</tr></thead>"
-            f"<tbody>{rows}</tbody></table>{notes}"
+        notes = "".join(f"<p>{escaping.for_html(note)}</p>" for note in self._notes())
+        return escaping.html_block(
+            f"<p><b>Heatmap</b> {escaping.for_html(self._headline())}</p><table><thead><tr>{header}</tr></thead>",
+            f"<tbody>{rows}</tbody></table>{notes}",
         )
 
 

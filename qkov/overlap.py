@@ -15,7 +15,6 @@ shared by unrelated tasks too, so the overlap with an unrelated third task is th
 here is a test.
 """
 
-import html
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from . import errors, importance, labels, parts, pruning, result_file
+from . import errors, escaping, importance, labels, parts, pruning, result_file
 
 __all__ = ["MaskOverlap", "compute_fisher_overlap", "expected_jaccard", "load_mask_overlap"]
 
@@ -127,12 +126,13 @@ class MaskOverlap:
 
     def __repr__(self):
         lines = "".join(f"\n  {line}" for line in self._summary())
-        return f"<MaskOverlap of {len(self.masks)} tasks, {self.attributes['structure']}{lines}\n  {ADVICE_NOTE}>"
+        head = f"{len(self.masks)} tasks, {self.attributes['structure']}"
+        return escaping.for_terminal(f"<MaskOverlap of {head}{lines}\n  {ADVICE_NOTE}>")
 
     def _repr_html_(self):
         table = self.to_dataframe().astype(object)
-        table = table[table["level"] != "block"].to_html(index=False, float_format="{:.3g}".format)
-        return f"{table}<p>{html.escape(ADVICE_NOTE)}</p>"
+        table = escaping.html_table(table[table["level"] != "block"])
+        return escaping.html_block(table, f"<p>{escaping.for_html(ADVICE_NOTE)}</p>")
 
 
 def compute_fisher_overlap(sources, *, merge_thresholds=(0.1, 0.5), **options):

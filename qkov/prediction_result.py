@@ -1,13 +1,12 @@
 """The labelled result of a prediction: what a step on B is expected to do to A's loss, slice by slice and in groups."""
 
 import dataclasses
-import html
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from . import errors, head_statistics, labels, result_file
+from . import errors, escaping, head_statistics, labels, result_file
 from .geometry import BLOCKS
 
 __all__ = ["Prediction", "load_prediction"]
@@ -257,7 +256,8 @@ class Prediction:
         return f"{head}{interval}; {counts}{shared}"
 
     def __repr__(self):
-        return f"<Prediction: {self._said()}. First order up to a step of about {self._until():.2g}.>"
+        until = f"First order up to a step of about {self._until():.2g}."
+        return escaping.for_terminal(f"<Prediction: {self._said()}. {until}>")
 
     def _until(self):
         return float(self.to_dataframe("all")["first_order_until"].iloc[0])
@@ -265,10 +265,8 @@ class Prediction:
     def _repr_html_(self):
         table = self.to_dataframe("slice").sort_values("change", ascending=False, kind="stable").head(10)
         table["head"] = table["head"].astype(object).where(table["head"].notna(), "")
-        return (
-            f"<p><b>Prediction</b>: {html.escape(self._said())}.</p><p>The slices that hurt most:</p>"
-            f"{table.to_html(index=False, float_format='{:.3g}'.format)}"
-        )
+        said = f"<p><b>Prediction</b>: {escaping.for_html(self._said())}.</p><p>The slices that hurt most:</p>"
+        return escaping.html_block(said, escaping.html_table(table))
 
 
 def _variance(values, codes):

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from qkov import escaping
+
 from . import (
     book,
     controls,
@@ -40,7 +42,7 @@ def parse_arguments(arguments):
 
 def say(text):
     """Print one line at once, so that a log shows what is running."""
-    print(text, flush=True)
+    print(escaping.for_terminal(text), flush=True)
 
 
 def name_outcomes(found):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from qkov import reproducibility
+from qkov import escaping, reproducibility
 from qkov.errors import QKOVError
 
 from . import (
@@ -61,7 +61,7 @@ def parse_arguments(arguments):
 
 def say(text):
     """Print one line at once, so that a log shows what is running."""
-    print(text, flush=True)
+    print(escaping.for_terminal(text), flush=True)
 
 
 def gather(options):
