@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from qkov import escaping
+from validation import offline
 
 from . import (
     book,
@@ -141,6 +142,7 @@ def outcome(items):
 def main(arguments=None):
     """Run everything; return the exit status."""
     options = parse_arguments(arguments)
+    offline.block_sockets()  # kernels and the build of the book too; the planted notebook "network" shows it
     try:
         found, manifest = evidence.load_evidence(options.evidence)
     except evidence.EvidenceError as error:

@@ -24,6 +24,7 @@ from . import (
     faults,
     induction,
     models,
+    offline,
     prediction_evidence,
     proven,
     remedies_evidence,
@@ -62,6 +63,22 @@ def parse_arguments(arguments):
 def say(text):
     """Print one line at once, so that a log shows what is running."""
     print(escaping.for_terminal(text), flush=True)
+
+
+def why_online(options):
+    """Why sockets are not blocked, or an empty string."""
+    hub_names = [name for name in options.model if not Path(name).is_dir()]
+    return f"--model {' '.join(hub_names)} needs the network" if hub_names else ""
+
+
+def stay_offline(options):
+    """Block sockets, unless a name on the hub was given, and try to leave all the same; rows, with "open" for not blocked."""
+    if reason := why_online(options):
+        return [{"where": "every process", "status": "open", "said": reason}]
+    offline.block_sockets()
+    with suite.process_pool(1) as pool:
+        in_worker = pool.submit(offline.try_to_leave, "a worker process").result()
+    return [offline.try_to_leave("the main process"), in_worker]
 
 
 def gather(options):
@@ -131,6 +148,8 @@ def omissions(options):
         left_out.append(("models on a GPU", "torch finds no CUDA device"))
     if not options.model:
         left_out.append(("a causal language model of your own", "--model was not given"))
+    if reason := why_online(options):
+        left_out.append(("without the network", reason))
     return [{"what": what, "reason": reason} for what, reason in left_out]
 
 
@@ -163,6 +182,10 @@ def manifest(evidence, seconds):
         "models": {row["name"]: row["fingerprint"] for row in evidence["models"]},
         "tiers_run": "D1 and D2, on " + repetition.MODEL,
         "tiers_not_run": dict(repetition.TIERS),
+        "offline": {
+            "sockets other than loopback blocked": all(row["status"] == "refused" for row in evidence["offline"]),
+            **{f"tried from {row['where']}": f"{row['status']}: {row['said']}" for row in evidence["offline"]},
+        },
         "seconds": seconds,
     }
 
@@ -190,11 +213,16 @@ def main(arguments=None):
     """Run everything; return the exit status."""
     options = parse_arguments(arguments)
     torch.set_num_threads(1)
+    tried = stay_offline(options)
+    if reached := [row for row in tried if row["status"] == "reached"]:
+        say(f"validation: sockets are not blocked in {reached[0]['where']}: {reached[0]['said']}")
+        return 1
     try:
         evidence, seconds = gather(options)
     except (QKOVError, OSError) as error:
         say(f"validation: {type(error).__name__}: {error}")
         return 4
+    evidence["offline"] = tried
     write(options.output / "manifest.json", manifest(evidence, seconds))
     write(options.output / "evidence.json", evidence)
     for result in evidence["results"]:

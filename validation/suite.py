@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from qkov import checks, reproducibility
 
-from . import models
+from . import models, offline
 
 INFINITE = 1e300
 
@@ -44,10 +44,17 @@ def run_suite(names, *, jobs=2, progress=True, extra=()):
 
 
 def process_pool(jobs, **options):
-    """A pool of fresh processes with one thread each."""
+    """A pool of fresh processes with one thread each, whose sockets are blocked if those of this process are."""
     return ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,), **options
+        jobs, mp_context=get_context("spawn"), initializer=start_worker, initargs=(offline.is_blocked(),), **options
     )
+
+
+def start_worker(blocked):
+    """Set up a process of the pool."""
+    torch.set_num_threads(1)
+    if blocked:
+        offline.block_sockets()
 
 
 def measure_case(name):
