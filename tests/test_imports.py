@@ -20,6 +20,7 @@ LEVELS = (
     (
         "escaping",
         "errors",
+        "hub",
         "reproducibility",
         "geometry",
         "formula",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from qkov import escaping, reproducibility
+from qkov import escaping, hub, reproducibility
 from qkov.errors import QKOVError
 
 from . import (
@@ -52,6 +52,9 @@ def parse_arguments(arguments):
     parser = argparse.ArgumentParser(prog="python -m validation", description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", action="append", default=[], metavar="NAME_OR_PATH",
                         help="also measure this causal language model: a hub name or a local folder")  # fmt: skip
+    parser.add_argument("--revision", help="branch, tag or commit of the name on the hub that --model gives")
+    parser.add_argument("--trust-remote-code", action="store_true",
+                        help="run the code that comes with it; needs a commit, 40 digits, as --revision")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="where --model runs, for example cuda (default: cpu)")
     parser.add_argument("--output", type=Path, default=ROOT / "_build" / "validation", help="folder to write")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes of one thread each")
@@ -63,6 +66,11 @@ def parse_arguments(arguments):
 def say(text):
     """Print one line at once, so that a log shows what is running."""
     print(escaping.for_terminal(text), flush=True)
+
+
+def hub_options(options):
+    """What :func:`qkov.hub.loading_options` is asked for every --model."""
+    return {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
 
 
 def why_online(options):
@@ -94,7 +102,7 @@ def gather(options):
         return result
 
     records = timed("training", train)
-    extra = [(name, options.device) for name in options.model]
+    extra = [(name, options.device, hub_options(options)) for name in options.model]
     results, rows, not_run = timed("checks", suite.run_suite, list(models.CASES), jobs=options.jobs, extra=extra)
     results += timed("repetition", repetition.measure_repetition, jobs=options.jobs)
     planted = timed("faults", faults.run_faults, processes=options.jobs)
@@ -213,6 +221,12 @@ def main(arguments=None):
     """Run everything; return the exit status."""
     options = parse_arguments(arguments)
     torch.set_num_threads(1)
+    try:
+        for name in options.model:  # refused before anything is measured or loaded
+            hub.loading_options(name, **hub_options(options))
+    except QKOVError as error:
+        say(f"validation: {error}")
+        return error.exit_status
     tried = stay_offline(options)
     if reached := [row for row in tried if row["status"] == "reached"]:
         say(f"validation: sockets are not blocked in {reached[0]['where']}: {reached[0]['said']}")

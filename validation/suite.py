@@ -24,7 +24,7 @@ def run_suite(names, *, jobs=2, progress=True, extra=()):
 
     Args:
         names: Keys of ``models.CASES``. jobs: Processes at a time. progress: Show a bar.
-        extra: ``(name, device)`` of causal language models to load with transformers, measured after the others.
+        extra: ``(name, device, hub_options)`` of causal language models to load with transformers, measured after the others.
 
     Returns:
         ``(results, model_rows, not_run)``, lists of dictionaries in the order of the names.
@@ -36,10 +36,10 @@ def run_suite(names, *, jobs=2, progress=True, extra=()):
     found = {}
     with process_pool(jobs) as pool:
         futures = {pool.submit(measure_case, name): name for name, _ in work}
-        futures |= {pool.submit(measure_loaded, name, device): name for name, device in extra}
+        futures |= {pool.submit(measure_loaded, name, device, **given): name for name, device, given in extra}
         for future in tqdm(as_completed(futures), total=len(futures), desc="models", disable=not progress):
             found[futures[future]] = future.result()
-    order = [name for name in (*names, *(name for name, _ in extra)) if name in found]
+    order = [name for name in (*names, *(name for name, *_ in extra)) if name in found]
     return [row for name in order for row in found[name][1]], [found[name][0] for name in order], not_run
 
 
@@ -65,11 +65,12 @@ def measure_case(name):
     return model_row(case, one.kind, one.description), measure(case)
 
 
-def measure_loaded(name, device):
+def measure_loaded(name, device, **hub_options):
     """Load a causal language model by name or folder and measure every law on it."""
-    model, batch_a, batch_b = models.load_causal_lm(name, device)
+    model, batch_a, batch_b = models.load_causal_lm(name, device, **hub_options)
     case = checks.Case(models.shown_name(name), model, batch_a, batch_b)
-    return model_row(case, "given", f"{type(model).__name__} given by --model, on {device}"), measure(case)
+    revision = f", revision {hub_options['revision']}" if hub_options.get("revision") else ""
+    return model_row(case, "given", f"{type(model).__name__} given by --model, on {device}{revision}"), measure(case)
 
 
 def measure(case):
