@@ -223,7 +223,8 @@ def test_every_kind_of_source_is_read():
     names = [name for name, _ in SOURCES]
     assert len(names) > 250
     for part in ("qkov/cli.py", "validation/faults/run.py", "reports/book.py", "tests/conftest.py", "noxfile.py",
-                 "book/_ext/local_mathjax.py", "book/notebooks/first_heatmap.md", "README.md", "book/importance.md"):  # fmt: skip
+                 "book/_ext/local_mathjax.py", "book/notebooks/first_heatmap.md", "README.md",
+                 "book/importance.md"):  # fmt: skip
         assert part in names, part
 
 
