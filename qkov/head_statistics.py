@@ -280,7 +280,7 @@ def load_statistics(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent result of tests"):
         return HeadStatistics(
             blocks=tuple(content["blocks"]),
             layers=tuple(content["layers"]),
@@ -289,8 +289,6 @@ def load_statistics(path):
             by_layer={name: arrays[f"layer.{number}"] for number, name in enumerate(content["by_layer"])},
             attributes=content["attributes"],
         )
-    except (errors.QKOVError, KeyError, TypeError, ValueError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent result of tests: {error!r}") from error
 
 
 def lay_out(blocks, layers, slice_units, values, kv_index):

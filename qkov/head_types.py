@@ -283,7 +283,5 @@ def load_head_types(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent result of head types"):
         return from_parts(content, arrays)
-    except (errors.QKOVError, KeyError, TypeError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent result of head types: {error!r}") from error

@@ -81,7 +81,7 @@ class Heatmap(Mapping):
         grid = (len(self.layers), len(self.heads))
         present = np.ones(grid, bool) if self.present is None else np.array(self.present, bool)
         self._set("present", _read_only(present, grid, "present"))
-        kv_index = np.array(self.kv_index, np.int64)
+        kv_index = labels.whole_array(self.kv_index, "kv_index")
         self._set("kv_index", _read_only(kv_index, grid, "kv_index"))
         if kv_index.size and not -1 <= kv_index.min() <= kv_index.max() < len(self.kv_heads):
             raise errors.ShapeError(
@@ -354,7 +354,7 @@ def load_heatmap(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent heatmap"):
         stats, types = content.pop("stats"), content.pop("head_types", None)
         health = {
             block: {stat: arrays[f"health.{block}.{number}"] for number, stat in enumerate(stats)} for block in BLOCKS
@@ -367,8 +367,6 @@ def load_heatmap(path):
             head_types=None if types is None else head_types.from_parts(types, arrays, prefix="head_types."),
             **content,
         )
-    except (errors.QKOVError, KeyError, TypeError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent heatmap: {error!r}") from error
 
 
 def _unit_name(block):

@@ -301,13 +301,11 @@ def load_fisher_importance(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent importance"):
         weights, config = parts.read_layout(content)
         values = {one.param_name: torch.from_numpy(arrays[one.param_name]) for one in weights}
         task, attributes = content["task"], content["attributes"]
         return FisherImportance(task=task, values=values, weights=weights, config=config, attributes=attributes)
-    except (errors.QKOVError, KeyError, TypeError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent importance: {error!r}") from error
 
 
 def as_importance(source, **options):

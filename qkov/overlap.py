@@ -214,7 +214,7 @@ def load_mask_overlap(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "does not hold a consistent overlap"):
         masks = {}
         for number, described in enumerate(content["tasks"]):
             weights, config = parts.read_layout(described)
@@ -222,8 +222,6 @@ def load_mask_overlap(path):
             fields = {name: described[name] for name in ("task", "rows", "attributes")}
             masks[described["task"]] = pruning.PruningMasks(masks=found, weights=weights, config=config, **fields)
         return MaskOverlap(masks=masks, rows=tuple(content["rows"]), attributes=content["attributes"])
-    except (errors.QKOVError, KeyError, TypeError) as error:
-        raise errors.ResultFileError(f"{path} does not hold a consistent overlap: {error!r}") from error
 
 
 def _check_alike(masks):

@@ -70,7 +70,8 @@ class Prediction:
             values = getattr(self, name)
             if values is None and name.startswith("codes"):
                 continue
-            values = np.array(values, np.int64 if name.startswith(("codes", "tokens")) else np.float64)
+            whole = name.startswith(("codes", "tokens"))
+            values = labels.whole_array(values, name) if whole else np.array(values, np.float64)
             if len(values.shape) != len(shape) or any(
                 a not in (None, b) for a, b in zip(shape, values.shape, strict=True)
             ):
@@ -283,8 +284,6 @@ def load_prediction(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent prediction"):
         names = {name: tuple(content.pop(name)) for name in ("blocks", "layers", "units", "sample_a")}
         return Prediction(**names, **content, **{"codes_a": None, "codes_b": None, **arrays})
-    except (errors.QKOVError, KeyError, TypeError, ValueError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent prediction: {error!r}") from error

@@ -256,13 +256,11 @@ def load_pruning_masks(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "does not hold consistent masks"):
         weights, config = parts.read_layout(content)
         masks = {one.param_name: torch.from_numpy(arrays[one.param_name]) for one in weights}
         fields = {name: content[name] for name in ("task", "rows", "attributes")}
         return PruningMasks(masks=masks, weights=weights, config=config, **fields)
-    except (errors.QKOVError, KeyError, TypeError) as error:
-        raise errors.ResultFileError(f"{path} does not hold consistent masks: {error!r}") from error
 
 
 def _check_size(share, count):

@@ -320,7 +320,7 @@ def load_conflicts(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent result of conflicts"):
         tests = {
             name: {one.partition(".")[2]: values for one, values in arrays.items() if one.startswith(f"{name}.")}
             for name in ("sample_tests", "group_tests")
@@ -333,8 +333,6 @@ def load_conflicts(path):
             **{name: tuple(content[name]) for name in ("sample_a", "sample_b", "sample_r", "clusters_a", "clusters_b")},
             **tests,
         )
-    except (errors.QKOVError, KeyError, TypeError, ValueError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent result of conflicts: {error!r}") from error
 
 
 def _frozen(name, values, shape):

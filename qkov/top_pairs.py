@@ -194,7 +194,8 @@ def load_top_pairs(path):
         OSError: If it cannot be opened.
     """
     content, _ = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    return TopPairs(rows=tuple(content["rows"]), attributes=content["attributes"])
+    with result_file.consistent(path, "is not a consistent list of pairs"):
+        return TopPairs(rows=tuple(content["rows"]), attributes=content["attributes"])
 
 
 def _described(heatmap, collector, pair):
