@@ -5,6 +5,7 @@ import dataclasses
 import html.parser
 import io
 import re
+import shutil
 import warnings
 import xml.etree.ElementTree
 from pathlib import Path
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 import qkov
 from qkov import cli, errors, escaping, head_statistics, plots
-from reports import tables
+from reports import book, tables
 from tests.heatmaps import make_heatmap
 from tests.statistics_models import three_tasks
 
@@ -313,6 +314,34 @@ def test_a_picture_of_conflicts_shows_names_literally(conflicts, name):
     figure = found.plot()
     assert_literal(figure, name)
     assert f"inside {escaping.for_picture(name)} (A), mean" in drawn_texts(figure)
+
+
+@pytest.fixture(scope="module")
+def built_page(tmp_path_factory):
+    """The body of a page of the book with every hostile name in a table, a title that folds and a list."""
+    folder = tmp_path_factory.mktemp("book")
+    sources = folder / "sources"
+    shutil.copytree(ROOT / "book", sources, ignore=shutil.ignore_patterns("*.md", "_toc.yml", "notebooks"))
+    (sources / "_toc.yml").write_text("format: jb-book\nroot: page\n")
+    cells = [tables.cell(name) for name in LISTED]
+    parts = [tables.table(["name"], [[name] for name in LISTED])]
+    parts += [f":::{{dropdown}} {cell} (1)\nbody\n:::\n" for cell in cells] + [f"- {cell}" for cell in cells]
+    (sources / "page.md").write_text("\n".join(["# Title\n", *parts, ""]), encoding="utf-8")
+    built = book.build(sources, folder / "pages")
+    assert not built.problems
+    page = (folder / "pages" / "html" / "page.html").read_text(encoding="utf-8")
+    return Page(page[page.index("<article") : page.index("</article>")])
+
+
+LISTED = [name for name in HOSTILE if name.strip()] + ["--model", "'a' and \"b\"", "(c) ..."]
+
+
+def test_the_built_page_gives_back_every_name(built_page):
+    for name in LISTED:
+        assert built_page.text.count(escaping.visible(" ".join(name.split()))) >= 3, name
+    assert not [key for key, value in built_page.attributes if key.startswith("on") or "javascript:" in (value or "")]
+    assert not {"img", "iframe", "object", "embed", "math"} & set(built_page.active)
+    assert built_page.active.count("a") == 1  # beside the title
 
 
 def test_the_command_line_goes_through_the_same_module():
