@@ -246,7 +246,7 @@ def load_fisher_diagonal(path, *, grad_mean=None):
     means = {}
     if grad_mean is not None:
         described, means = result_file.read(grad_mean, format_name=MEAN_FORMAT_NAME, format_version=FORMAT_VERSION)
-    with result_file.consistent(path, "is not a consistent Fisher diagonal"):
+    try:
         weights, config = parts.read_layout(content)
         names = [one.param_name for one in weights]
         if set(names) != set(arrays) or (means and set(names) != set(means)):
@@ -260,6 +260,8 @@ def load_fisher_diagonal(path, *, grad_mean=None):
             num_samples=content["num_samples"],
             attributes=content["attributes"],
         )
+    except (errors.QKOVError, KeyError, TypeError, ValueError) as error:
+        raise errors.ResultFileError(f"{path} is not a consistent Fisher diagonal: {error!r}") from error
     if grad_mean is not None and described != {"task": result.task, "fisher": result.fingerprint}:
         raise errors.ResultFileError(f"{grad_mean} is the mean gradient of another result than {path}.")
     return result

@@ -304,7 +304,7 @@ def test_every_loader_is_tried():
     assert set(results()) == set(KINDS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "diagonal"])  # which has a guard of its own
 def test_a_loader_that_lets_errors_through_is_noticed(tmp_path, monkeypatch, kind):
     """With a guard that catches nothing, an empty content makes another error come out."""
     named, _, arrays = parts_of(kind, tmp_path)
