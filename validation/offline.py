@@ -3,7 +3,7 @@
 An audit hook of the interpreter refuses before anything is sent, whatever library asks, and cannot be taken off again.
 Processes of Python that are started later (workers, trainings, kernels of notebooks, the build of the book) are blocked
 when they start, by ``offline_startup/sitecustomize.py`` on their path. It does not see sockets that a library in another
-language opens by itself; for the one that is used here, the hub's downloader, sessions set ``HF_HUB_OFFLINE``.
+language opens by itself; for the one that is used here, the hub's downloader, nox sets ``HF_HUB_OFFLINE``.
 
 This file imports the standard library only: it runs before anything else in every process.
 """
