@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import escaping, hub
 from .errors import CollectionInterrupted, LayoutError, OptionError, QKOVError, StoreDamagedError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -62,17 +63,33 @@ def inspect(
     form: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.table,
     device: Annotated[str, typer.Option(help="Where the model runs, for example cuda.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Of the random inputs of --prove and the weights of --config-only.")] = 0,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a name on the hub; default: its default branch.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Run the code that comes with the model; needs a commit as --revision."
+        ),
+    ] = False,
     with_traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
 ) -> None:
     """Show where every attention head of a model lies in its weights, and what belongs to no head.
 
     A causal language model is loaded as one, if its configuration says so; any other model is loaded without a head.
-    No code that comes with a model is run.
+    No code that comes with a model is run, unless --trust-remote-code is given with a --revision of 40 digits.
     """
     with _told_errors(with_traceback):
         from . import inspection
 
-        network = load_model(model, device=device, config_only=config_only, seed=seed)
+        network = load_model(
+            model,
+            device=device,
+            config_only=config_only,
+            seed=seed,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
         config = inspection.chosen_layers(network, layer, attention=attention)
         found = inspection.describe_model(network, config)
         origin = "random weights, built from the configuration" if config_only else "weights loaded"
@@ -154,7 +171,15 @@ def main(prog_name: str = "qkov") -> None:
     app(prog_name=prog_name)
 
 
-def load_model(name_or_path: str, *, device: str = "cpu", config_only: bool = False, seed: int = 0) -> Any:
+def load_model(
+    name_or_path: str,
+    *,
+    device: str = "cpu",
+    config_only: bool = False,
+    seed: int = 0,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
     """Load a model of transformers: as a causal language model if its configuration says so, else without a head.
 
     The configuration says so by the first of its ``architectures``; if it names none, by its type.
@@ -164,13 +189,15 @@ def load_model(name_or_path: str, *, device: str = "cpu", config_only: bool = Fa
         device: For example ``"cuda"``.
         config_only: Build the model with random weights instead of reading them.
         seed: Of these weights.
+        revision: Branch, tag or commit of a name on the hub.
+        trust_remote_code: Run code that comes with the model, see :func:`qkov.hub.loading_options`.
 
     Returns:
         The model, float32, in eval mode.
 
     Raises:
         LayoutError: If it cannot be loaded, with the reason that transformers gives.
-        OptionError: If there is no such device.
+        OptionError: If there is no such device, or code is to run that no commit pins.
     """
     import torch
     import transformers
@@ -181,7 +208,7 @@ def load_model(name_or_path: str, *, device: str = "cpu", config_only: bool = Fa
     if looks_like_path and not folder.is_dir():
         raise LayoutError(f"There is no folder {name_or_path!r}; expected a folder with config.json, or a hub name.")
     source = str(folder) if folder.is_dir() else name_or_path
-    options = {"trust_remote_code": False, "local_files_only": folder.is_dir()}
+    options = hub.loading_options(source, revision=revision, trust_remote_code=trust_remote_code)
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()
     try:
@@ -194,7 +221,7 @@ def load_model(name_or_path: str, *, device: str = "cpu", config_only: bool = Fa
         auto = _auto_class(config)
         if config_only:
             torch.manual_seed(seed)
-            built = auto.from_config(config, dtype=torch.float32)
+            built = auto.from_config(config, dtype=torch.float32, **_code_options(config, auto, options))
         else:
             built = auto.from_pretrained(source, config=config, dtype=torch.float32, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
@@ -258,6 +285,14 @@ def _auto_class(config: Any) -> Any:
     return transformers.AutoModelForCausalLM if named[0] in CAUSAL.values() else transformers.AutoModel
 
 
+def _code_options(config: Any, auto: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of ``from_config``, which hands a revision on to the model unless the model brings its own class."""
+    names = ["trust_remote_code"]
+    if auto.__name__ in (getattr(config, "auto_map", None) or {}):
+        names.append("code_revision")
+    return {name: options[name] for name in names if name in options}
+
+
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
     """JSON has no infinity; write it as a word."""
     return {
@@ -267,9 +302,7 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _echo(text: str, *, err: bool = False) -> None:
-    # A name may hold escape sequences, and a terminal would obey them.
-    shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-    typer.echo(shown, err=err)
+    typer.echo(escaping.for_terminal(text), err=err)
 
 
 def _echo_report(report: Any, form: Form) -> None:

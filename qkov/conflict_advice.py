@@ -16,13 +16,12 @@ Chosen and judged on the same samples of A, each of these looks as if it removed
 of A's clusters choose, the other half judges, and both figures are shown. First order in the step: no loss is measured here.
 """
 
-import html
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from . import cosine_summary, errors, formula
+from . import cosine_summary, errors, escaping, formula
 from .statistics import relabelings, splits
 
 METHODS = ("leave_out", "reweight", "project")
@@ -96,7 +95,8 @@ class ConflictAdvice:
         )
 
     def _repr_html_(self):
-        return f"<p>{html.escape(repr(self))}</p>{self.to_dataframe('effect').to_html(index=False)}"
+        said = f"<p>{escaping.for_html(repr(self))}</p>"
+        return escaping.html_block(said, escaping.html_table(self.to_dataframe("effect"), float_format=None))
 
 
 def advise(inner, codes_a, sample_b, *, method="leave_out", most=0.5, n_splits=50, seed, groups=None):

@@ -5,12 +5,11 @@ here has a p value. What belongs to the tasks is shown beside what does not: wer
 the cosine between its A samples and B samples would on average be the mean over all its pairs.
 """
 
-import html
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import cosine_summary, errors
+from . import cosine_summary, errors, escaping
 
 NOTE = (
     "A description without p values: clusters as tight, and as opposed, are found in noise. 'relabelled' is what 'across "
@@ -73,10 +72,11 @@ class SampleClusters:
             )
         for one, other, value in self.opposed[:3]:
             lines.append(f"  {one} against {other}: {value:.3g}")
-        return "<SampleClusters\n" + "\n".join([*lines, f"  {NOTE}"]) + ">"
+        return escaping.for_terminal("<SampleClusters\n" + "\n".join([*lines, f"  {NOTE}"]) + ">")
 
     def _repr_html_(self):
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        lines = "\n".join(map(escaping.for_html, repr(self).split("\n")))
+        return escaping.html_block(f"<pre>{lines}</pre>")
 
 
 def cluster_samples(cosines, names, num_clusters=4):

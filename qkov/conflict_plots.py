@@ -5,7 +5,7 @@ import textwrap
 import matplotlib.style
 import numpy as np
 
-from . import cosine_summary, plots
+from . import cosine_summary, escaping, plots
 
 ACROSS, INSIDE_A, INSIDE_B = "#b2182b", "#2166ac", "#4d9221"
 MOST_NAMES = 60
@@ -47,7 +47,8 @@ def plot_conflicts(found):
         _label(below, [_short(found, one) for one in order])
         for panel in (above, below):
             _separate(panel, [_block(found, one) for one in order])
-        figure.legend(*above.get_legend_handles_labels(), loc="outside upper right", frameon=False, fontsize=8, ncols=2)
+        entries = list(zip(*above.get_legend_handles_labels(), strict=True))
+        plots.literal_legend(figure, entries, loc="outside upper right", frameon=False, fontsize=8, ncols=2)
         _surround(figure, found)
     return figure
 
@@ -85,7 +86,8 @@ def _order(found):
 def _label(panel, names):
     step = -(-len(names) // MOST_NAMES)
     kept = sorted({*range(0, len(names) - 1, step), len(names) - 1})
-    panel.set_xticks(kept, [names[one] for one in kept], rotation=90, fontsize=7, parse_math=False)
+    shown = [escaping.for_picture(names[one]) for one in kept]
+    panel.set_xticks(kept, shown, rotation=90, fontsize=7, parse_math=False)
     panel.set_xlim(-0.7, len(names) - 0.3)
 
 
@@ -98,7 +100,7 @@ def _surround(figure, found):
     facts, width = found.attributes, int(figure.get_figwidth() * 72 / (0.55 * 8))
     low, high = cosine_summary.BAND
     title = f"{facts['task_a']} (A) against {facts['task_b']} (B)\ncosine of gradients, {facts['metric']}"
-    figure.suptitle(title, x=0.01, ha="left", size=11, parse_math=False)
+    figure.suptitle(escaping.for_picture(title), x=0.01, ha="left", size=11, parse_math=False)
     note = textwrap.fill(NOTE.format(low=low, high=high), width)
     frame = {"boxstyle": "round,pad=0.4", "facecolor": "#fff6d5", "edgecolor": "0.4"}
     figure.supxlabel(note, size=8, bbox=frame, parse_math=False)

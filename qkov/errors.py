@@ -3,7 +3,11 @@
 Each class derives from :class:`QKOVError` and from the built-in exception that a caller would expect, so that both
 ``except qkov.errors.QKOVError`` and ``except ValueError`` work. ``exit_status`` is what the command line ends with:
 2 usage, 3 data, 4 model, 5 store damaged, 6 store busy, 7 disk, 8 memory, 130 interrupted.
+
+Messages quote names of tasks, ids and files; read as text, they hold nothing that a terminal would obey.
 """
+
+from . import escaping
 
 
 class QKOVError(Exception):
@@ -17,7 +21,7 @@ class QKOVError(Exception):
 
     def __str__(self):
         # KeyError shows the repr of its message; ours are sentences and must read as such.
-        return " ".join(str(part) for part in self.args)
+        return escaping.for_terminal(" ".join(str(part) for part in self.args))
 
 
 class OptionError(QKOVError, ValueError):
@@ -154,6 +158,9 @@ class CollectionInterrupted(QKOVError, KeyboardInterrupt):
 
 class QKOVWarning(UserWarning):
     """Base of every warning of this package: the result is defined but easy to misread."""
+
+    def __str__(self):
+        return escaping.for_terminal(super().__str__())
 
 
 class EmptyTaskWarning(QKOVWarning):

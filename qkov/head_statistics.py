@@ -1,12 +1,11 @@
 """The labelled result of testing every head: a row per slice, a row per layer, and what may be claimed, in words."""
 
-import html
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from . import errors, labels, result_file
+from . import errors, escaping, labels, result_file
 from .geometry import BLOCKS
 
 __all__ = ["HeadStatistics", "load_statistics"]
@@ -259,20 +258,18 @@ class HeadStatistics:
 
     def __repr__(self):
         said = "".join(f"\n  {sentence}" for sentence in self.attributes["notes"])
-        return f"<HeadStatistics {self.conclusion()}{said}>"
+        return escaping.for_terminal(f"<HeadStatistics {self.conclusion()}{said}>")
 
     def _repr_html_(self):
-        notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.attributes["notes"])
+        notes = "".join(f"<p>{escaping.for_html(sentence)}</p>" for sentence in self.attributes["notes"])
         names = [f"{self.main_test}_{name}" for name in SHOWN]
         top = self.table()[["block", "layer", "head", "kv_head", *names]].head(10).astype({"head": object})
         top["head"] = [
             "" if own else head for own, head in zip(top["block"].isin(["K", "V"]), top["head"], strict=True)
         ]
         rest = f"<p>The first {len(top)} of {len(self.blocks)} slices, by evidence:</p>"
-        return (
-            f"<p><b>HeadStatistics</b> {html.escape(self.conclusion())}</p>{notes}{rest}"
-            f"{top.to_html(index=False, float_format='{:.3g}'.format)}"
-        )
+        said = f"<p><b>HeadStatistics</b> {escaping.for_html(self.conclusion())}</p>"
+        return escaping.html_block(said, notes, rest, escaping.html_table(top))
 
 
 def load_statistics(path):
@@ -283,7 +280,7 @@ def load_statistics(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent result of tests"):
         return HeadStatistics(
             blocks=tuple(content["blocks"]),
             layers=tuple(content["layers"]),
@@ -292,8 +289,6 @@ def load_statistics(path):
             by_layer={name: arrays[f"layer.{number}"] for number, name in enumerate(content["by_layer"])},
             attributes=content["attributes"],
         )
-    except (errors.QKOVError, KeyError, TypeError, ValueError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent result of tests: {error!r}") from error
 
 
 def lay_out(blocks, layers, slice_units, values, kv_index):

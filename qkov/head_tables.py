@@ -1,21 +1,18 @@
 r"""One row per head, block and task, as a table and as a CSV file that a spreadsheet opens without running anything.
 
-A spreadsheet takes text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return for a formula. Such text
-(the name of a task, say) gets a ``'`` in front, and so does text that already begins with ``'`` before one of these, so
-that :func:`load_head_table` can take exactly the added one away. Numbers are written in full: they come back in every bit.
+Text that a spreadsheet would take for a formula (the name of a task, say) is defused by :func:`qkov.escaping.for_csv`, which
+:func:`load_head_table` undoes. Numbers are written in full: they come back in every bit.
 """
 
 import os
-import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import errors, importance
+from . import errors, escaping, importance
 
 __all__ = ["export_head_table", "head_table", "load_head_table"]
 
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 TEXT_COLUMNS = ("task", "block", "parameter", "saliency", "normalisation", "unit")
 WHOLE_COLUMNS = (
     "layer", "head", "kv_head", "row_start", "row_stop", "column_start", "column_stop", "num_parameters", "rank",
@@ -73,7 +70,7 @@ def export_head_table(sources, path, *, rank_by="sum"):
 
     table = head_table(sources, rank_by=rank_by)
     for name in TEXT_COLUMNS:
-        table[name] = table[name].map(escaped)
+        table[name] = table[name].map(escaping.for_csv)
     # All text is quoted: the csv module leaves a carriage return inside a cell bare otherwise.
     text = table.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     path = Path(path)
@@ -111,22 +108,7 @@ def load_head_table(path):
     if tuple(table.columns) != COLUMNS:
         raise errors.ResultFileError(f"{path} has columns {list(table.columns)}; expected {list(COLUMNS)}.")
     for name in TEXT_COLUMNS:
-        table[name] = table[name].map(unescaped)
+        table[name] = table[name].map(escaping.from_csv)
     for name in WHOLE_COLUMNS[3:]:
         table[name] = table[name].astype("int64")
     return table
-
-
-def escaped(text):
-    """Return a cell that no spreadsheet takes for a formula.
-
-    Example:
-        >>> escaped("=1+1"), escaped("'=1"), escaped("math")
-        ("'=1+1", "''=1", 'math')
-    """
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def unescaped(text):
-    """Undo :func:`escaped`."""
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

@@ -4,13 +4,12 @@
 the inputs that were read. It does not say what the head writes, nor that the model needs it.
 """
 
-import html
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from . import errors, labels, result_file
+from . import errors, escaping, labels, result_file
 
 __all__ = ["HeadTypes", "load_head_types"]
 
@@ -219,13 +218,17 @@ class HeadTypes:
 
     def __repr__(self):
         rows = "".join(f"\n  {name}: at most {best}, chance {chance}" for name, best, chance in self._best())
-        return f"<HeadTypes {self._headline()}{rows}" + "".join(f"\n  {note}" for note in self._notes()) + ">"
+        notes = "".join(f"\n  {note}" for note in self._notes())
+        return escaping.for_terminal(f"<HeadTypes {self._headline()}{rows}{notes}>")
 
     def _repr_html_(self):
         cells = [("type", "largest score", "chance"), *self._best()]
-        rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
-        return f"<p><b>HeadTypes</b> {html.escape(self._headline())}</p><table>{rows}</table>{notes}"
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{escaping.for_html(cell)}</td>" for cell in row) + "</tr>" for row in cells
+        )
+        notes = "".join(f"<p>{escaping.for_html(note)}</p>" for note in self._notes())
+        said = f"<p><b>HeadTypes</b> {escaping.for_html(self._headline())}</p>"
+        return escaping.html_block(said, f"<table>{rows}</table>{notes}")
 
 
 _MEANING = (
@@ -280,7 +283,5 @@ def load_head_types(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent result of head types"):
         return from_parts(content, arrays)
-    except (errors.QKOVError, KeyError, TypeError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent result of head types: {error!r}") from error

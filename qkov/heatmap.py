@@ -13,14 +13,13 @@ layer) is NaN in every array and declared: by ``kv_index == -1`` for K and V, by
 else is refused, so it cannot reach an average.
 """
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from . import errors, head_types, labels, result_file
+from . import errors, escaping, head_types, labels, result_file
 from .geometry import BLOCKS
 from .meaning import VARIANT_MEANING, describe_scores
 
@@ -82,7 +81,7 @@ class Heatmap(Mapping):
         grid = (len(self.layers), len(self.heads))
         present = np.ones(grid, bool) if self.present is None else np.array(self.present, bool)
         self._set("present", _read_only(present, grid, "present"))
-        kv_index = np.array(self.kv_index, np.int64)
+        kv_index = labels.whole_array(self.kv_index, "kv_index")
         self._set("kv_index", _read_only(kv_index, grid, "kv_index"))
         if kv_index.size and not -1 <= kv_index.min() <= kv_index.max() < len(self.kv_heads):
             raise errors.ShapeError(
@@ -332,17 +331,18 @@ class Heatmap(Mapping):
         rows = "".join(
             f"\n  {block}: average {mean}, strongest conflict {where}" for block, mean, where in self._summary()
         )
-        return f"<Heatmap {self._headline()}{rows}" + "".join(f"\n  {note}" for note in self._notes()) + ">"
+        notes = "".join(f"\n  {note}" for note in self._notes())
+        return escaping.for_terminal(f"<Heatmap {self._headline()}{rows}{notes}>")
 
     def _repr_html_(self):
         header = "".join(f"<th>{name}</th>" for name in ("block", "average", "strongest conflict"))
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self._summary()
+            "<tr>" + "".join(f"<td>{escaping.for_html(cell)}</td>" for cell in row) + "</tr>" for row in self._summary()
         )
-        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
-        return (
-            f"<p><b>Heatmap</b> {html.escape(self._headline())}</p><table><thead><tr>{header}</tr></thead>"
-            f"<tbody>{rows}</tbody></table>{notes}"
+        notes = "".join(f"<p>{escaping.for_html(note)}</p>" for note in self._notes())
+        return escaping.html_block(
+            f"<p><b>Heatmap</b> {escaping.for_html(self._headline())}</p><table><thead><tr>{header}</tr></thead>",
+            f"<tbody>{rows}</tbody></table>{notes}",
         )
 
 
@@ -354,7 +354,7 @@ def load_heatmap(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent heatmap"):
         stats, types = content.pop("stats"), content.pop("head_types", None)
         health = {
             block: {stat: arrays[f"health.{block}.{number}"] for number, stat in enumerate(stats)} for block in BLOCKS
@@ -367,8 +367,6 @@ def load_heatmap(path):
             head_types=None if types is None else head_types.from_parts(types, arrays, prefix="head_types."),
             **content,
         )
-    except (errors.QKOVError, KeyError, TypeError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent heatmap: {error!r}") from error
 
 
 def _unit_name(block):

@@ -11,7 +11,6 @@ LeCun, Denker and Solla, "Optimal Brain Damage" (1989), with the empirical Fishe
 Sums are float64 and each parameter counts once: K and V by kv head, heads of a fused weight apart.
 """
 
-import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +18,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from . import diagonal, errors, formula, labels, parts, reproducibility, result_file
+from . import diagonal, errors, escaping, formula, labels, parts, reproducibility, result_file
 from .layout import uncompiled
 
 __all__ = ["FisherImportance", "compute_fisher_importance", "load_fisher_importance"]
@@ -225,12 +224,13 @@ class FisherImportance:
         )
 
     def __repr__(self):
-        return f"<FisherImportance {self._headline()}\n  {CAVEAT}>"
+        return escaping.for_terminal(f"<FisherImportance {self._headline()}\n  {CAVEAT}>")
 
     def _repr_html_(self):
         level = "weight" if self.config is None else "head"
-        table = self.ranking(level, top_k=3).astype(object).to_html(index=False, float_format="{:.3g}".format)
-        return f"<p><b>FisherImportance</b> {html.escape(self._headline())}</p>{table}<p>{CAVEAT}</p>"
+        said = f"<p><b>FisherImportance</b> {escaping.for_html(self._headline())}</p>"
+        table = escaping.html_table(self.ranking(level, top_k=3).astype(object))
+        return escaping.html_block(said, table, f"<p>{CAVEAT}</p>")
 
 
 _SUMS = ["num_parameters", "sum"]
@@ -301,13 +301,11 @@ def load_fisher_importance(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent importance"):
         weights, config = parts.read_layout(content)
         values = {one.param_name: torch.from_numpy(arrays[one.param_name]) for one in weights}
         task, attributes = content["task"], content["attributes"]
         return FisherImportance(task=task, values=values, weights=weights, config=config, attributes=attributes)
-    except (errors.QKOVError, KeyError, TypeError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent importance: {error!r}") from error
 
 
 def as_importance(source, **options):

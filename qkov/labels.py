@@ -23,6 +23,17 @@ def checked_ids(ids, name):
     return checked
 
 
+def whole_array(values, name):
+    """Return an array as int64; a fraction, NaN or what does not fit would become another number without a word."""
+    values = np.asarray(values)
+    whole = values.dtype.kind in "iuf" and bool((np.abs(values) < 2.0**62).all() and (values == np.rint(values)).all())
+    if not whole:
+        raise errors.ShapeError(
+            f"{name}, of type {values.dtype}, holds what is no whole number; expected whole numbers."
+        )
+    return values.astype(np.int64)
+
+
 def checked_numbers(numbers, name):
     checked = tuple(operator.index(number) for number in numbers)
     if len(set(checked)) != len(checked) or min(checked, default=0) < 0:

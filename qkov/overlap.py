@@ -15,7 +15,6 @@ shared by unrelated tasks too, so the overlap with an unrelated third task is th
 here is a test.
 """
 
-import html
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from . import errors, importance, labels, parts, pruning, result_file
+from . import errors, escaping, importance, labels, parts, pruning, result_file
 
 __all__ = ["MaskOverlap", "compute_fisher_overlap", "expected_jaccard", "load_mask_overlap"]
 
@@ -127,12 +126,13 @@ class MaskOverlap:
 
     def __repr__(self):
         lines = "".join(f"\n  {line}" for line in self._summary())
-        return f"<MaskOverlap of {len(self.masks)} tasks, {self.attributes['structure']}{lines}\n  {ADVICE_NOTE}>"
+        head = f"{len(self.masks)} tasks, {self.attributes['structure']}"
+        return escaping.for_terminal(f"<MaskOverlap of {head}{lines}\n  {ADVICE_NOTE}>")
 
     def _repr_html_(self):
         table = self.to_dataframe().astype(object)
-        table = table[table["level"] != "block"].to_html(index=False, float_format="{:.3g}".format)
-        return f"{table}<p>{html.escape(ADVICE_NOTE)}</p>"
+        table = escaping.html_table(table[table["level"] != "block"])
+        return escaping.html_block(table, f"<p>{escaping.for_html(ADVICE_NOTE)}</p>")
 
 
 def compute_fisher_overlap(sources, *, merge_thresholds=(0.1, 0.5), **options):
@@ -214,7 +214,7 @@ def load_mask_overlap(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "does not hold a consistent overlap"):
         masks = {}
         for number, described in enumerate(content["tasks"]):
             weights, config = parts.read_layout(described)
@@ -222,8 +222,6 @@ def load_mask_overlap(path):
             fields = {name: described[name] for name in ("task", "rows", "attributes")}
             masks[described["task"]] = pruning.PruningMasks(masks=found, weights=weights, config=config, **fields)
         return MaskOverlap(masks=masks, rows=tuple(content["rows"]), attributes=content["attributes"])
-    except (errors.QKOVError, KeyError, TypeError) as error:
-        raise errors.ResultFileError(f"{path} does not hold a consistent overlap: {error!r}") from error
 
 
 def _check_alike(masks):

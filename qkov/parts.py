@@ -126,6 +126,13 @@ def read_layout(content):
     Raises:
         LayoutError, KeyError, TypeError: If it does not describe any.
     """
+    try:
+        return _read_layout(content)
+    except (AttributeError, IndexError) as error:  # not the mappings, or not the sizes, that are written
+        raise errors.LayoutError(f"Weights and layers are not described as this package does it: {error!r}.") from error
+
+
+def _read_layout(content):
     weights = tuple(LinearWeight(**_tuples(one)) for one in content["weights"])
     if content["layers"] is None:
         return weights, None

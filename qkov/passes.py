@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from tqdm import tqdm
 
-from . import gradients, samples
+from . import escaping, gradients, samples
 from .errors import MemoryLimitError, OptionError, SampleIdError
 
 _logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def collect_passes(
     # Where disable is not given, TQDM_DISABLE in the environment still acts.
     hidden = {} if progress else {"disable": True}
     most = math.inf
-    with tqdm(desc=f"collect {task}", unit=" samples", delay=2, total=_total(batch), **hidden) as bar:
+    with tqdm(desc=f"collect {escaping.for_terminal(task)}", unit=" samples", delay=2, total=_total(batch), **hidden) as bar:
         for one in batches:
             num_samples = samples.batch_size(one)
             names = samples.assign_ids(task, known, num_samples, sample_ids.take(num_samples))

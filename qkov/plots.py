@@ -20,7 +20,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from . import errors
+from . import errors, escaping
 
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu"  # red is conflict, usually the low end; readable with every common colour blindness
@@ -171,9 +171,10 @@ def plot_maps(
     everything = np.concatenate([values.ravel() for values in shown.values()])
     figure, panels = _panels(len(shown), len(grid.layers), len(grid.heads))
     for panel, (name, values) in zip(panels, shown.items(), strict=True):
-        panel.set_title(BLOCK_TITLES.get(name, name), loc="left", parse_math=False)
+        panel.set_title(escaping.for_picture(BLOCK_TITLES.get(name, name)), loc="left", parse_math=False)
         if empty:
-            panel.text(0.5, 0.5, empty, ha="center", va="center", transform=panel.transAxes, parse_math=False)
+            said = escaping.for_picture(empty)
+            panel.text(0.5, 0.5, said, ha="center", va="center", transform=panel.transAxes, parse_math=False)
             values = np.full_like(values, np.nan)
         norm = _norm(everything if scale == "shared" else values, kind)
         image = _draw_cells(panel, values, norm, colours)
@@ -304,7 +305,7 @@ def _colour_bar(figure, image, panel, unit):
 def _wrapped(text, inches, size):
     # Letters of the default font are about 0.55 of their size wide.
     columns = max(12, int(inches * 72 / (0.55 * size)))
-    return "\n".join(textwrap.fill(line, columns) for line in text.split("\n"))
+    return "\n".join(textwrap.fill(line, columns) for line in escaping.for_picture(text).split("\n"))
 
 
 def _surround(figure, title, texts, *, framed):
@@ -342,24 +343,38 @@ def plot_identity(measured, expected, *, title="", measured_label="", expected_l
     """
     groups = _paired_groups(measured, expected)
     figure = Picture(figsize=(5.0, 4.6), layout="constrained")
-    panel = figure.subplots()
+    panel, drawn = figure.subplots(), []
     for (name, (found, wanted)), marker in zip(groups.items(), itertools.cycle("os^Dv<>P")):
-        panel.scatter(wanted, found, s=22, marker=marker, alpha=0.75, linewidths=0, label=name)
+        points = panel.scatter(wanted, found, s=22, marker=marker, alpha=0.75, linewidths=0)
+        drawn.append((points, str(name)))
     found, wanted = (np.concatenate([pair[side] for pair in groups.values()]) for side in (0, 1))
     ends = np.array([min(found.min(), wanted.min()), max(found.max(), wanted.max())])
-    panel.plot(ends, ends, color="0.3", linewidth=1, zorder=0, label="equal")
+    (line,) = panel.plot(ends, ends, color="0.3", linewidth=1, zorder=0)
     if ends[0] > 0:
         panel.set(xscale="log", yscale="log")
         for axis in (panel.xaxis, panel.yaxis):
             _decade_ticks(axis)
-    panel.set_xlabel(expected_label, parse_math=False)
-    panel.set_ylabel(measured_label, parse_math=False)
-    panel.legend(frameon=False, fontsize=8)
+    panel.set_xlabel(escaping.for_picture(expected_label), parse_math=False)
+    panel.set_ylabel(escaping.for_picture(measured_label), parse_math=False)
+    literal_legend(panel, [*drawn, (line, "equal")], frameon=False, fontsize=8)
     size = np.abs(wanted).max()
     error = np.abs(found - wanted).max() / size if size else np.abs(found - wanted).max()
     summary = f"{found.size} values; largest difference {error:.1e} of the largest value."
     _surround(figure, title, [summary, *([note] if note else [])], framed=note)
     return figure
+
+
+def literal_legend(owner, entries, **options):
+    """Put a legend of ``(artist, text)`` on a figure or panel, the texts as they are.
+
+    matplotlib would read mathematics between dollars, and drop a label that begins with an underscore.
+    """
+    artists, texts = zip(*entries, strict=True)
+    legend = owner.legend(artists, [" "] * len(texts), **options)
+    for label, text in zip(legend.get_texts(), texts, strict=True):
+        label.set_parse_math(False)
+        label.set_text(escaping.for_picture(text))
+    return legend
 
 
 def _decade_ticks(axis):

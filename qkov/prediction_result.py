@@ -1,13 +1,12 @@
 """The labelled result of a prediction: what a step on B is expected to do to A's loss, slice by slice and in groups."""
 
 import dataclasses
-import html
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from . import errors, head_statistics, labels, result_file
+from . import errors, escaping, head_statistics, labels, result_file
 from .geometry import BLOCKS
 
 __all__ = ["Prediction", "load_prediction"]
@@ -71,7 +70,8 @@ class Prediction:
             values = getattr(self, name)
             if values is None and name.startswith("codes"):
                 continue
-            values = np.array(values, np.int64 if name.startswith(("codes", "tokens")) else np.float64)
+            whole = name.startswith(("codes", "tokens"))
+            values = labels.whole_array(values, name) if whole else np.array(values, np.float64)
             if len(values.shape) != len(shape) or any(
                 a not in (None, b) for a, b in zip(shape, values.shape, strict=True)
             ):
@@ -257,7 +257,8 @@ class Prediction:
         return f"{head}{interval}; {counts}{shared}"
 
     def __repr__(self):
-        return f"<Prediction: {self._said()}. First order up to a step of about {self._until():.2g}.>"
+        until = f"First order up to a step of about {self._until():.2g}."
+        return escaping.for_terminal(f"<Prediction: {self._said()}. {until}>")
 
     def _until(self):
         return float(self.to_dataframe("all")["first_order_until"].iloc[0])
@@ -265,10 +266,8 @@ class Prediction:
     def _repr_html_(self):
         table = self.to_dataframe("slice").sort_values("change", ascending=False, kind="stable").head(10)
         table["head"] = table["head"].astype(object).where(table["head"].notna(), "")
-        return (
-            f"<p><b>Prediction</b>: {html.escape(self._said())}.</p><p>The slices that hurt most:</p>"
-            f"{table.to_html(index=False, float_format='{:.3g}'.format)}"
-        )
+        said = f"<p><b>Prediction</b>: {escaping.for_html(self._said())}.</p><p>The slices that hurt most:</p>"
+        return escaping.html_block(said, escaping.html_table(table))
 
 
 def _variance(values, codes):
@@ -285,8 +284,6 @@ def load_prediction(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent prediction"):
         names = {name: tuple(content.pop(name)) for name in ("blocks", "layers", "units", "sample_a")}
         return Prediction(**names, **content, **{"codes_a": None, "codes_b": None, **arrays})
-    except (errors.QKOVError, KeyError, TypeError, ValueError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent prediction: {error!r}") from error

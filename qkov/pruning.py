@@ -18,14 +18,13 @@ to zero, and prunes large weights that the model stands on.
 """
 
 import contextlib
-import html
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from . import errors, formula, importance, labels, parts, result_file
+from . import errors, escaping, formula, importance, labels, parts, result_file
 from .layout import uncompiled
 
 __all__ = ["PruningMasks", "apply_masks", "get_fisher_pruning_masks", "load_pruning_masks"]
@@ -145,11 +144,12 @@ class PruningMasks:
         )
 
     def __repr__(self):
-        return f"<PruningMasks {self._headline()}\n  {importance.CAVEAT}>"
+        return escaping.for_terminal(f"<PruningMasks {self._headline()}\n  {importance.CAVEAT}>")
 
     def _repr_html_(self):
-        table = self.to_dataframe().astype(object).to_html(index=False, float_format="{:.3g}".format)
-        return f"<p><b>PruningMasks</b> {html.escape(self._headline())}</p>{table}<p>{importance.CAVEAT}</p>"
+        said = f"<p><b>PruningMasks</b> {escaping.for_html(self._headline())}</p>"
+        table = escaping.html_table(self.to_dataframe().astype(object))
+        return escaping.html_block(said, table, f"<p>{importance.CAVEAT}</p>")
 
 
 def get_fisher_pruning_masks(
@@ -256,13 +256,11 @@ def load_pruning_masks(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "does not hold consistent masks"):
         weights, config = parts.read_layout(content)
         masks = {one.param_name: torch.from_numpy(arrays[one.param_name]) for one in weights}
         fields = {name: content[name] for name in ("task", "rows", "attributes")}
         return PruningMasks(masks=masks, weights=weights, config=config, **fields)
-    except (errors.QKOVError, KeyError, TypeError) as error:
-        raise errors.ResultFileError(f"{path} does not hold consistent masks: {error!r}") from error
 
 
 def _check_size(share, count):

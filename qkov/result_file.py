@@ -5,6 +5,7 @@ and contiguous arrays. The format itself notices no flipped bit, so the descript
 Nothing in such a file is executed.
 """
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -73,7 +74,7 @@ def read(path, *, format_name, format_version):
             metadata = file.metadata() or {}
             names = file.keys()
             arrays = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, TypeError, AttributeError) as error:  # the last two for types that numpy lacks
         raise errors.ResultFileError(
             f"{path} is not a whole safetensors file ({error}); save the result again."
         ) from error
@@ -92,6 +93,24 @@ def read(path, *, format_name, format_version):
     if description.pop("sha256", None) != digest(description, arrays) or "content" not in description:
         raise errors.ResultFileError(f"{path} is damaged: its checksum does not match. Save the result again.")
     return description["content"], arrays
+
+
+@contextlib.contextmanager
+def consistent(path, what):
+    """Turn what goes wrong while a result is put together from a file that is whole into one error.
+
+    A checksum says that a file is as it was written, not who wrote it: content may be missing, or of any type and size.
+
+    Args:
+        path: Of the file. what: For the message, as in "is not a consistent heatmap".
+
+    Raises:
+        ResultFileError: For every error of ours and of wrong types, keys and values inside the block.
+    """
+    try:
+        yield
+    except (errors.QKOVError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise errors.ResultFileError(f"{path} {what}: {error!r}") from error
 
 
 def _description(path, text):

@@ -1,13 +1,22 @@
 """The labelled result of looking for conflicts between samples of two tasks: cosines of every pair in every group."""
 
-import html
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from . import conflict_advice, conflict_clusters, cosine_summary, errors, formula, labels, natural_gram, result_file
+from . import (
+    conflict_advice,
+    conflict_clusters,
+    cosine_summary,
+    errors,
+    escaping,
+    formula,
+    labels,
+    natural_gram,
+    result_file,
+)
 
 __all__ = ["SampleConflicts", "load_conflicts"]
 
@@ -292,17 +301,15 @@ class SampleConflicts:
 
     def __repr__(self):
         said = "".join(f"\n  {sentence}" for sentence in self.attributes["notes"])
-        return f"<SampleConflicts {self.conclusion()}{said}>"
+        return escaping.for_terminal(f"<SampleConflicts {self.conclusion()}{said}>")
 
     def _repr_html_(self):
-        notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.attributes["notes"])
+        notes = "".join(f"<p>{escaping.for_html(sentence)}</p>" for sentence in self.attributes["notes"])
         names = ["group", "mean_cosine", "share_below", "within_a_mean_cosine", "within_b_mean_cosine"]
         names += ["p", "q"] if self.group_tests else []
         lowest = self.to_dataframe()[names].sort_values("mean_cosine", kind="stable").head(10)
-        return (
-            f"<p><b>SampleConflicts</b> {html.escape(self.conclusion())}</p>{notes}"
-            f"{lowest.to_html(index=False, float_format='{:.3g}'.format)}"
-        )
+        said = f"<p><b>SampleConflicts</b> {escaping.for_html(self.conclusion())}</p>"
+        return escaping.html_block(said, notes, escaping.html_table(lowest))
 
 
 def load_conflicts(path):
@@ -313,7 +320,7 @@ def load_conflicts(path):
         OSError: If it cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    try:
+    with result_file.consistent(path, "is not a consistent result of conflicts"):
         tests = {
             name: {one.partition(".")[2]: values for one, values in arrays.items() if one.startswith(f"{name}.")}
             for name in ("sample_tests", "group_tests")
@@ -326,8 +333,6 @@ def load_conflicts(path):
             **{name: tuple(content[name]) for name in ("sample_a", "sample_b", "sample_r", "clusters_a", "clusters_b")},
             **tests,
         )
-    except (errors.QKOVError, KeyError, TypeError, ValueError) as error:
-        raise errors.ResultFileError(f"{path} is not a consistent result of conflicts: {error!r}") from error
 
 
 def _frozen(name, values, shape):

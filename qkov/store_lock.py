@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
+import platform
 from pathlib import Path
 
 from . import durable
@@ -44,7 +44,7 @@ def acquire(folder: Path) -> int:
         told = DiskError(f"{str(path)!r} cannot be locked: {error.strerror or error}. Use a folder on a local disk.")
         told.errno = error.errno
         raise told from error
-    owner = json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode()
+    owner = json.dumps({"host": platform.node(), "pid": os.getpid()}).encode()
     # The record is for people; a lock without it, on a full disk, is a lock all the same.
     with contextlib.suppress(OSError):
         os.ftruncate(handle, 0)

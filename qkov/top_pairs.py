@@ -11,13 +11,12 @@ What can be tested is a single sample, against a reference task (:func:`qkov.sta
 """
 
 import dataclasses
-import html
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from . import errors, inference, labels, losses, result_file, scoring
+from . import errors, escaping, inference, labels, losses, result_file, scoring
 from .geometry import BLOCKS
 from .statistics import conformal, slices, splits
 
@@ -88,12 +87,13 @@ class TopPairs:
     def __repr__(self):
         facts = self.attributes
         said = "".join(f"\n  {sentence}" for sentence in facts["notes"])
-        return f"<TopPairs {facts['task_a']} x {facts['task_b']}: {len(self.rows)} pairs{said}>"
+        tasks = f"{facts['task_a']} x {facts['task_b']}"
+        return escaping.for_terminal(f"<TopPairs {tasks}: {len(self.rows)} pairs{said}>")
 
     def _repr_html_(self):
-        notes = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.attributes["notes"])
+        notes = "".join(f"<p>{escaping.for_html(sentence)}</p>" for sentence in self.attributes["notes"])
         table = self.to_dataframe().dropna(axis=1, how="all").astype({"head": object})
-        return table.fillna("").to_html(index=False, float_format="{:.3g}".format) + notes
+        return escaping.html_block(escaping.html_table(table.fillna("")), notes)
 
 
 def describe_top_pairs(heatmap, collector, *, held_out=None, reference_task=None, clusters=None, top_k=5):
@@ -194,7 +194,8 @@ def load_top_pairs(path):
         OSError: If it cannot be opened.
     """
     content, _ = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    return TopPairs(rows=tuple(content["rows"]), attributes=content["attributes"])
+    with result_file.consistent(path, "is not a consistent list of pairs"):
+        return TopPairs(rows=tuple(content["rows"]), attributes=content["attributes"])
 
 
 def _described(heatmap, collector, pair):

@@ -11,6 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+from qkov import escaping
+from validation import offline
+
 from . import (
     book,
     controls,
@@ -40,7 +43,7 @@ def parse_arguments(arguments):
 
 def say(text):
     """Print one line at once, so that a log shows what is running."""
-    print(text, flush=True)
+    print(escaping.for_terminal(text), flush=True)
 
 
 def name_outcomes(found):
@@ -139,6 +142,7 @@ def outcome(items):
 def main(arguments=None):
     """Run everything; return the exit status."""
     options = parse_arguments(arguments)
+    offline.block_sockets()  # kernels and the build of the book too; the planted notebook "network" shows it
     try:
         found, manifest = evidence.load_evidence(options.evidence)
     except evidence.EvidenceError as error:

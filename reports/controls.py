@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from validation import offline
+
 from . import notebooks
 
 HEADER = """\
@@ -25,6 +27,8 @@ CONTROLS = {
     "object-address": ("object()", "object address"),
     "text-on-stderr": ("import sys\nprint('careful', file=sys.stderr)", "stderr"),
     "exception": ("1 / 0", "ZeroDivisionError"),
+    # An address that no machine has; the attempt is refused in the kernel before anything is sent.
+    "network": ("import socket\nsocket.create_connection(('192.0.2.1', 9), 1)", offline.SAID),
 }
 # And one that must pass: a comparison that refuses everything proves nothing.
 CLEAN = ("clean", "import random\nrandom.seed(0)\nprint(random.random())")

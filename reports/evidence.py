@@ -17,6 +17,7 @@ The file formats are the interface between the two packages:
     remedies, remedies_long  the same of freezing slices and of merging models; rows have further keys, described in
                      `validation/freezing.py` and `validation/merging_models.py`
     head_types       what heads of the model trained for them are and do, rows of the form of statistics
+    offline   where, status ("refused": a connection tried from there was blocked, "reached", "open": not blocked), said
     not_run   what, reason
     summary   numbers of the run as a whole
 
@@ -79,6 +80,8 @@ def audit(evidence):
         wrong.append("no check passed: nothing ran")
     if not faults:
         wrong.append("no fault was planted: nothing shows that the checks can fail")
+    if not evidence.get("offline") or any(row["status"] == "reached" for row in evidence["offline"]):
+        wrong.append("offline: nothing shows that sockets were blocked, or that they were left open on purpose")
     for result in results:
         if result["status"] == "passed" and (reason := objection(result)):
             wrong.append(f"{result['check']} on {result['model']} is called passed, but {reason}")

@@ -5,7 +5,7 @@ freezing are sorted by what is kept, so that the order is the result and not a c
 """
 
 from .statistics_tables import bound, measured, state_of, verdict
-from .tables import table, unique
+from .tables import cell, table, unique
 
 FREEZING, HALF, NOT_MADE = "freezing", "freezing, half the progress", ", not made"
 MERGING, REFERENCES = "merging", "merging, references"
@@ -186,4 +186,4 @@ def against_random(rows, prefix):
 
 def named(rows):
     """Arms with where they were found, for a sentence."""
-    return "; ".join(f"{row['procedure']} ({row['data']})" for row in rows) or "none"
+    return "; ".join(cell(f"{row['procedure']} ({row['data']})") for row in rows) or "none"

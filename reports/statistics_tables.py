@@ -142,7 +142,8 @@ def made_with(environment):
     versions = ", ".join(
         f"{name} {environment['versions'][name]}" for name in ("torch", "transformers", "numpy", "scipy")
     )
-    return f" with Python {environment['python']}, {versions} on {environment['platform']} ({environment['cpu_capability']})"
+    place = f"{environment['platform']} ({environment['cpu_capability']})"
+    return " " + cell(f"with Python {environment['python']}, {versions} on {place}")
 
 
 def statistics_numbers(evidence):

@@ -6,7 +6,7 @@ Pages take them in by ``{include}``; nothing that is a measurement is typed by h
 import math
 import re
 
-PUNCTUATION = str.maketrans({char: f"\\{char}" for char in "\\`*_{}[]<>|$#~"})
+from qkov import escaping
 
 
 def cell(value):
@@ -24,7 +24,7 @@ def cell(value):
         return number(value)
     if isinstance(value, list | tuple):
         return ", ".join(cell(item) for item in value) or "–"
-    return " ".join(str(value).split()).translate(PUNCTUATION)
+    return escaping.for_markdown(" ".join(str(value).split()))
 
 
 def number(value):

@@ -16,6 +16,11 @@ for variable, value in {
 import hypothesis
 import pytest
 
+from validation import offline
+
+# In every test and every process of Python that one starts: nothing may need the network, or use it unnoticed.
+offline.block_sockets()
+
 # The same examples in every run, so that a failure on one machine is a failure on all; `--hypothesis-profile=explore`
 # looks for new ones. No deadline: the first call of anything in torch is slow.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import qkov
-from qkov import errors, head_tables
+from qkov import errors, escaping
 from tests.diagonals import make_diagonal
 
 # NUL and lone surrogates are no text that UTF-8 files and their readers share.
@@ -68,13 +68,13 @@ def test_no_cell_is_a_formula_and_every_name_comes_back(tmp_path, task):
 @example("'")
 @example("''=")
 def test_escaping_can_be_undone(text):
-    cell = head_tables.escaped(text)
+    cell = escaping.for_csv(text)
     assert cell[:1] not in ("=", "+", "-", "@", "\t", "\r")
-    assert head_tables.unescaped(cell) == text
+    assert escaping.from_csv(cell) == text
 
 
 def test_a_single_quote_dropped_too_eagerly_is_caught(monkeypatch, tmp_path):
-    monkeypatch.setattr(head_tables, "unescaped", lambda text: text.removeprefix("'"))
+    monkeypatch.setattr(escaping, "from_csv", lambda text: text.removeprefix("'"))
     path = qkov.export_head_table(named("'n"), tmp_path / "heads.csv")
     assert set(qkov.load_head_table(path)["task"]) != {"'n"}
 

@@ -18,12 +18,14 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
     (
+        "escaping",
         "errors",
         "canonical",
         "durable",
         "journal",
         "store_lock",
         "interruption",
+        "hub",
         "reproducibility",
         "geometry",
         "formula",

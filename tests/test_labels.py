@@ -25,3 +25,18 @@ def test_floats_are_neither_ids_nor_numbers():
 @pytest.mark.parametrize(("given", "pairs", "valid"), [(True, 6, True), (False, 6, False), (True, 0, False)])
 def test_a_result_is_valid_only_with_pairs(given, pairs, valid):
     assert labels.checked_attributes({"valid": given}, pairs=pairs)["valid"] is valid
+
+
+@pytest.mark.parametrize("values", [[0.5], [np.nan], [np.inf], [True], ["1"], [10**30], [2**63], [1e19]])
+def test_what_is_no_whole_number_becomes_none(values):
+    with pytest.raises(errors.ShapeError, match=r"codes, of type .*expected whole numbers"):
+        labels.whole_array(values, "codes")
+
+
+def test_whole_numbers_are_copied_as_int64():
+    given = np.array([[1, -2]], np.int64)
+    found = labels.whole_array(given, "codes")
+    found[0, 0] = 5
+    assert given.tolist() == [[1, -2]]
+    assert labels.whole_array([2.0], "codes").tolist() == [2]
+    assert labels.whole_array([], "codes").dtype == labels.whole_array(np.zeros(2, np.uint8), "codes").dtype == np.int64

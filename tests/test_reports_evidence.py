@@ -43,6 +43,7 @@ GOOD = {
             "seconds": 1.0,
         }
     ],
+    "offline": [{"where": "the main process", "status": "refused", "said": "sockets are blocked"}],
     "models": [
         {
             "name": "llama",

@@ -89,8 +89,21 @@ def test_omissions_are_named():
     left_out = {entry["what"] for entry in program.omissions(options)}
     assert "a causal language model of your own" in left_out
     assert {f"determinism tier {tier}" for tier in ("D0", "D3", "D4")} <= left_out
-    given = program.omissions(program.parse_arguments(["--model", "somewhere"]))
-    assert "a causal language model of your own" not in {entry["what"] for entry in given}
+    assert "without the network" not in left_out
+    given = {entry["what"] for entry in program.omissions(program.parse_arguments(["--model", "somewhere"]))}
+    assert "a causal language model of your own" not in given
+    assert "without the network" in given
+
+
+REFUSED = {"where": "the main process", "status": "refused", "said": "sockets are blocked"}
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Answer for the attempts to leave the machine, which cost a process; they are made in test_offline.py."""
+    tried = [dict(REFUSED)]
+    monkeypatch.setattr(program, "stay_offline", lambda options: tried)
+    return tried
 
 
 OTHER_STUDIES = [name for name in program.STUDIES if name != "statistics"]
@@ -126,16 +139,29 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
         *((evidence() | {"summary": evidence()["summary"] | {name: 0}}, 1) for name in OTHER_STUDIES),
     ],
 )
-def test_exit_status_says_whether_everything_held(found, status, monkeypatch, tmp_path, capsys):
+def test_exit_status_says_whether_everything_held(found, status, monkeypatch, tmp_path, capsys, offline):
     monkeypatch.setattr(program, "gather", lambda options: (found, {"checks": 1.0}))
     assert program.main(["--output", str(tmp_path)]) == status
     assert json.loads((tmp_path / "evidence.json").read_text())["format"] == "qkov-evidence-1"
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert {"commit", "environment", "data_fingerprint", "tiers_run", "tiers_not_run"} <= set(manifest)
+    assert manifest["offline"]["sockets other than loopback blocked"] is True
     assert "numbers compared" in capsys.readouterr().out
 
 
-def test_a_model_that_cannot_be_loaded_ends_with_status_4(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("how", "status"), [("reached", 1), ("open", 0)])
+def test_a_run_that_is_not_blocked_fails_or_says_that_it_is_open(how, status, monkeypatch, tmp_path, offline):
+    offline[0]["status"] = how
+    monkeypatch.setattr(program, "gather", lambda options: (evidence(), {}))
+    assert program.main(["--output", str(tmp_path)]) == status
+    if how == "open":
+        manifest = json.loads((tmp_path / "manifest.json").read_text())
+        assert manifest["offline"]["sockets other than loopback blocked"] is False
+    else:
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_cannot_be_loaded_ends_with_status_4(monkeypatch, tmp_path, capsys, offline):
     def refuse(options):
         raise OSError("no such folder")
 
@@ -145,7 +171,7 @@ def test_a_model_that_cannot_be_loaded_ends_with_status_4(monkeypatch, tmp_path,
     assert not (tmp_path / "evidence.json").exists()
 
 
-def test_a_check_without_a_fault_fails_the_run(monkeypatch, tmp_path):
+def test_a_check_without_a_fault_fails_the_run(monkeypatch, tmp_path, offline):
     found = evidence()
     found["summary"]["checks_without_a_fault"] = ["law"]
     monkeypatch.setattr(program, "gather", lambda options: (found, {}))
@@ -163,7 +189,7 @@ def test_long_measures_in_full_and_for_the_record(study, monkeypatch):
     assert asked == [("long", 1), ("short", False, 2)]
 
 
-def test_what_failed_in_the_statistics_is_said(monkeypatch, tmp_path, capsys):
+def test_what_failed_in_the_statistics_is_said(monkeypatch, tmp_path, capsys, offline):
     found = evidence(rate="failed", complaints=["made by other sources"])
     monkeypatch.setattr(program, "gather", lambda options: (found, {}))
     assert program.main(["--output", str(tmp_path)]) == 1

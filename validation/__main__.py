@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from qkov import reproducibility
+from qkov import escaping, hub, reproducibility
 from qkov.errors import QKOVError
 
 from . import (
@@ -24,6 +24,7 @@ from . import (
     faults,
     induction,
     models,
+    offline,
     prediction_evidence,
     proven,
     remedies_evidence,
@@ -51,6 +52,9 @@ def parse_arguments(arguments):
     parser = argparse.ArgumentParser(prog="python -m validation", description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", action="append", default=[], metavar="NAME_OR_PATH",
                         help="also measure this causal language model: a hub name or a local folder")  # fmt: skip
+    parser.add_argument("--revision", help="branch, tag or commit of the name on the hub that --model gives")
+    parser.add_argument("--trust-remote-code", action="store_true",
+                        help="run the code that comes with it; needs a commit, 40 digits, as --revision")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="where --model runs, for example cuda (default: cpu)")
     parser.add_argument("--output", type=Path, default=ROOT / "_build" / "validation", help="folder to write")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes of one thread each")
@@ -61,7 +65,28 @@ def parse_arguments(arguments):
 
 def say(text):
     """Print one line at once, so that a log shows what is running."""
-    print(text, flush=True)
+    print(escaping.for_terminal(text), flush=True)
+
+
+def hub_options(options):
+    """What :func:`qkov.hub.loading_options` is asked for every --model."""
+    return {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+
+
+def why_online(options):
+    """Why sockets are not blocked, or an empty string."""
+    hub_names = [name for name in options.model if not Path(name).is_dir()]
+    return f"--model {' '.join(hub_names)} needs the network" if hub_names else ""
+
+
+def stay_offline(options):
+    """Block sockets, unless a name on the hub was given, and try to leave all the same; rows, with "open" for not blocked."""
+    if reason := why_online(options):
+        return [{"where": "every process", "status": "open", "said": reason}]
+    offline.block_sockets()
+    with suite.process_pool(1) as pool:
+        in_worker = pool.submit(offline.try_to_leave, "a worker process").result()
+    return [offline.try_to_leave("the main process"), in_worker]
 
 
 def gather(options):
@@ -77,7 +102,7 @@ def gather(options):
         return result
 
     records = timed("training", train)
-    extra = [(name, options.device) for name in options.model]
+    extra = [(name, options.device, hub_options(options)) for name in options.model]
     results, rows, not_run = timed("checks", suite.run_suite, list(models.CASES), jobs=options.jobs, extra=extra)
     results += timed("repetition", repetition.measure_repetition, jobs=options.jobs)
     planted = timed("faults", faults.run_faults, processes=options.jobs)
@@ -131,6 +156,8 @@ def omissions(options):
         left_out.append(("models on a GPU", "torch finds no CUDA device"))
     if not options.model:
         left_out.append(("a causal language model of your own", "--model was not given"))
+    if reason := why_online(options):
+        left_out.append(("without the network", reason))
     return [{"what": what, "reason": reason} for what, reason in left_out]
 
 
@@ -163,6 +190,10 @@ def manifest(evidence, seconds):
         "models": {row["name"]: row["fingerprint"] for row in evidence["models"]},
         "tiers_run": "D1 and D2, on " + repetition.MODEL,
         "tiers_not_run": dict(repetition.TIERS),
+        "offline": {
+            "sockets other than loopback blocked": all(row["status"] == "refused" for row in evidence["offline"]),
+            **{f"tried from {row['where']}": f"{row['status']}: {row['said']}" for row in evidence["offline"]},
+        },
         "seconds": seconds,
     }
 
@@ -191,10 +222,21 @@ def main(arguments=None):
     options = parse_arguments(arguments)
     torch.set_num_threads(1)
     try:
+        for name in options.model:  # refused before anything is measured or loaded
+            hub.loading_options(name, **hub_options(options))
+    except QKOVError as error:
+        say(f"validation: {error}")
+        return error.exit_status
+    tried = stay_offline(options)
+    if reached := [row for row in tried if row["status"] == "reached"]:
+        say(f"validation: sockets are not blocked in {reached[0]['where']}: {reached[0]['said']}")
+        return 1
+    try:
         evidence, seconds = gather(options)
     except (QKOVError, OSError) as error:
         say(f"validation: {type(error).__name__}: {error}")
         return 4
+    evidence["offline"] = tried
     write(options.output / "manifest.json", manifest(evidence, seconds))
     write(options.output / "evidence.json", evidence)
     for result in evidence["results"]:

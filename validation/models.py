@@ -173,17 +173,18 @@ CASES = {
 """All cases by name, cheap ones first."""
 
 
-def load_causal_lm(name_or_path, device="cpu"):
+def load_causal_lm(name_or_path, device="cpu", **hub_options):
     """Load any causal language model that transformers knows, with code and prose cut by its own tokenizer.
 
     Args:
         name_or_path: A local folder, or a name on the hub where there is a network.
         device: For example ``"cuda"``.
+        **hub_options: ``revision`` and ``trust_remote_code`` of :func:`qkov.hub.loading_options`.
 
     Returns:
         ``(model, batch_a, batch_b)``, everything on ``device``.
     """
-    return pretrained.build_given(name_or_path, device=device)
+    return pretrained.build_given(name_or_path, device=device, **hub_options)
 
 
 def shown_name(name_or_path):

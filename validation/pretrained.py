@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from qkov import losses
+from qkov import hub, losses
 
 from . import tasks
 
@@ -147,12 +147,14 @@ def _folder():
     return Path(next(iter(places))) / "model" if places else None
 
 
-def load_causal_lm(name_or_path, *, device="cpu"):
-    """Load any causal language model that transformers knows, with its tokenizer; no code from the model is run.
+def load_causal_lm(name_or_path, *, device="cpu", **hub_options):
+    """Load any causal language model that transformers knows, with its tokenizer.
 
     Args:
         name_or_path: A local folder, or a name on the hub where there is a network.
         device: For example ``"cuda"``.
+        **hub_options: ``revision`` and ``trust_remote_code`` of :func:`qkov.hub.loading_options`; by default no code that
+            comes with the model is run.
 
     Returns:
         ``(model, tokenizer)``: float32 weights, eval mode, sdpa attention where the family has it.
@@ -162,19 +164,22 @@ def load_causal_lm(name_or_path, *, device="cpu"):
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options = {"trust_remote_code": False, "local_files_only": Path(name_or_path).is_dir()}
+    options = hub.loading_options(name_or_path, **hub_options)
     tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options)
     model = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=torch.float32, **options)
     return model.to(device).eval(), tokenizer
 
 
-def build_given(name_or_path, *, device="cpu", num_samples=6, max_tokens=48, seed=0):
+def build_given(name_or_path, *, device="cpu", num_samples=6, max_tokens=48, seed=0, **hub_options):
     """Load a causal language model with code and prose of the standard library, as :func:`build` does.
+
+    Args:
+        name_or_path, device, **hub_options: As for :func:`load_causal_lm`.
 
     Returns:
         ``(model, batch_a, batch_b)``, everything on ``device``.
     """
-    model, tokenizer = load_causal_lm(name_or_path, device=device)
+    model, tokenizer = load_causal_lm(name_or_path, device=device, **hub_options)
     batches = [
         token_batch(tokenizer, _texts(task, num_samples, 150, seed), max_tokens=max_tokens, device=device)
         for task in ("code", "prose")

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from qkov import checks, reproducibility
 
-from . import models
+from . import models, offline
 
 INFINITE = 1e300
 
@@ -24,7 +24,7 @@ def run_suite(names, *, jobs=2, progress=True, extra=()):
 
     Args:
         names: Keys of ``models.CASES``. jobs: Processes at a time. progress: Show a bar.
-        extra: ``(name, device)`` of causal language models to load with transformers, measured after the others.
+        extra: ``(name, device, hub_options)`` of causal language models to load with transformers, measured after the others.
 
     Returns:
         ``(results, model_rows, not_run)``, lists of dictionaries in the order of the names.
@@ -36,18 +36,25 @@ def run_suite(names, *, jobs=2, progress=True, extra=()):
     found = {}
     with process_pool(jobs) as pool:
         futures = {pool.submit(measure_case, name): name for name, _ in work}
-        futures |= {pool.submit(measure_loaded, name, device): name for name, device in extra}
+        futures |= {pool.submit(measure_loaded, name, device, **given): name for name, device, given in extra}
         for future in tqdm(as_completed(futures), total=len(futures), desc="models", disable=not progress):
             found[futures[future]] = future.result()
-    order = [name for name in (*names, *(name for name, _ in extra)) if name in found]
+    order = [name for name in (*names, *(name for name, *_ in extra)) if name in found]
     return [row for name in order for row in found[name][1]], [found[name][0] for name in order], not_run
 
 
 def process_pool(jobs, **options):
-    """A pool of fresh processes with one thread each."""
+    """A pool of fresh processes with one thread each, whose sockets are blocked if those of this process are."""
     return ProcessPoolExecutor(
-        jobs, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,), **options
+        jobs, mp_context=get_context("spawn"), initializer=start_worker, initargs=(offline.is_blocked(),), **options
     )
+
+
+def start_worker(blocked):
+    """Set up a process of the pool."""
+    torch.set_num_threads(1)
+    if blocked:
+        offline.block_sockets()
 
 
 def measure_case(name):
@@ -58,11 +65,12 @@ def measure_case(name):
     return model_row(case, one.kind, one.description), measure(case)
 
 
-def measure_loaded(name, device):
+def measure_loaded(name, device, **hub_options):
     """Load a causal language model by name or folder and measure every law on it."""
-    model, batch_a, batch_b = models.load_causal_lm(name, device)
+    model, batch_a, batch_b = models.load_causal_lm(name, device, **hub_options)
     case = checks.Case(models.shown_name(name), model, batch_a, batch_b)
-    return model_row(case, "given", f"{type(model).__name__} given by --model, on {device}"), measure(case)
+    revision = f", revision {hub_options['revision']}" if hub_options.get("revision") else ""
+    return model_row(case, "given", f"{type(model).__name__} given by --model, on {device}{revision}"), measure(case)
 
 
 def measure(case):
