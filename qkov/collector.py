@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from . import fisher, formula, gradients, linear_weights, losses, passes, reproducibility, sample_rows
+from . import non_finite as non_finite_gradients
 from .errors import (
     LayoutError,
     ModelChangedError,
@@ -80,7 +81,7 @@ class FisherCollector:
         self._weights, self._left_out = (), {}
         self.config = None
         self.model_fingerprint = None
-        self._tasks = {}
+        self._tasks, self._skipped = {}, {}
         self._seen = None, None  # the latest loss, and what passes with it showed of the first axis
 
     def __enter__(self):
@@ -108,8 +109,9 @@ class FisherCollector:
         return dict(self._left_out)
 
     def collect_fisher(
-        self, model, batch, task, *, sample_ids=None, clusters=None, loss_fn=None, micro_batch=None, progress=True
-    ):
+        self, model, batch, task, *, sample_ids=None, clusters=None, loss_fn=None, micro_batch=None,
+        non_finite="error", progress=True,
+    ):  # fmt: skip
         r"""Add the per-sample gradients of a batch, or of many, to a task.
 
         The gradient of sample i is that of its summed token loss (nats), in eval mode, with respect to the stored
@@ -134,6 +136,9 @@ class FisherCollector:
                 Default: causal language modelling, ``qkov.losses.causal_lm_loss``.
             micro_batch: Samples per pass; default: by a budget of tokens. Halved, with a logged warning, where an
                 accelerator has too little memory.
+            non_finite: What to do with a sample whose loss or gradient is NaN or infinite: "error" (default), or "skip": its
+                pass is repeated sample by sample, the samples that fail are left out, listed by :meth:`skipped` with the
+                reason, and warned of. A task is then not the one that was given: which samples fail is no accident.
             progress: Show a bar when the work takes longer than two seconds.
 
         Raises:
@@ -141,6 +146,7 @@ class FisherCollector:
                 happens is kept; earlier passes are.
         """
         passes.check_call(task, micro_batch)
+        non_finite_gradients.check_choice(non_finite)
         model = uncompiled(model)
         self._bind(model)
         loss_fn = loss_fn or losses.causal_lm_loss
@@ -148,12 +154,15 @@ class FisherCollector:
             self._seen = loss_fn, sample_rows.FirstAxis()
         known = {one.sample_id: one.digest for one in self._tasks.get(task, {}).values()}
         supplies = passes.Supply(sample_ids, "sample_ids"), passes.Supply(clusters, "clusters")
+        skipped = self._skipped.setdefault(task, {})
+        before = set(skipped)
         for one in passes.collect_samples(
             model, batch, task, known, self.config, self._weights, loss_fn, self._seen[1], *supplies,
-            micro_batch=micro_batch, progress=progress,
+            micro_batch=micro_batch, progress=progress, skipped=skipped, skip=non_finite == "skip",
         ):  # fmt: skip
             self._tasks.setdefault(task, {})[one.sample_id] = one
         self._tasks.setdefault(task, {})  # a batch of no samples makes an empty task
+        non_finite_gradients.warn_of_skipped(task, [one for one in skipped if one not in before])
         for supply in supplies:
             supply.check_used(task)
 
@@ -182,6 +191,11 @@ class FisherCollector:
     def sample_ids(self, task):
         """Return the ids of a task's samples in the order of collection."""
         return tuple(one.sample_id for one in self.samples(task))
+
+    def skipped(self, task):
+        """Return ``{id: reason}`` of the samples that ``non_finite="skip"`` has left out and that are not there since."""
+        self.samples(task)  # refuses a task that was never collected
+        return dict(self._skipped.get(task, {}))
 
     def clusters(self, task):
         """Return ``{id: cluster label or None}``."""
@@ -288,6 +302,12 @@ class FisherCollector:
 def check_one_device(model):
     """Refuse a model whose parameters lie on several devices, or on none."""
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if "meta" in devices:
+        name = next(name for name, parameter in model.named_parameters() if parameter.is_meta)
+        raise LayoutError(
+            f"{name!r} of {type(model).__name__} is on the meta device: its values are not loaded, or were offloaded. Load "
+            "the whole model on one device, without device_map offloading."
+        )
     if len(devices) != 1:
         raise LayoutError(
             f"the parameters of {type(model).__name__} are on {', '.join(devices) or 'no device'}; expected one "

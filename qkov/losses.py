@@ -94,7 +94,7 @@ def causal_lm_loss(model, batch):
     logits = _predictions(model, batch)
     _check_labels(labels, logits.shape[-1])
     per_token = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), labels.to(logits.device), ignore_index=IGNORED, reduction="none"
+        logits.transpose(1, 2), labels.to(logits.device, torch.long), ignore_index=IGNORED, reduction="none"
     )
     return per_token.sum(1), tokens
 

@@ -19,6 +19,7 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 LEVELS = (
     (
         "errors",
+        "memory",
         "reproducibility",
         "geometry",
         "formula",
@@ -42,7 +43,17 @@ LEVELS = (
         "reference",
     ),
     ("layout", "linear_weights", "parts", "step"),
-    ("sample_rows", "gradients", "passes", "scoring", "curvature", "attention_patterns"),
+    (
+        "non_finite",
+        "strict",
+        "position_tables",
+        "sample_rows",
+        "gradients",
+        "passes",
+        "scoring",
+        "curvature",
+        "attention_patterns",
+    ),
     (
         "collector",
         "meaning",
