@@ -160,7 +160,8 @@ class QKOVInterferenceMetric:
         else:
             known = ", ".join(map(repr, self.collector.tasks))
             warnings.warn(
-                f"task B, {task_b!r}, has no samples; averages are 0 and the result is not valid. Known tasks: {known}.",
+                f"task B, {task_b!r}, has no samples; averages are 0 and the result is not valid. Collect it, or correct "
+                f"its name; known tasks: {known}.",
                 errors.EmptyTaskWarning, stacklevel=2,
             )  # fmt: skip
         result = heatmap.Heatmap(

@@ -57,6 +57,7 @@ def collect_samples(
             while new:
                 rows = new[: 1 if alone else min(most, fitting)]
                 passed = [names[row] for row in rows]
+                strict.check_norms(model, len(rows))
                 part = samples.select_rows(one, rows, device)
                 try:
                     results = _within_memory(model, part, config, loss_fn, passed, first_axis, weights)

@@ -117,5 +117,8 @@ def assign_ids(task, known, num_samples, sample_ids):
         raise SampleIdError(f"task {task!r}: ids of type {found}; expected all int or all str within one task.")
     repeated = sorted({one for one in ids if ids.count(one) > 1}) if len(set(ids)) < len(ids) else []
     if repeated:
-        raise SampleIdError(f"task {task!r}: sample ids {repeated[:5]} occur more than once in one call.")
+        raise SampleIdError(
+            f"task {task!r}: sample ids {repeated[:5]} occur more than once in one call. Give every "
+            "sample an id of its own."
+        )
     return ids

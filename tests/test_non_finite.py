@@ -8,7 +8,6 @@ import torch
 import qkov
 from qkov import losses, non_finite, passes
 from qkov.errors import NonFiniteError, OptionError, SkippedSamplesWarning, UnknownTaskError
-
 from tests.builders import build_batch, build_model
 
 IDS = ["s0", "s1", "s2", "s3", "s4"]

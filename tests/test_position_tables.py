@@ -6,7 +6,6 @@ import torch
 import qkov
 from qkov import losses, position_tables
 from qkov.errors import BatchError
-
 from tests.builders import build_batch, build_model, collect
 
 

@@ -1,4 +1,4 @@
-"""Attention that does not repeat is refused where repetition is asked for, and only there."""
+"""Attention that does not repeat is refused where repetition is asked for; norms over a pass, where it has company."""
 
 import copy
 
@@ -7,8 +7,7 @@ import torch
 
 import qkov
 from qkov import reproducibility, strict
-from qkov.errors import OptionError
-
+from qkov.errors import BatchError, OptionError
 from tests.builders import build_batch, build_model
 
 
@@ -60,3 +59,28 @@ def into_a_diagonal(model, batch):
 def test_every_collection_asks(flashing, collect):
     with reproducibility.deterministic(), pytest.raises(OptionError, match="flash_attention_2"):
         collect(flashing, build_batch((4, 4)))
+
+
+@pytest.mark.parametrize("tracked", [True, False])
+@pytest.mark.parametrize("num_samples", [1, 2])
+def test_norms_over_a_pass_are_refused_where_it_has_several_samples(tracked, num_samples):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3, track_running_stats=tracked))
+    if tracked or num_samples == 1:
+        strict.check_norms(model, num_samples)
+        return
+    with pytest.raises(BatchError, match=r"'1' \(BatchNorm1d\) normalises by .* all 2 samples .* micro_batch=1"):
+        strict.check_norms(model, num_samples)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1])
+def test_every_pass_asks_for_norms(micro_batch):
+    model = build_model("llama")
+    norm = torch.nn.BatchNorm1d(4, track_running_stats=False, dtype=torch.float64)
+    model.model.embed_tokens = torch.nn.Sequential(model.model.embed_tokens, norm)
+    options = {"micro_batch": micro_batch, "progress": False}
+    collector = qkov.FisherCollector()
+    if micro_batch:
+        collector.collect_fisher(model, build_batch((4, 4)), "a", **options)
+        return
+    with pytest.raises(BatchError, match=r"'model.embed_tokens.1'"):
+        collector.collect_fisher(model, build_batch((4, 4)), "a", **options)
