@@ -258,12 +258,15 @@ class QKOVInterferenceMetric:
             own_fisher=task_a not in self.fisher_tasks,
         )
         latent = any(one.packing == latent_attention.PACKING for one in self.config.layers)
+        collected = [task for task in dict.fromkeys((task_a, task_b)) if task in self.collector.tasks]
+        skipped = {task: len(self.collector.skipped(task)) for task in collected}
         used = {task: other for task, other in self.fisher_tasks.items() if task in (task_a, task_b)}
         return {
             **options,
             **described,
             **({"slice_note": latent_attention.K_NOTE} if latent else {}),
             **({"fisher_tasks": used} if used else {}),
+            **({"num_skipped": skipped} if any(skipped.values()) else {}),
             "damping_rule": meaning.describe_damping(self.options.variant, absolute=self.options.absolute_damping),
             "num_fisher_samples_a": self._num_fisher_samples(task_a),
             "num_fisher_samples_b": self._num_fisher_samples(task_b),

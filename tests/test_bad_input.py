@@ -1,16 +1,17 @@
 """Every case of bad input is as it says, and the runner fails where it is not."""
 
-import dataclasses
 import json
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import qkov
 from qkov import errors, samples
-from validation import bad_input
+from validation import bad_input, faults
 from validation.bad_input import ground, registry, run
+from validation.faults import planting
 
 DONE = {
     "case", "group", "situation", "behaviour", "expected", "error", "exit_status", "message", "unchanged", "status", "reason",
@@ -99,6 +100,90 @@ def test_rows_are_json_and_in_order():
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
 
 
+# Cases on a package that does it wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("train_mode", "dropout_left_on"),
+        ("train_mode", "flags_not_restored"),
+        ("frozen_parameters", "flags_not_restored"),
+        ("frozen_parameters", "gradient_buffers_left"),
+        ("pad_id_as_token", "padding_known_by_its_id"),
+        ("padding_sides", "attention_mask_ignored"),
+        ("padding_sides", "first_real_token_predicted"),
+        ("last_partial_batch", "rows_of_a_pass_reversed"),
+        ("last_partial_batch", "accumulated_over_samples"),
+        ("out_of_memory", "rows_of_a_pass_reversed"),
+        ("other_value_width", "values_as_wide_as_keys"),
+        ("all_labels_masked", "label_mask_ignored"),
+        ("empty_task_b", "empty_average_is_one"),
+        ("empty_task_b", "always_valid"),
+        ("huge_ids", "saved_without_ids"),
+        ("lora", "gradients_clipped"),
+        ("strided_weights", "inputs_of_the_first_sample"),
+        ("denormal_weights", "stored_in_bfloat16"),
+    ],
+)
+def test_case_fails_where_a_wrong_implementation_is_planted(name, fault):
+    with faults.FAULTS[fault].plant():
+        assert bad_input.run_case(name)["status"] == "failed"
+
+
+def nothing(_original):
+    return lambda *_arguments, **_options: None
+
+
+def always(value):
+    return lambda _original: lambda *_arguments, **_options: value
+
+
+def whole_pass_dropped(original):
+    """Skipping leaves out the whole pass instead of the samples in it that fail."""
+
+    def collect_factors(model, batch, config, loss_fn, names, *rest):
+        try:
+            return original(model, batch, config, loss_fn, names, *rest)
+        except errors.NonFiniteError:
+            raise errors.NonFiniteError(f"one of {names}") from None
+
+    return collect_factors
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "wrong"),
+    [
+        ("flash_attention", "strict.check_attention", nothing),
+        ("norm_over_the_batch", "strict.check_norms", nothing),
+        ("samples_compared", "sample_rows._scales_by_sample", always(True)),
+        ("auxiliary_loss", "sample_rows._scales_by_sample", always(True)),
+        ("too_long", "position_tables.check_positions", nothing),
+        ("token_out_of_range", "samples.check_tokens", nothing),
+        ("negative_token", "samples.check_tokens", nothing),
+        ("empty_text", "samples.check_tokens", nothing),
+        ("label_out_of_range", "losses._check_labels", nothing),
+        ("other_tokenizer", "samples.row_digest", always("")),
+        ("duplicate_ids", "samples.assign_ids", lambda original: lambda task, known, number, ids: list(ids)),
+        ("meta_weights", "collector.check_one_device", nothing),
+        ("changed_weights", "reproducibility.model_fingerprint", always("")),
+        ("nan_gradient", "gradients.torch.isfinite", always(torch.tensor(True))),
+        ("nan_loss", "gradients._check_losses", nothing),
+        ("nan_gradient", "gradients.collect_factors", whole_pass_dropped),
+        ("nan_gradient_skipped", "non_finite.warn_of_skipped", nothing),
+        ("nan_gradient_skipped", "gradients.collect_factors", whole_pass_dropped),
+        ("squares_underflow", "interference._has_gradient", always(False)),
+        ("edited_score", "result_file.digest", always("")),
+        ("terminal_commands_printed", "cli._echo", lambda _original: print),
+        ("one_token", "gradients._check_losses", nothing),
+        ("wrong_fused_order", "checks.check_model", always([SimpleNamespace(status="passed", passed=True)])),
+    ],
+)
+def test_case_fails_where_what_it_watches_is_switched_off(name, target, wrong):
+    with planting.planted(target, wrong):
+        assert bad_input.run_case(name)["status"] == "failed"
+
+
 # The runner, on planted wrong behaviour
 
 
@@ -182,41 +267,56 @@ def new_task(collector):
     collector.collect_fisher(ground.build_model(), [], "new", progress=False)
 
 
-def drop(collector):
-    del collector._tasks["code"]["s1"]
-
-
-def reorder(collector):
-    collector._tasks["code"]["s0"] = collector._tasks["code"].pop("s0")
-
-
 def overwrite(collector):
     pair = next(iter(collector.sample("math", "s1").factors.values()))
     pair.deltas[0, 0] += 1e-12
 
 
-def rename_cluster(collector):
-    one = collector._tasks["math"]["s1"]
-    collector._tasks["math"]["s1"] = dataclasses.replace(one, cluster="other")
+@pytest.mark.parametrize(
+    ("change", "adds", "allowed"),
+    [
+        (add, False, False), (new_task, False, False), (overwrite, False, False),
+        (add, True, True), (new_task, True, True), (overwrite, True, False),
+    ],
+)  # fmt: skip
+def test_a_changed_collector_is_a_failure(change, adds, allowed):
+    row = bad_input.run_case(planted(with_a_change(change), adds=adds))
+    assert row["unchanged"] is allowed
+    assert (row["status"], row["reason"]) == (
+        ("passed", "") if allowed else ("failed", "what was collected before has changed")
+    )
 
 
-def recount(collector):
-    one = collector._tasks["math"]["s1"]
-    collector._tasks["math"]["s1"] = samples.Sample(**(vars(one) | {"num_tokens": one.num_tokens + 1}))
+def held(*found, task="math"):
+    """A collector that holds these samples."""
+    return SimpleNamespace(tasks=(task,), samples=lambda _task: found)
 
 
-@pytest.mark.parametrize("change", [add, new_task, drop, reorder, overwrite, rename_cluster, recount])
-def test_a_changed_collector_is_a_failure(change):
-    row = bad_input.run_case(planted(with_a_change(change)))
-    assert row["status"] == "failed"
-    assert row["unchanged"] is False
-    assert row["reason"] == "what was collected before has changed"
+def kept(sample_id="a", cluster=None, num_tokens=2, digest="d", value=1.0, module="q"):
+    tensor = torch.tensor([[value]])
+    pair = SimpleNamespace(inputs=tensor, deltas=tensor)
+    return samples.Sample(sample_id, cluster, num_tokens, digest, {module: pair})
 
 
-@pytest.mark.parametrize(("change", "allowed"), [(add, True), (new_task, True), (drop, False), (overwrite, False)])
-def test_where_samples_may_be_added_the_old_ones_must_stay(change, allowed):
-    row = bad_input.run_case(planted(with_a_change(change), adds=True))
-    assert row["status"] == ("passed" if allowed else "failed")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sample_id": 1}, {"cluster": "x"}, {"num_tokens": 3}, {"digest": "e"}, {"value": -1.0}, {"value": 1.0000001},
+        {"module": "k"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("adds", [False, True])
+def test_every_part_of_a_sample_is_hashed(change, adds):
+    before = ground.contents(held(kept(), kept("b")))
+    assert ground.unchanged(before, ground.contents(held(kept(), kept("b"))), adds=adds)
+    assert not ground.unchanged(before, ground.contents(held(kept(**change), kept("b"))), adds=adds)
+
+
+@pytest.mark.parametrize("after", [held(kept("b"), kept()), held(kept()), held(kept(), kept("b"), task="code")])
+@pytest.mark.parametrize("adds", [False, True])
+def test_order_tasks_and_missing_samples_count(after, adds):
+    before = ground.contents(held(kept(), kept("b")))
+    assert not ground.unchanged(before, ground.contents(after), adds=adds)
 
 
 def test_samples_kept_after_an_error_are_a_failure_in_another_collector_too():

@@ -9,6 +9,7 @@ import qkov
 from qkov import losses, non_finite, passes
 from qkov.errors import NonFiniteError, OptionError, SkippedSamplesWarning, UnknownTaskError
 from tests.builders import build_batch, build_model
+from validation import synthetic
 
 IDS = ["s0", "s1", "s2", "s3", "s4"]
 
@@ -153,6 +154,23 @@ def test_numbers_of_skipped_samples_are_not_given_again(model):
     collect(collector, model, sample_ids=None)
     assert collector.sample_ids("math") == (0, 1, 2, 3, 5, 6, 7, 8, 9)
     assert list(collector.skipped("math")) == [4]
+
+
+def test_results_say_how_many_were_left_out(model):
+    collector = qkov.FisherCollector()
+    collect(collector, model, 2, 5)
+    collector.collect_fisher(model, numbered(), "code", progress=False)
+    metric = qkov.QKOVInterferenceMetric(collector.config, collector, min_samples_for_fisher=1)
+    assert metric.compute_heatmap("math", "code", progress=False).attributes["num_skipped"] == {"math": 2, "code": 0}
+    assert "num_skipped" not in metric.compute_heatmap("code", "code", progress=False).attributes
+
+
+def test_samples_that_lie_elsewhere_than_along_the_first_axis_are_left_out_too():
+    joined = synthetic.SyntheticLM(synthetic.SyntheticConfig(arrangement="joined")).eval()
+    collector = qkov.FisherCollector()
+    collect(collector, joined, 2)
+    assert collector.sample_ids("math") == ("s0", "s2", "s3", "s4")
+    assert list(collector.skipped("math")) == ["s1"]
 
 
 def test_when_all_fail_the_task_is_empty(model):
