@@ -155,14 +155,12 @@ class FisherCollector:
         known = {one.sample_id: one.digest for one in self._tasks.get(task, {}).values()}
         supplies = passes.Supply(sample_ids, "sample_ids"), passes.Supply(clusters, "clusters")
         skipped = self._skipped.setdefault(task, {})
-        before = set(skipped)
         for one in passes.collect_samples(
             model, batch, task, known, self.config, self._weights, loss_fn, self._seen[1], *supplies,
             micro_batch=micro_batch, progress=progress, skipped=skipped, skip=non_finite == "skip",
         ):  # fmt: skip
             self._tasks.setdefault(task, {})[one.sample_id] = one
         self._tasks.setdefault(task, {})  # a batch of no samples makes an empty task
-        non_finite_gradients.warn_of_skipped(task, [one for one in skipped if one not in before])
         for supply in supplies:
             supply.check_used(task)
 

@@ -1,5 +1,6 @@
 """What to say of a gradient that is NaN or infinite: whose it is, of which parameter, and how many entries."""
 
+import contextlib
 import warnings
 
 import torch
@@ -26,12 +27,27 @@ def gradient_error(sample_name, module_name, inputs, deltas):
     )
 
 
+@contextlib.contextmanager
+def told_of_skipped(task, skipped):
+    """Warn, as the block ends or fails, of samples that were left out in it: keys that are new in ``skipped``."""
+    before = set(skipped)
+    try:
+        yield
+    except GeneratorExit:  # whoever took the samples has given up and hears no warning
+        raise
+    except BaseException:
+        warn_of_skipped(task, [one for one in skipped if one not in before])
+        raise
+    warn_of_skipped(task, [one for one in skipped if one not in before])
+
+
 def warn_of_skipped(task, names):
     """Warn of samples that were left out."""
     if names:
         shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+        number = f"{len(names)} samples were" if len(names) > 1 else "1 sample was"
         warnings.warn(
-            f"task {task!r}: {len(names)} samples were left out for a loss or gradient that is not finite: {shown}. "
+            f"task {task!r}: {number} left out for a loss or gradient that is not finite: {shown}. "
             f"collector.skipped({task!r}) gives the reasons; results speak for the samples that are left.",
-            SkippedSamplesWarning, stacklevel=3,
+            SkippedSamplesWarning, stacklevel=6,
         )  # fmt: skip

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from . import gradients, position_tables, samples, strict
 from .errors import MemoryLimitError, NonFiniteError, OptionError, SampleIdError
+from .non_finite import told_of_skipped
 
 _logger = logging.getLogger(__name__)
 
@@ -42,7 +43,10 @@ def collect_samples(
     # Where disable is not given, TQDM_DISABLE in the environment still acts.
     hidden = {} if progress else {"disable": True}
     most = math.inf
-    with tqdm(desc=f"collect {task}", unit=" samples", delay=2, total=_total(batch), **hidden) as bar:
+    with (
+        tqdm(desc=f"collect {task}", unit=" samples", delay=2, total=_total(batch), **hidden) as bar,
+        told_of_skipped(task, skipped),
+    ):
         for one in batches:
             num_samples = samples.batch_size(one)
             names = samples.assign_ids(task, {**skipped, **known}, num_samples, sample_ids.take(num_samples))

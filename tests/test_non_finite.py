@@ -111,11 +111,31 @@ def test_passes_after_a_failed_one_are_whole_again(model, monkeypatch):
 def test_a_warning_names_them_once(model):
     collector = qkov.FisherCollector()
     options = {"sample_ids": IDS, "progress": False, "non_finite": "skip", "loss_fn": loss_without(3)}
-    with pytest.warns(
-        SkippedSamplesWarning, match=r"task 'math': 1 samples were left out .*: 's2'\. collector.skipped"
-    ):
+    with pytest.warns(SkippedSamplesWarning, match=r"task 'math': 1 sample was left out .*: 's2'\. collector.skipped"):
         collector.collect_fisher(model, numbered(), "math", **options)
     collector.collect_fisher(model, numbered(), "math", **options)  # known to fail: tried again, not warned of again
+    assert list(collector.skipped("math")) == ["s2"]
+
+
+def test_the_warning_points_at_the_call(model):
+    with pytest.warns(SkippedSamplesWarning) as warned:
+        qkov.FisherCollector().collect_fisher(
+            model, numbered(), "math", loss_fn=loss_without(3), non_finite="skip", progress=False
+        )
+    assert warned[0].filename == __file__
+
+
+def test_a_warning_comes_also_where_the_call_fails_later(model):
+    collector, empty = qkov.FisherCollector(), numbered(2)
+    empty["labels"] = torch.full_like(empty["input_ids"], losses.IGNORED)
+    with (
+        pytest.warns(SkippedSamplesWarning, match="'s2'"),
+        pytest.raises(qkov.errors.BatchError, match="no predicted token"),
+    ):
+        collector.collect_fisher(
+            model, [numbered(), empty], "math", loss_fn=loss_without(3), sample_ids=[*IDS, "t0", "t1"],
+            non_finite="skip", progress=False,
+        )  # fmt: skip
     assert list(collector.skipped("math")) == ["s2"]
 
 
