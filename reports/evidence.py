@@ -17,8 +17,9 @@ The file formats are the interface between the two packages:
     remedies, remedies_long  the same of freezing slices and of merging models; rows have further keys, described in
                      `validation/freezing.py` and `validation/merging_models.py`
     head_types       what heads of the model trained for them are and do, rows of the form of statistics
-    bad_input        case, group, situation, behaviour, expected and error (class names or "none"), exit_status or null,
-                     message, unchanged (null where it did not run), status ("passed", "failed", "not run"), reason, seconds
+    bad_input        case, group, situation, behaviour, expected, error and warning (class names or "none"),
+                     exit_status or null, message, unchanged (null where it did not run), status ("passed", "failed",
+                     "not run"), reason, seconds
     not_run   what, reason
     summary   numbers of the run as a whole
 

@@ -32,7 +32,7 @@ def reliability_tables(evidence):
 
 def cases_table(evidence):
     """What is done and what happens, group by group."""
-    header = ["situation", "what happens", "error", "exit status", "verdict"]
+    header = ["situation", "what happens", "error or warning", "exit status", "verdict"]
     parts = []
     for group, rows in grouped(evidence):
         lines = [
@@ -94,8 +94,8 @@ def grouped(evidence):
 
 
 def name_of(row):
-    """The error that came, or a dash."""
-    return None if row["error"] == "none" else row["error"]
+    """The error or warning that came, or None for a dash."""
+    return next((row[kind] for kind in ("error", "warning") if row[kind] != "none"), None)
 
 
 def verdict(row):

@@ -14,13 +14,13 @@ from validation.bad_input import ground, registry, run
 from validation.faults import planting
 
 DONE = {
-    "case", "group", "situation", "behaviour", "expected", "error", "exit_status", "message", "unchanged", "status", "reason",
-    "seconds",
+    "case", "group", "situation", "behaviour", "expected", "error", "warning", "exit_status", "message", "unchanged", "status",
+    "reason", "seconds",
 }  # fmt: skip
 SITUATIONS = {
     "NaN or infinite gradient": ["nan_gradient", "infinite_gradient", "nan_loss", "nan_gradient_skipped"],
     "no predicted token": ["all_labels_masked", "one_token", "empty_text", "all_padding"],
-    "empty task": ["empty_task_a", "empty_task_b", "empty_task_tested"],
+    "empty task": ["empty_task_a", "empty_task_b", "empty_task_tested", "empty_task_predicted", "empty_task_compared"],
     "one sample": ["one_sample"],
     "token id out of range": ["token_out_of_range", "negative_token", "label_out_of_range", "tokens_of_floats"],
     "other tokenizer": ["token_out_of_range", "other_tokenizer"],
@@ -77,6 +77,8 @@ def test_case_is_as_it_says(name):
     assert row["status"] == "passed", row["reason"]
     assert row["unchanged"]
     assert (row["error"], row["exit_status"]) == (row["expected"], bad_input.CASES[name].status)
+    wanted = bad_input.CASES[name].warning
+    assert row["warning"] == (wanted.__name__ if wanted else "none")
 
 
 def test_no_situation_is_left_out():

@@ -26,6 +26,8 @@ def test_situations_are_listed_with_error_status_and_verdict():
     assert rows(models.strip())[0][2:] == ["–", "–", "NOT RUN: the package peft is not installed"]
     failed = reliability_tables.cases_table(changed("bad_input", status="failed", reason="found KeyError"))
     assert "FAILED: found KeyError" in failed
+    warned = changed("bad_input", error="none", warning="EmptyTaskWarning", exit_status=None)
+    assert "| EmptyTaskWarning | – |" in reliability_tables.cases_table(warned)
     assert reliability_tables.cases_table({}) == "Nothing of this was tried.\n"
 
 

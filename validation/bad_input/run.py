@@ -24,9 +24,9 @@ def run_case(case, make_collector=qkov.FisherCollector, reopen=None):
         reopen: ``reopen(collector) -> collector`` to look at afterwards: what a new process finds on disk. Default: itself.
 
     Returns:
-        A dictionary that can be written as JSON: case, group, situation, behaviour, error (a class name or "none"),
-        exit_status, message (as a person would read it), unchanged, status ("passed", "failed", "not run"), reason,
-        seconds.
+        A dictionary that can be written as JSON: case, group, situation, behaviour, expected, error and warning (class
+        names or "none"), exit_status, message (as a person would read it), unchanged, status ("passed",
+        "failed", "not run"), reason, seconds.
     """
     case = CASES[case] if isinstance(case, str) else case
     if reason := case.missing():
@@ -54,6 +54,7 @@ def _run(case, make_collector, reopen):
     return _row(
         case,
         error="none" if raised is None else type(raised).__name__,
+        warning=type(told).__name__ if isinstance(told, Warning) else "none",
         exit_status=getattr(raised, "exit_status", None),
         message=message if len(message) <= LONGEST else message[:LONGEST] + " ...",
         unchanged=same,
@@ -102,7 +103,9 @@ def _objection(case, raised, told, message):
     return ""
 
 
-def _row(case, *, status, reason, error="none", exit_status=None, message="", unchanged=None, seconds=0.0):
+def _row(
+    case, *, status, reason, error="none", warning="none", exit_status=None, message="", unchanged=None, seconds=0.0
+):
     return {
         "case": case.name,
         "group": case.group,
@@ -110,6 +113,7 @@ def _row(case, *, status, reason, error="none", exit_status=None, message="", un
         "behaviour": case.behaviour,
         "expected": case.error.__name__ if case.error else "none",
         "error": error,
+        "warning": warning,
         "exit_status": exit_status,
         "message": message,
         "unchanged": unchanged,

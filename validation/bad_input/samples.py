@@ -229,6 +229,32 @@ def empty_task_tested(ground):
 
 
 @case(
+    "a prediction for a task without samples",
+    error=errors.EmptyTaskError,
+    status=3,
+    says=("task 'nothing' has no samples", "Collect it first"),
+    adds=True,
+)
+def empty_task_predicted(ground):
+    """Refused: nothing can be predicted."""
+    ground.collect([], "nothing", sample_ids=None)
+    qkov.predict_change(ground.collector, "math", "nothing")
+
+
+@case(
+    "conflicts with a task without samples",
+    error=errors.EmptyTaskError,
+    status=3,
+    says=("task 'nothing' holds no samples", "Collect it first"),
+    adds=True,
+)
+def empty_task_compared(ground):
+    """Refused: there is nothing to compare."""
+    ground.collect([], "nothing", sample_ids=None)
+    qkov.detect_conflicts(ground.collector, "math", "nothing")
+
+
+@case(
     "one id twice in a call",
     error=errors.SampleIdError,
     status=3,
