@@ -225,6 +225,11 @@ def load_model(
         else:
             built = auto.from_pretrained(source, config=config, dtype=torch.float32, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise LayoutError(
+                f"{name_or_path!r} brings code of its own, and no code that comes with a model is run here. Load it yourself "
+                "in Python, at a revision whose code you have read, and call qkov.QKOVConfig.from_model(model)."
+            ) from error
         raise LayoutError(f"{name_or_path!r} cannot be loaded by transformers: {error}") from error
     return built.to(place).eval()
 

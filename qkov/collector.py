@@ -12,6 +12,7 @@ from . import (
     interruption,
     linear_weights,
     losses,
+    memory,
     parts,
     passes,
     reproducibility,
@@ -20,6 +21,7 @@ from . import (
     shards,
     store_identity,
 )
+from . import non_finite as non_finite_gradients
 from .errors import (
     LayoutError,
     ModelChangedError,
@@ -113,7 +115,7 @@ class FisherCollector:
         self._weights, self._left_out = (), {}
         self.config = None
         self.model_fingerprint = None
-        self._tasks = {}
+        self._tasks, self._skipped = {}, {}
         self._seen = None, None  # the latest loss, and what passes with it showed of the first axis
         formula.require_choice("store_form", store_form, shards.FORMS)
         if store_dtype is not None:
@@ -205,8 +207,9 @@ class FisherCollector:
         return dict(self._left_out)
 
     def collect_fisher(
-        self, model, batch, task, *, sample_ids=None, clusters=None, loss_fn=None, micro_batch=None, progress=True
-    ):
+        self, model, batch, task, *, sample_ids=None, clusters=None, loss_fn=None, micro_batch=None,
+        non_finite="error", progress=True,
+    ):  # fmt: skip
         r"""Add the per-sample gradients of a batch, or of many, to a task.
 
         The gradient of sample i is that of its summed token loss (nats), in eval mode, with respect to the stored
@@ -231,6 +234,9 @@ class FisherCollector:
                 Default: causal language modelling, ``qkov.losses.causal_lm_loss``.
             micro_batch: Samples per pass; default: by a budget of tokens. Halved, with a logged warning, where an
                 accelerator has too little memory.
+            non_finite: What to do with a sample whose loss or gradient is NaN or infinite: "error" (default), or "skip": its
+                pass is repeated sample by sample, the samples that fail are left out, listed by :meth:`skipped` with the
+                reason, and warned of. A task is then not the one that was given: which samples fail is no accident.
             progress: Show a bar when the work takes longer than two seconds.
 
         Raises:
@@ -238,6 +244,7 @@ class FisherCollector:
                 happens is kept; earlier passes are.
         """
         passes.check_call(task, micro_batch)
+        non_finite_gradients.check_choice(non_finite)
         model = uncompiled(model)
         self._bind(model)
         loss_fn = loss_fn or losses.causal_lm_loss
@@ -246,12 +253,14 @@ class FisherCollector:
         known = {one.sample_id: one.digest for one in self._tasks.get(task, {}).values()}
         ids = passes.Supply(sample_ids, "sample_ids") if sample_ids is not None else self._numbers(task)
         supplies = ids, passes.Supply(clusters, "clusters")
-        name = passes.full_name(loss_fn)
+        name, skipped = passes.full_name(loss_fn), self._skipped.setdefault(task, {})
         with interruption.deferred() if self._store is not None else contextlib.nullcontext() as interrupted:
             for found in passes.collect_passes(
                 model, batch, task, known, self.config, self._weights, loss_fn, self._seen[1], *supplies,
                 micro_batch=micro_batch, progress=progress, plan=self._planned(model, task),
+                skipped=skipped, skip=non_finite == "skip",
             ):  # fmt: skip
+                self._keep_skipped(task)
                 self._tasks.setdefault(task, {}).update((one.sample_id, one) for one in self._kept(task, name, found))
                 if interrupted is not None:
                     interrupted.check(
@@ -262,6 +271,7 @@ class FisherCollector:
             self._tasks[task] = {}
             if self._store is not None:
                 self._started_store().add_task(task)
+        self._keep_skipped(task)
         for supply in supplies:
             supply.check_used(task)
         if isinstance(ids, passes.Numbers):
@@ -301,6 +311,11 @@ class FisherCollector:
     def sample_ids(self, task):
         """Return the ids of a task's samples in the order of collection."""
         return tuple(one.sample_id for one in self._members(task))
+
+    def skipped(self, task):
+        """Return ``{id: reason}`` of the samples that ``non_finite="skip"`` has left out and that are not there since."""
+        self._members(task)  # refuses a task that was never collected
+        return dict(self._skipped.get(task, {}))
 
     def clusters(self, task):
         """Return ``{id: cluster label or None}``."""
@@ -428,6 +443,7 @@ class FisherCollector:
                 self._left_out = found.header["left_out"]
                 self.model_fingerprint = found.header["model"]["fingerprint"]
                 self._tasks = found.samples()
+                self._skipped = {task: dict(skipped) for task, skipped in found.contents.skipped.items()}
         except BaseException:
             found.close()
             raise
@@ -447,6 +463,14 @@ class FisherCollector:
         form = self._settings["store_form"]
         return self._started_store().commit(task, loss, found, self.config, dtype=dtype, form=form)
 
+    def _keep_skipped(self, task):
+        """Write down which samples were left out, if samples are stored."""
+        if self._store is not None:
+            stored = self._store.contents.skipped.get(task, {})
+            for sample_id, reason in self._skipped[task].items():
+                if sample_id not in stored:
+                    self._started_store().add_skipped(task, sample_id, reason)
+
     def _planned(self, model, task):
         """What refuses, before the first pass of a batch, samples that cannot be kept."""
         itemsize = next(model.parameters()).dtype.itemsize
@@ -456,8 +480,9 @@ class FisherCollector:
             what = f"collecting {num_samples} samples of task {task!r}"
             if self._store is None:
                 if on_cpu:  # an accelerator says by itself when it is full, and the pass is halved
-                    resources.require_memory(
-                        resources.sample_bytes(self._weights, self.config, num_tokens, itemsize), what
+                    needed = resources.sample_bytes(self._weights, self.config, num_tokens, itemsize)
+                    memory.require(
+                        needed, what, "Keep the samples on disk, FisherCollector(store=path), or collect fewer."
                     )
                 return
             self._store.require_open()
@@ -473,6 +498,12 @@ class FisherCollector:
 def check_one_device(model):
     """Refuse a model whose parameters lie on several devices, or on none."""
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if "meta" in devices:
+        name = next(name for name, parameter in model.named_parameters() if parameter.is_meta)
+        raise LayoutError(
+            f"{name!r} of {type(model).__name__} is on the meta device: its values are not loaded, or were offloaded. Load "
+            "the whole model on one device, without device_map offloading."
+        )
     if len(devices) != 1:
         raise LayoutError(
             f"the parameters of {type(model).__name__} are on {', '.join(devices) or 'no device'}; expected one "

@@ -167,12 +167,20 @@ class EmptyTaskWarning(QKOVWarning):
     """Task B holds no samples; scores have a zero-length axis and averages are zero."""
 
 
+class SkippedSamplesWarning(QKOVWarning):
+    """Samples whose loss or gradient is not finite were left out, as was asked for."""
+
+
 class FewSamplesWarning(QKOVWarning):
     """The Fisher diagonal rests on fewer samples than asked for."""
 
 
 class DampingWarning(QKOVWarning):
     """Damping dominates the Fisher diagonal, so that normalisation is switched off."""
+
+
+class UnderflowWarning(QKOVWarning):
+    """Squared gradients that are too small for the number format they are kept in, so that scores are zero."""
 
 
 class StatisticsWarning(QKOVWarning):

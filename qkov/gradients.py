@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from . import sample_rows
+from . import non_finite, sample_rows
 from .errors import BatchError, ModuleReuseError, NonFiniteError, OptionError, PrecisionError
 
 
@@ -343,10 +343,7 @@ def _sample_factors(config, groups, captured, deltas, owners, row, sample_name):
                 kept_inputs[key] = select(source, name)
             pair = Factors(kept_inputs[key], select(deltas[name], name))
             if not (torch.isfinite(pair.inputs).all() and torch.isfinite(pair.deltas).all()):
-                raise NonFiniteError(
-                    f"sample {sample_name!r} has a NaN or infinite gradient at {name!r}. Check the weights and the "
-                    "loss of this sample alone; nothing of its batch was kept."
-                )
+                raise non_finite.gradient_error(sample_name, name, pair.inputs, pair.deltas)
             factors[name] = pair
     return factors
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import curvature, errors, fisher, formula, heatmap, latent_attention, meaning, reproducibility, scoring
+from . import curvature, errors, fisher, formula, heatmap, latent_attention, meaning, memory, reproducibility, scoring
 from .geometry import BLOCKS, checked_index
 
 
@@ -152,6 +152,7 @@ class QKOVInterferenceMetric:
             )
         members_b = self.collector.samples(task_b) if task_b in self.collector.tasks else ()
         rows_a, rows_b = (range(_limit(len(members), max_samples_per_task)) for members in (members_a, members_b))
+        _require_memory(layouts, heads, len(rows_a), len(rows_b))
         frame = Frame(layouts, heads, len(rows_a), len(rows_b))
         if members_b:
             self._warn_if_few(task_a, task_b)
@@ -159,7 +160,8 @@ class QKOVInterferenceMetric:
         else:
             known = ", ".join(map(repr, self.collector.tasks))
             warnings.warn(
-                f"task B, {task_b!r}, has no samples; averages are 0 and the result is not valid. Known tasks: {known}.",
+                f"task B, {task_b!r}, has no samples; averages are 0 and the result is not valid. Collect it, or correct "
+                f"its name; known tasks: {known}.",
                 errors.EmptyTaskWarning, stacklevel=2,
             )  # fmt: skip
         result = heatmap.Heatmap(
@@ -172,6 +174,7 @@ class QKOVInterferenceMetric:
         )
         if members_b:
             _warn_if_damped(result)
+            self._warn_if_underflown(result)
         return result
 
     def compute_gradient_norms(self, task):
@@ -201,9 +204,17 @@ class QKOVInterferenceMetric:
         size = scoring.num_parameters(projection, self.options)
         return formula.aggregate_scores(total, size, self.options.aggregate).numpy()
 
-    def _score_slice(self, *where):
+    def _score_slice(self, side_a, side_b, layout, projection, unit):
         score = curvature.score_slice if self.options.weighs_by_matrix else scoring.score_slice
-        return score(*where, self.options)
+        try:
+            return score(side_a, side_b, layout, projection, unit, self.options)
+        except torch.OutOfMemoryError as error:
+            # No smaller tile is tried: which parameters share a tile decides how sums are rounded.
+            raise errors.MemoryLimitError(
+                f"scores of layer {layout.layer}, block {projection.block}, slice {unit} do not fit the memory of "
+                f"{self.options.device}. Lower tile_elements (now {self.options.tile_elements}), score fewer samples with "
+                "max_samples_per_task, or use computation_device='cpu'."
+            ) from error
 
     def _sides(self, task_a, task_b, rows_a, rows_b):
         for task in self.fisher_tasks:
@@ -247,12 +258,15 @@ class QKOVInterferenceMetric:
             own_fisher=task_a not in self.fisher_tasks,
         )
         latent = any(one.packing == latent_attention.PACKING for one in self.config.layers)
+        collected = [task for task in dict.fromkeys((task_a, task_b)) if task in self.collector.tasks]
+        skipped = {task: len(self.collector.skipped(task)) for task in collected}
         used = {task: other for task, other in self.fisher_tasks.items() if task in (task_a, task_b)}
         return {
             **options,
             **described,
             **({"slice_note": latent_attention.K_NOTE} if latent else {}),
             **({"fisher_tasks": used} if used else {}),
+            **({"num_skipped": skipped} if any(skipped.values()) else {}),
             "damping_rule": meaning.describe_damping(self.options.variant, absolute=self.options.absolute_damping),
             "num_fisher_samples_a": self._num_fisher_samples(task_a),
             "num_fisher_samples_b": self._num_fisher_samples(task_b),
@@ -265,6 +279,27 @@ class QKOVInterferenceMetric:
     def _num_fisher_samples(self, task):
         source = self.fisher_tasks.get(task, task)
         return len(self.collector.samples(source)) if source in self.collector.tasks else 0
+
+    def _warn_if_underflown(self, result):
+        """Warn of layers in which F is 0 everywhere although gradients are not: their squares have underflown."""
+        if result.attributes["variant"] in ("dot", *formula.MATRIX_VARIANTS):
+            return
+        largest = [
+            np.nan_to_num(np.concatenate([result.health[block]["fisher_max"][place] for block in BLOCKS])).max()
+            for place in range(len(result.layers))
+        ]
+        members = [one for task in (result.task_a, result.task_b) for one in self.collector.samples(task)]
+        lost = [
+            layer
+            for layer, most in zip(result.layers, largest, strict=True)
+            if most == 0 and _has_gradient(self.config.layer(layer), members)
+        ]
+        if lost:
+            warnings.warn(
+                f"squared gradients underflow to 0 in layers {', '.join(map(str, lost))}, so scores there are 0, although the "
+                "gradients are not. Scale the loss up (a power of two changes no digit), or collect in float64.",
+                errors.UnderflowWarning, stacklevel=3,
+            )  # fmt: skip
 
     def _warn_if_few(self, task_a, task_b):
         if self.options.variant == "dot":
@@ -327,6 +362,23 @@ class Frame:
             "kv_index": self.kv_index,
             "present": self.present,
         }
+
+
+def _require_memory(layouts, heads, num_a, num_b):
+    """Refuse a heatmap that the machine cannot hold, before any of it is allocated; counted in Python's own integers."""
+    kv_heads = max(layout.num_kv_heads for layout in layouts)
+    units = 2 * len(heads) + 2 * min(kv_heads, len(heads))
+    count = int(num_a) * int(num_b) * len(layouts) * units
+    memory.require(
+        2 * 8 * count,  # float64, and once more while the result is checked
+        f"a heatmap of {num_a} x {num_b} samples on {len(layouts)} layers, {count:,} scores,",
+        "Score fewer samples with max_samples_per_task, or fewer layers or heads at a time.",
+    )
+
+
+def _has_gradient(layout, members):
+    factors = (one.factors[projection.module_name] for one in members for projection in layout.projections)
+    return any(bool(pair.inputs.any()) and bool(pair.deltas.any()) for pair in factors)
 
 
 def _warn_if_damped(result):

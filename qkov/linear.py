@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from .errors import LayoutError
@@ -39,6 +40,9 @@ _OUTPUT_AXIS = {
     "transformers.models.falcon.modeling_falcon.FalconLinear": 0,
     "transformers.pytorch_utils.Conv1D": 1,
 }
+
+# Number formats of weights that are what they say; 8-bit floats come with scales beside them.
+_PLAIN = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 # Adapters that add to the output of the layer they keep under this name. Its weights are what is measured: with respect
 # to them, the gradient of the whole is that of the kept layer, whatever the adapter adds.
@@ -112,11 +116,12 @@ class Linear:
             )
         weight, bias = found.weight, found.bias
         for parameter in (weight, bias):
-            if parameter is not None and (type(parameter) is not nn.Parameter or not parameter.is_floating_point()):
+            if parameter is not None and (type(parameter) is not nn.Parameter or parameter.dtype not in _PLAIN):
                 raise LayoutError(
                     f"{described(full_name, found)} holds a {type(parameter).__name__} of "
                     f"{getattr(parameter, 'dtype', 'no dtype')}; expected plain floating point parameters. Quantised, "
-                    "sharded or reparametrised weights are not supported."
+                    "sharded or reparametrised weights are not supported: load the model without quantisation "
+                    "(dtype=torch.bfloat16), or dequantise it (model.dequantize())."
                 )
         if weight.is_meta:
             raise LayoutError(

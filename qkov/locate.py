@@ -21,7 +21,7 @@ from . import general_rule, kinds, known_attention, refused_attention
 from .errors import LayoutError
 from .geometry import AttentionLayout
 from .known_attention import Finder
-from .linear import Linear, described, qualified_name
+from .linear import Linear, described, is_linear, qualified_name
 from .packings import concatenated_layout, interleaved_layout, split_layout
 
 __all__ = ["concatenated_layout", "find_attention", "found_by", "interleaved_layout", "register_layout", "split_layout"]
@@ -186,7 +186,7 @@ def _check_coverage(modules: dict[str, nn.Module], found: dict[str, nn.Module]) 
         if _LOOKS_LIKE_ATTENTION.search(type(module).__name__) and not known and not _has_no_heads(module):
             raise LayoutError(
                 f"{described(name, module)} looks like attention, but where its heads lie is not known; expected "
-                f"{_known()}. Declare its layout with "
+                f"{_known()}. {_unread(module)}Declare its layout with "
                 f"qkov.locate.register_layout({type(module).__name__}, finder)."
             )
     if not found:
@@ -196,6 +196,18 @@ def _check_coverage(modules: dict[str, nn.Module], found: dict[str, nn.Module]) 
             f"{_known()}; found modules of {', '.join(classes[:12])}. "
             "Declare the layout of an attention class of your own with qkov.locate.register_layout."
         )
+
+
+def _unread(module: nn.Module) -> str:
+    """Say which linear layers of a module are of a kind that is not read; nothing where there is none."""
+    parts = (part for part in module.modules() if "linear" in type(part).__name__.lower() and not is_linear(part))
+    kinds = ", ".join(sorted({qualified_name(type(part)) for part in parts}))
+    if not kinds:
+        return ""
+    return (
+        f"It has projections of class {kinds}: load the model without quantisation, or dequantise it "
+        "(model.dequantize()), and merge adapters (peft: model.merge_and_unload()). Else: "
+    )
 
 
 def _check_reason(name: str, module: nn.Module) -> None:

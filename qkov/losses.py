@@ -94,7 +94,7 @@ def causal_lm_loss(model, batch):
     logits = _predictions(model, batch)
     _check_labels(labels, logits.shape[-1])
     per_token = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), labels.to(logits.device), ignore_index=IGNORED, reduction="none"
+        logits.transpose(1, 2), labels.to(logits.device, torch.long), ignore_index=IGNORED, reduction="none"
     )
     return per_token.sum(1), tokens
 
@@ -185,7 +185,9 @@ def _predictions(model, batch):
 def _check_labels(labels, vocabulary):
     used = labels[labels != IGNORED]
     if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < vocabulary:
+        wrong = (labels != IGNORED) & ((labels < 0) | (labels >= vocabulary))
         raise BatchError(
-            f"labels range from {int(used.min())} to {int(used.max())}; the model predicts 0 to {vocabulary - 1}. "
-            f"Use {IGNORED} for labels that enter no loss."
+            f"labels range from {int(used.min())} to {int(used.max())}; the model predicts 0 to {vocabulary - 1}. The first "
+            f"sample with another one is number {int(wrong.any(1).nonzero()[0])} of its pass, counted from 0. Use {IGNORED} "
+            "for labels that enter no loss."
         )

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from tqdm import tqdm
 
-from . import escaping, gradients, samples
-from .errors import MemoryLimitError, OptionError, SampleIdError
+from . import escaping, gradients, position_tables, samples, strict
+from .errors import MemoryLimitError, NonFiniteError, OptionError, SampleIdError
+from .non_finite import told_of_skipped
 
 _logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def collect_samples(*arguments, **options):
 
 def collect_passes(
     model, batch, task, known, config, weights, loss_fn, first_axis, sample_ids, clusters, *, micro_batch=None,
-    progress=True, plan=None,
+    progress=True, plan=None, skipped=None, skip=False,
 ):  # fmt: skip
     """Cut batches into passes and yield the samples of each, once the whole pass has succeeded.
 
@@ -35,10 +36,14 @@ def collect_passes(
         config, weights, first_axis: As for ``gradients.collect_factors``.
         sample_ids, clusters: A :class:`Supply` each.
         plan: Called with the number of new samples of a batch and of their tokens, before its first pass; may refuse.
+        skipped: ``{id: reason}`` of samples left out before, whose ids are not given to others.
+        skip: Whether to leave out, and add to ``skipped``, samples with a loss or gradient that is not finite.
 
     Yields:
         Lists of ``samples.Sample``.
     """
+    strict.check_attention(model)
+    skipped = {} if skipped is None else skipped
     batches = [batch] if isinstance(batch, Mapping) else batch
     if not isinstance(batches, Iterable):
         samples.batch_size(batch)  # raises, naming the type
@@ -46,35 +51,56 @@ def collect_passes(
     # Where disable is not given, TQDM_DISABLE in the environment still acts.
     hidden = {} if progress else {"disable": True}
     most = math.inf
-    with tqdm(desc=f"collect {escaping.for_terminal(task)}", unit=" samples", delay=2, total=_total(batch), **hidden) as bar:
+    with (
+        tqdm(
+            desc=f"collect {escaping.for_terminal(task)}", unit=" samples", delay=2, total=_total(batch), **hidden
+        ) as bar,
+        told_of_skipped(task, skipped),
+    ):
         for one in batches:
             num_samples = samples.batch_size(one)
-            names = samples.assign_ids(task, known, num_samples, sample_ids.take(num_samples))
+            names = samples.assign_ids(task, {**skipped, **known}, num_samples, sample_ids.take(num_samples))
             labels = _one_each(task, clusters.take(num_samples), num_samples)
-            samples.check_tokens(model, one)
+            samples.check_tokens(model, one, names)
+            position_tables.check_positions(model, one, names, loss_fn)
             digests = [samples.row_digest(one, row, full_name(loss_fn)) for row in range(num_samples)]
             new = [row for row in range(num_samples) if not _is_known(task, known, names[row], digests[row])]
             fitting = micro_batch or max(1, TOKENS_PER_PASS.get(device.type, 512) // _tokens_per_sample(one))
             bar.update(num_samples - len(new))
             if new and plan is not None:
                 plan(len(new), _num_tokens(one, new))
+            alone = 0  # samples of a failed pass that are still to be tried by themselves
             while new:
-                rows = new[: min(most, fitting)]
+                rows = new[: 1 if alone else min(most, fitting)]
                 passed = [names[row] for row in rows]
+                strict.check_norms(model, len(rows))
                 part = samples.select_rows(one, rows, device)
-                results = _within_memory(model, part, config, loss_fn, passed, first_axis, weights)
+                try:
+                    results = _within_memory(model, part, config, loss_fn, passed, first_axis, weights)
+                except NonFiniteError as error:
+                    if not skip:
+                        raise
+                    if len(rows) == 1:
+                        skipped[passed[0]] = str(error)
+                        bar.update(1)
+                        new, alone = new[1:], max(0, alone - 1)
+                    else:
+                        alone = len(rows)
+                    continue
                 if results is None:
                     most = len(rows) // 2
                     _logger.warning("out of memory with %d samples per pass; at most %d from here on", len(rows), most)
                     continue
                 known.update((names[row], digests[row]) for row in rows)
+                for row in rows:
+                    skipped.pop(names[row], None)
                 yield [
                     samples.Sample(names[row], labels[row], tokens, digests[row], factors)
                     for row, (factors, tokens) in zip(rows, results, strict=True)
                 ]
                 del results
                 bar.update(len(rows))
-                new = new[len(rows) :]
+                new, alone = new[len(rows) :], max(0, alone - len(rows))
 
 
 def _within_memory(model, batch, *rest):

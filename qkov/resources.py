@@ -1,4 +1,4 @@
-r"""What a collection will take of disk and memory, asked before it begins.
+r"""What a collection will take, and whether the disk holds it, asked before it begins.
 
 A sample of T tokens takes, for every group of modules that read one tensor, ``T (d_in + sum of d_out)`` numbers.
 """
@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from .errors import DiskError, MemoryLimitError
+from .errors import DiskError
 from .layout import QKOVConfig
 from .linear_weights import LinearWeight
 
@@ -39,13 +39,6 @@ def sample_bytes(weights: Iterable[LinearWeight], config: QKOVConfig, num_tokens
     return num_tokens * itemsize * (sum(inputs.values()) + sum(outputs.values()))
 
 
-def available_memory() -> int | None:
-    """Return the bytes of memory that can be taken without swapping; None where the system does not say."""
-    found = [_meminfo(), _control_group()]
-    known = [value for value in found if value is not None]
-    return min(known) if known else None
-
-
 def require_disk(folder: Path, needed: int, what: str) -> None:
     """Refuse a plan that takes more than 90 % of the free disk.
 
@@ -61,20 +54,6 @@ def require_disk(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def require_memory(needed: int, what: str) -> None:
-    """Refuse a plan that takes more than 90 % of the free memory.
-
-    Raises:
-        MemoryLimitError: With what is needed and what is free.
-    """
-    free = available_memory()
-    if free is not None and needed > SHARE * free:
-        raise MemoryLimitError(
-            f"{what} needs about {readable(needed)} of memory and {readable(free)} are free; expected at most {SHARE:.0%} of "
-            "that. Keep the samples on disk, FisherCollector(store=path), or collect fewer."
-        )
-
-
 def readable(size: float) -> str:
     """Write a number of bytes for people.
 
@@ -87,23 +66,3 @@ def readable(size: float) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:,.3g} TB"
-
-
-def _meminfo() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return found[0] if found else None
-
-
-def _control_group() -> int | None:
-    """What is left of the limit of a container."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (folder / "memory.max").read_text().strip(), int((folder / "memory.current").read_text())
-        cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return None
-    return None if limit == "max" else int(limit) - used + int(cached.get("inactive_file", 0))

@@ -65,11 +65,23 @@ def row_digest(batch, row, loss_name):
     return hashlib.sha256(f"{loss_name} {tensor_digest(*tensors)}".encode()).hexdigest()
 
 
-def check_tokens(model, batch):
-    """Refuse token ids that the embedding does not have, before an accelerator turns them into an opaque failure."""
+def check_tokens(model, batch, names=None):
+    """Refuse token ids that the embedding does not have, before an accelerator turns them into an opaque failure.
+
+    ``names`` are the N samples' ids, for the message; without them it counts samples from 0.
+    """
     ids = batch.get("input_ids")
-    if not isinstance(ids, torch.Tensor) or not ids.numel() or not hasattr(model, "get_input_embeddings"):
+    if not isinstance(ids, torch.Tensor) or not hasattr(model, "get_input_embeddings"):
         return
+    names = range(len(ids)) if names is None else names
+    if ids.ndim == 2 and len(ids) and not ids.shape[1]:
+        raise BatchError(f"sample {names[0]!r} has no token, nor has its batch: an empty text. Remove it.")
+    if not ids.numel():
+        return
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise BatchError(
+            f"input_ids are of {ids.dtype}; expected integers, the numbers of tokens, such as torch.int64."
+        )
     try:
         embedding = model.get_input_embeddings()
     except NotImplementedError:
@@ -77,9 +89,11 @@ def check_tokens(model, batch):
         return
     size = getattr(embedding, "num_embeddings", None)
     if size is not None and (int(ids.min()) < 0 or int(ids.max()) >= size):
+        row = int(((ids < 0) | (ids >= size)).flatten(1).any(1).nonzero()[0]) if ids.ndim > 1 else 0
         raise BatchError(
-            f"input_ids range from {int(ids.min())} to {int(ids.max())}; the model embeds 0 to {size - 1}. "
-            "Was the text tokenised for another model?"
+            f"sample {names[row]!r} has a token that the model does not have: input_ids range from {int(ids.min())} to "
+            f"{int(ids.max())}; the model embeds 0 to {size - 1}. Was the text tokenised for another model? Use this "
+            "model's own tokenizer."
         )
 
 
@@ -103,5 +117,8 @@ def assign_ids(task, known, num_samples, sample_ids):
         raise SampleIdError(f"task {task!r}: ids of type {found}; expected all int or all str within one task.")
     repeated = sorted({one for one in ids if ids.count(one) > 1}) if len(set(ids)) < len(ids) else []
     if repeated:
-        raise SampleIdError(f"task {task!r}: sample ids {repeated[:5]} occur more than once in one call.")
+        raise SampleIdError(
+            f"task {task!r}: sample ids {repeated[:5]} occur more than once in one call. Give every "
+            "sample an id of its own."
+        )
     return ids

@@ -187,6 +187,7 @@ def _take(record: dict[str, Any], found: Contents) -> None:
                 if entry.sample_id in of_task:
                     found.problems.append(f"journal: sample {entry.sample_id!r} of task {task!r} is listed twice")
                 of_task[entry.sample_id] = entry
+                found.skipped.get(task, {}).pop(entry.sample_id, None)  # it was left out once, and is there now
         elif kind != "store":
             found.problems.append(f"journal: line {record['n'] + 1} is of an unknown kind {kind!r}")
     except (KeyError, TypeError) as error:

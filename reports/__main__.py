@@ -21,6 +21,7 @@ from . import (
     notebooks,
     prediction_pictures,
     prediction_tables,
+    reliability_tables,
     remedies_pictures,
     remedies_tables,
     statistics_tables,
@@ -57,6 +58,9 @@ def name_outcomes(found):
     for row in [*found.get("families", []), *found.get("refused", [])]:
         if row["status"] == "failed":
             say(f"failed: family {row['family']}: {row['reason']}")
+    for row in found.get("bad_input", []):
+        if row["status"] != "passed":
+            say(f"{row['status']}: bad input {row['case']}: {row['reason']}")
     for study in evidence.STUDIES:
         for row in found.get(study, []):
             if row["status"] != "passed":
@@ -96,13 +100,13 @@ def build_book(options, found, manifest, comparisons, planted):
     """Write the tables, build the book, say what is wrong with it."""
     sources = options.output / "sources"
     of_studies = statistics_tables.statistics_tables(found) | remedies_tables.remedies_tables(found)
-    of_studies |= prediction_tables.prediction_tables(found)
+    of_studies |= prediction_tables.prediction_tables(found) | reliability_tables.reliability_tables(found)
     tables.write_tables(sources / "generated", found, manifest, comparisons, planted, **of_studies)
     for pictures in (prediction_pictures, remedies_pictures):
         pictures.write_pictures(sources / "generated", found)
     numbers = tables.substitutions(found, evidence.count(found), comparisons)
     numbers |= statistics_tables.statistics_numbers(found) | remedies_tables.remedies_numbers(found)
-    numbers |= prediction_tables.prediction_numbers(found)
+    numbers |= prediction_tables.prediction_numbers(found) | reliability_tables.reliability_numbers(found)
     book.assemble(options.book, options.output / "notebooks", sources, numbers)
     started = time.perf_counter()
     built = book.build(sources, options.output / "pages")

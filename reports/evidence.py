@@ -18,6 +18,9 @@ The file formats are the interface between the two packages:
                      `validation/freezing.py` and `validation/merging_models.py`
     head_types       what heads of the model trained for them are and do, rows of the form of statistics
     offline   where, status ("refused": a connection tried from there was blocked, "reached", "open": not blocked), said
+    bad_input        case, group, situation, behaviour, expected, error and warning (class names or "none"),
+                     exit_status or null, message, unchanged (null where it did not run), status ("passed", "failed",
+                     "not run"), reason, seconds
     not_run   what, reason
     summary   numbers of the run as a whole
 
@@ -88,6 +91,11 @@ def audit(evidence):
     for row in (row for name in STUDIES for row in study_rows(evidence, name)):
         if row["status"] == "passed" and (reason := rate_objection(row)):
             wrong.append(f"{row['study']} of {row['procedure']} on {row['data']} is called passed, but {reason}")
+    if not any(row["status"] == "passed" for row in evidence.get("bad_input", [])):
+        wrong.append("no situation of bad input passed: nothing shows what happens then")
+    for row in evidence.get("bad_input", []):
+        if row["status"] == "passed" and (reason := situation_objection(row)):
+            wrong.append(f"bad input {row['case']} is called passed, but {reason}")
     for fault in faults:
         if fault["status"] != "caught":
             continue
@@ -113,6 +121,19 @@ def objection(result):
     return "" if error <= bound else f"its error {error:.3g} exceeds its bound {bound:.3g}"
 
 
+def situation_objection(row):
+    """Why a situation cannot have ended as promised, or an empty string."""
+    if row["unchanged"] is not True:
+        return "what was collected before has changed"
+    if row["error"] != row["expected"]:
+        return f"{row['error']} came where {row['expected']} was expected"
+    if (row["error"] == "none") != (row["exit_status"] is None):
+        return f"its error is {row['error']} and its exit status {row['exit_status']}"
+    if row["error"] != "none" and not row["message"]:
+        return "its error says nothing"
+    return ""
+
+
 def rate_objection(row):
     """Why a rate of the statistics cannot have kept its bound, or an empty string."""
     value, bound, direction = row["value"], row["bound"], row["direction"]
@@ -135,14 +156,15 @@ def count(evidence):
 
     Returns:
         `{"checks": (passed, failed, not_run), "faults": (caught, missed, 0), "families": (proved, failed, not_run),
-        "statistics": (passed, failed, 0), ...}`, for each of `STUDIES` over this build's rows, those of the long run and
-        complaints about it.
+        "bad_input": (passed, failed, not_run), "statistics": (passed, failed, 0), ...}`, the last for each of `STUDIES` over
+        this build's rows, those of the long run and complaints about it.
         Things that the run names as not run count among the checks, so that leaving something out shows; a law that
         does not cover a family counts as not run among the families.
     """
     results = Counter(result["status"] for result in evidence["results"])
     faults = Counter(fault["status"] for fault in evidence["faults"])
     families = [*evidence.get("families", []), *evidence.get("refused", [])]
+    situations = Counter(row["status"] for row in evidence.get("bad_input", []))
     return {
         "checks": (
             results["passed"],
@@ -154,6 +176,11 @@ def count(evidence):
             sum(row["status"] in ("proved", "refused") for row in families),
             sum(row["status"] == "failed" for row in families),
             sum(len(row.get("checks_not_run", ())) for row in families),
+        ),
+        "bad_input": (
+            situations["passed"],
+            sum(situations.values()) - situations["passed"] - situations["not run"],
+            situations["not run"],
         ),
         **{name: count_study(evidence, name) for name in STUDIES},
     }

@@ -1,6 +1,7 @@
 """What a collector accepts, keeps, skips and hands out."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -449,8 +450,16 @@ def test_known_id_with_another_loss_is_refused():
     assert collector.sample_ids("a") == (0, 1)
 
 
-def test_model_on_several_devices_is_refused():
+@pytest.mark.parametrize("whole", [True, False])
+def test_weights_that_are_not_loaded_are_refused(whole):
     model = build_model("llama")
-    model.lm_head.to("meta")
-    with pytest.raises(LayoutError, match="on cpu, meta; expected one device"):
+    (model if whole else model.lm_head).to("meta")
+    with pytest.raises(LayoutError, match=r"weight' of LlamaForCausalLM is on the meta device.* Load"):
+        collect(model, build_batch((4, 5)))
+
+
+def test_model_on_several_devices_is_refused(monkeypatch):
+    model, elsewhere = build_model("llama"), SimpleNamespace(device="cuda:0")
+    monkeypatch.setattr(model, "parameters", lambda: [torch.zeros(1), elsewhere])
+    with pytest.raises(LayoutError, match="on cpu, cuda:0; expected one device"):
         collect(model, build_batch((4, 5)))

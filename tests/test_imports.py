@@ -26,6 +26,7 @@ LEVELS = (
         "store_lock",
         "interruption",
         "hub",
+        "memory",
         "reproducibility",
         "geometry",
         "formula",
@@ -50,6 +51,9 @@ LEVELS = (
     ),
     ("layout", "linear_weights", "parts", "step", "resources", "store_identity"),
     (
+        "non_finite",
+        "strict",
+        "position_tables",
         "sample_rows",
         "gradients",
         "shards",

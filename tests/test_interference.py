@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import qkov
-from qkov import interference, losses, reference, scoring
+from qkov import errors, interference, losses, memory, reference, scoring
 from qkov.errors import (
     DampingWarning,
     EmptyTaskError,
@@ -500,7 +500,7 @@ def test_task_b_without_samples_gives_an_empty_result_and_a_warning(collected):
     collector.collect_fisher(model, build_batch(LENGTHS_A), "a", progress=False)
     if collected:
         collector.collect_fisher(model, {"input_ids": torch.empty(0, 4, dtype=torch.long)}, "b", progress=False)
-    with pytest.warns(EmptyTaskWarning, match="task B, 'b', has no samples; averages are 0 .* Known tasks: 'a'"):
+    with pytest.warns(EmptyTaskWarning, match="task B, 'b', has no samples; averages are 0 .* known tasks: 'a'"):
         heatmap = score(collector)
     assert heatmap.attributes["valid"] is False
     for block in "QKVO":
@@ -527,6 +527,58 @@ def test_unknown_task_a_is_refused():
 def test_damping_that_dominates_warns():
     with pytest.warns(DampingWarning, match="damping outweighs the median Fisher value in 100% of the slices"):
         score(two_tasks("llama")[0], ridge_lambda=1e6)
+
+
+def rescaled(factor, dtype):
+    """Two tasks whose loss is scaled by a factor."""
+
+    def scaled(model, batch):
+        found, tokens = losses.causal_lm_loss(model, batch)
+        return found * factor, tokens
+
+    collector, model = qkov.FisherCollector(), build_model("llama", dtype=dtype)
+    for task, lengths in (("a", LENGTHS_A), ("b", LENGTHS_B)):
+        collector.collect_fisher(model, build_batch(lengths), task, loss_fn=scaled, progress=False)
+    return collector
+
+
+def test_squares_that_underflow_are_told():
+    with pytest.warns(errors.UnderflowWarning, match=r"underflow to 0 in layers 0, 1.*Scale the loss up"):
+        found = score(rescaled(2.0**-90, torch.float32))
+    assert not any(found.arrays[block].any() for block in "QKVO")
+
+
+@pytest.mark.parametrize(
+    ("factor", "dtype", "variant"),
+    [
+        (2.0**-90, torch.float64, "unsigned"), (2.0**-90, torch.float32, "dot"), (1.0, torch.float32, "unsigned"),
+        (0.0, torch.float32, "unsigned"),
+    ],
+)  # fmt: skip
+def test_nothing_is_told_where_nothing_underflows(factor, dtype, variant):
+    score(rescaled(factor, dtype), variant=variant)
+
+
+def test_heatmap_larger_than_the_memory_is_refused_before_it_is_allocated(monkeypatch):
+    collector, _ = two_tasks("llama")
+    # 3 x 2 samples, 2 layers, 6 heads for Q and O, 2 kv heads for K and V, float64 twice
+    monkeypatch.setattr(memory, "available_bytes", lambda: 3 * 2 * 2 * (6 + 2) * 2 * 16 / memory.SHARE)
+    score(collector)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 3 * 2 * 2 * (6 + 2) * 2 * 16 / memory.SHARE - 2)
+    monkeypatch.setattr(interference, "Frame", None)
+    with pytest.raises(errors.MemoryLimitError, match=r"3 x 2 samples on 2 layers, 192 scores, .*max_samples_per_task"):
+        score(collector)
+
+
+def test_slice_that_does_not_fit_an_accelerator_names_itself(monkeypatch):
+    def full(*_arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(interference.scoring, "score_slice", full)
+    with pytest.raises(
+        errors.MemoryLimitError, match=r"layer 0, block Q, slice 0 .* Lower tile_elements \(now 4194304\)"
+    ):
+        score(two_tasks("llama")[0])
 
 
 @pytest.mark.parametrize("variant", [one for one in VARIANTS if one != "dot"])
@@ -558,7 +610,7 @@ def test_dot_has_no_fisher_to_be_damped():
 
 def test_seeds_constants_switch_the_normalisation_off_at_small_gradients():
     """With ridge 1e-8 gradients of 1e-4 lose half of it; relative damping does not notice the scale."""
-    small = scaled_tasks(2.0**-20, 2.0**-20)
+    small = rescaled(2.0**-20, 2.0**-20)
     with pytest.warns(DampingWarning):
         score(small, epsilon=1e-10, ridge_lambda=1e-8)
     score(small)

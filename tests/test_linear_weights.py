@@ -237,7 +237,7 @@ def test_a_gradient_that_is_not_finite_is_refused():
     down = model.model.layers[1].mlp.down_proj
     down.register_forward_pre_hook(lambda _module, args: args[0].register_hook(lambda grad: grad * torch.nan) and None)
     with pytest.raises(
-        NonFiniteError, match=r"sample 0 has a NaN or infinite gradient at 'model.layers.1.mlp.up_proj'"
+        NonFiniteError, match=r"sample 0 has a NaN or infinite gradient at 'model.layers.1.mlp.up_proj.weight'"
     ):
         qkov.collect_fisher_diagonal(model, build_batch((5,)), "a", weights="model.layers.1.mlp.up_proj")
 

@@ -214,6 +214,29 @@ def test_weights_on_the_meta_device_are_refused():
     assert "meta device" in message
 
 
+class Linear4bit(nn.Linear):
+    """Stands for a linear layer of a quantisation library: a subclass with weights of its own."""
+
+
+def test_quantised_projections_are_named_with_the_remedy():
+    model = tiny("llama")
+    model.layers[0].self_attn.q_proj.__class__ = Linear4bit
+    message = refusal(model)
+    assert "'layers.0.self_attn'" in message
+    assert "Linear4bit: load the model without quantisation, or dequantise it" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_weights_in_eight_bits_are_refused(dtype):
+    model = tiny("llama")
+    projection = model.layers[0].self_attn.k_proj
+    projection.weight = nn.Parameter(projection.weight.detach().to(dtype), requires_grad=False)
+    message = refusal(model)
+    assert "'layers.0.self_attn.k_proj'" in message
+    assert f"Parameter of {dtype}; expected plain floating point" in message
+    assert "dequantise" in message
+
+
 def test_tied_weights_between_layers_are_refused():
     model = tiny("llama")
     model.layers[1].self_attn.v_proj.weight = model.layers[0].self_attn.v_proj.weight

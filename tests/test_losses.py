@@ -183,3 +183,10 @@ def test_label_outside_the_vocabulary_where_nothing_is_predicted_is_harmless():
     labels[0, 0] = -1
     _, tokens = losses.causal_lm_loss(Recorder(), {**LEFT, "labels": labels})
     assert tokens.tolist() == [2, 4]
+
+
+def test_labels_may_be_narrow_integers():
+    batch = build_batch((4, 5))
+    wide = losses.causal_lm_loss(build_model("llama"), batch)
+    narrow = losses.causal_lm_loss(build_model("llama"), {**batch, "input_ids": batch["input_ids"].int()})
+    assert torch.equal(wide[0], narrow[0])

@@ -40,9 +40,11 @@ def test_everything_from_evidence_to_pages(tmp_path, capsys, monkeypatch):
     options = ["--evidence", str(write(tmp_path / "evidence")), "--book", str(small_book(tmp_path / "book"))]
     assert program.main([*options, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    # 1 check, 1 fault, 2 families, 3 rates, 3 findings, the verdicts, 1 notebook, 2 planted ones, the book; 3 things not run
-    assert said.endswith("15 passed, 0 failed, 3 skipped\n")
+    # 1 check, 1 fault, 2 families, 1 situation, 3 rates, 3 findings, the verdicts, 1 notebook, 2 planted ones, the book; 4
+    # things not run
+    assert said.endswith("16 passed, 0 failed, 4 skipped\n")
     assert "not run: GPU: no CUDA device" in said
+    assert "not run: bad input peft: the package peft is not installed" in said
     assert "book: 2 pages" in said
     html = tmp_path / "out" / "pages" / "html"
     laws = (html / "laws.html").read_text()
@@ -153,6 +155,7 @@ def test_failed_build_different_notebook_and_blind_control_fail_the_run(capsys):
 def test_everything_that_did_not_pass_is_named(capsys):
     found = changed("results", status="failed", reason="error 2 exceeds 1")
     found["faults"][0]["status"] = "missed"
+    found["bad_input"][0].update(status="failed", reason="the message lacks 'x'")
     found["statistics"][0]["status"] = "failed"
     found["statistics_long"]["complaints"].append("made by other sources")
     program.name_outcomes(found)
@@ -160,11 +163,13 @@ def test_everything_that_did_not_pass_is_named(capsys):
         "failed: marginal_identity on llama: error 2 exceeds 1",
         "not run: gauge on bert: q/k norms | <none>",
         "missed: fault o_by_rows was not caught by relabelling",
+        "failed: bad input one_token: the message lacks 'x'",
+        "not run: bad input peft: the package peft is not installed",
         "failed: type I of test_source on light: 0.062",
         "failed: made by other sources",
         "not run: GPU: no CUDA device",
     ]
-    program.name_outcomes({**GOOD, "results": [], "not_run": []})
+    program.name_outcomes({**GOOD, "results": [], "bad_input": [], "not_run": []})
     assert capsys.readouterr().out == ""
 
 

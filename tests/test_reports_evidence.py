@@ -131,6 +131,38 @@ GOOD = {
             "status": "passed",
         }
     ],
+    "bad_input": [
+        {
+            "case": "one_token",
+            "group": "Samples",
+            "situation": "a sample of one token",
+            "behaviour": "The error names the sample.",
+            "expected": "BatchError",
+            "error": "BatchError",
+            "warning": "none",
+            "exit_status": 3,
+            "message": "sample '<b>' has no predicted token. Remove it.",
+            "unchanged": True,
+            "status": "passed",
+            "reason": "",
+            "seconds": 0.1,
+        },
+        {
+            "case": "peft",
+            "group": "Models",
+            "situation": "adapters of a package",
+            "behaviour": "Measured.",
+            "expected": "none",
+            "error": "none",
+            "warning": "none",
+            "exit_status": None,
+            "message": "",
+            "unchanged": None,
+            "status": "not run",
+            "reason": "the package peft is not installed",
+            "seconds": 0.0,
+        },
+    ],
     "not_run": [{"what": "GPU", "reason": "no CUDA device"}],
     "summary": {},
 }
@@ -201,6 +233,17 @@ def test_good_evidence_has_nothing_to_object():
         (changed("statistics", sets=0), "no data set was drawn"),
         (changed("statistics", direction="at least"), "0.0625 is not at least 0.137"),
         (changed("statistics", direction="must exceed", value=0.137), "0.137 is not above 0.137"),
+        (
+            changed("bad_input", unchanged=False),
+            "one_token is called passed, but what was collected before has changed",
+        ),
+        (changed("bad_input", unchanged=None), "what was collected before has changed"),
+        (changed("bad_input", error="none", exit_status=None), "none came where BatchError was expected"),
+        (changed("bad_input", error="ValueError"), "ValueError came where BatchError was expected"),
+        (changed("bad_input", exit_status=None), "its error is BatchError and its exit status None"),
+        (changed("bad_input", message=""), "its error says nothing"),
+        ({**GOOD, "bad_input": GOOD["bad_input"][1:]}, "no situation of bad input passed"),
+        ({**GOOD, "bad_input": []}, "no situation of bad input passed"),
         ({**GOOD, "faults": []}, "no fault was planted"),
         ({**GOOD, "results": []}, "nothing ran"),
     ],
@@ -216,7 +259,7 @@ def test_failed_results_are_counted_not_objected_to():
     found["results"].append({**GOOD["results"][0], "status": "failed", "error": 1.0})
     found["faults"].append({**GOOD["faults"][0], "status": "missed", "caught_by": [], "ratio": 0.1})
     assert evidence.audit(found) == []
-    assert evidence.count(found) == {"checks": (1, 1, 2), "faults": (1, 1, 0), "families": (2, 0, 1),
+    assert evidence.count(found) == {"checks": (1, 1, 2), "faults": (1, 1, 0), "families": (2, 0, 1), "bad_input": (1, 0, 1),
                                         "statistics": (3, 0, 0), "prediction": (1, 0, 0), "remedies": (1, 0, 0),
                                         "head_types": (1, 0, 0)}  # fmt: skip
 
@@ -236,6 +279,12 @@ def test_findings_on_head_types_count_and_are_audited():
         "head types of gain lost without the induction heads on repeated random tokens is called passed, but 0.7 is not"
         " at least 0.8"
     ]
+
+
+def test_situations_of_bad_input_count_by_outcome():
+    assert evidence.count(changed("bad_input", status="failed"))["bad_input"] == (0, 1, 1)
+    assert evidence.count(changed("bad_input", status="fine"))["bad_input"] == (0, 1, 1)
+    assert evidence.count({**GOOD, "bad_input": []})["bad_input"] == (0, 0, 0)
 
 
 def test_unknown_status_counts_as_failed():

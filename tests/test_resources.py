@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import qkov
-from qkov import errors, resources
+from qkov import errors, memory, resources
 from tests.builders import build_batch, build_model
 
 
@@ -28,33 +28,17 @@ def test_estimate_is_what_a_sample_takes(family, weights):
 
 def test_a_plan_beyond_the_memory_is_refused_before_any_pass(monkeypatch):
     model = build_model("llama", dtype=torch.float32)
-    monkeypatch.setattr(resources, "available_memory", lambda: 20_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 20_000)
     collector = qkov.FisherCollector()
     with pytest.raises(
-        errors.MemoryLimitError, match=r"3 samples of task 'a'.*20 kB are free.*FisherCollector\(store=path\)"
+        errors.MemoryLimitError,
+        match=r"3 samples of task 'a'.*GiB of memory are available.*FisherCollector\(store=path\)",
     ) as raised:
         collector.collect_fisher(
             model, build_batch((9, 9, 9)), "a", loss_fn=lambda *_: pytest.fail("a pass was made"), progress=False
         )
     assert raised.value.exit_status == 8
     assert collector.tasks == ()
-
-
-def test_unknown_memory_refuses_nothing(monkeypatch):
-    monkeypatch.setattr(resources, "_meminfo", lambda: None)
-    monkeypatch.setattr(resources, "_control_group", lambda: None)
-    assert resources.available_memory() is None
-    resources.require_memory(2**60, "x")
-
-
-def test_the_smaller_limit_counts(monkeypatch):
-    monkeypatch.setattr(resources, "_meminfo", lambda: 10)
-    monkeypatch.setattr(resources, "_control_group", lambda: 7)
-    assert resources.available_memory() == 7
-
-
-def test_memory_of_this_machine_is_plausible():
-    assert 2**20 < (resources.available_memory() or 2**21) < 2**50
 
 
 @pytest.mark.parametrize(("needed", "refused"), [(899, False), (901, True)])

@@ -96,8 +96,10 @@ def test_digest_takes_masks_of_other_shapes_and_one_label_per_sample():
 def test_token_that_the_model_does_not_embed_is_refused(token):
     batch = build_batch((4, 4))
     batch["input_ids"][1, 2] = token
-    with pytest.raises(BatchError, match=rf"the model embeds 0 to {VOCABULARY - 1}"):
-        samples.check_tokens(build_model("gpt2"), batch)
+    with pytest.raises(
+        BatchError, match=rf"sample 's1' has a token .* the model embeds 0 to {VOCABULARY - 1}\. .*tokenizer"
+    ):
+        samples.check_tokens(build_model("gpt2"), batch, ["s0", "s1"])
 
 
 @pytest.mark.parametrize(
@@ -105,20 +107,31 @@ def test_token_that_the_model_does_not_embed_is_refused(token):
     [{"inputs_embeds": torch.ones(1, 2, 24)}, {"input_ids": torch.empty(0, 4)}, {"input_ids": torch.tensor([[22]])}],
 )
 def test_other_batches_pass_the_token_check(batch):
-    assert samples.check_tokens(build_model("gpt2"), batch) is None
+    assert samples.check_tokens(build_model("gpt2"), batch, ["s0", "s1"]) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_tokens_that_are_no_integers_are_refused(dtype):
+    with pytest.raises(BatchError, match=f"input_ids are of {dtype}; expected integers"):
+        samples.check_tokens(build_model("gpt2"), {"input_ids": torch.ones(1, 3, dtype=dtype)}, ["s0"])
+
+
+def test_sample_without_any_token_is_named():
+    with pytest.raises(BatchError, match=r"sample 's0' has no token.* Remove it"):
+        samples.check_tokens(build_model("gpt2"), {"input_ids": torch.ones(2, 0, dtype=torch.long)}, ["s0", "s1"])
 
 
 def test_model_without_token_embeddings_passes_the_token_check():
     batch = {"input_ids": torch.tensor([[10**6]])}
-    assert samples.check_tokens(torch.nn.Linear(2, 2), batch) is None
+    assert samples.check_tokens(torch.nn.Linear(2, 2), batch, ["s0"]) is None
     # CANINE hashes its characters: no single table embeds them, and transformers says so by raising.
     hashed = tiny_models.Architecture("canine", "CanineModel", sizes={"hidden_size": 24, "num_attention_heads": 6})
     model, _ = tiny_models.build(hashed)
     with pytest.raises(NotImplementedError):
         model.get_input_embeddings()
-    assert samples.check_tokens(model, batch) is None
+    assert samples.check_tokens(model, batch, ["s0"]) is None
     with pytest.raises(BatchError, match="the model embeds 0 to"):
-        samples.check_tokens(build_model("llama"), batch)
+        samples.check_tokens(build_model("llama"), batch, ["s0"])
 
 
 # Ids

@@ -109,7 +109,7 @@ def offline(monkeypatch):
 OTHER_STUDIES = [name for name in program.STUDIES if name != "statistics"]
 
 
-def evidence(status="passed", fault="caught", family="proved", rate="passed", complaints=()):
+def evidence(status="passed", fault="caught", family="proved", rate="passed", complaints=(), situation="passed"):
     results = [{"check": "law", "model": "m", "status": status, "error": 0.0, "bound": 1.0, "compared": 3,
                 "seconds": 0.1, "reason": ""}]  # fmt: skip
     planted = [{"fault": "f", "area": "formula", "description": "", "expected": "law", "caught_by": ["law"],
@@ -118,6 +118,8 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
               "bound": 0.1, "direction": "at most", "status": rate}]  # fmt: skip
     found = {"format": program.FORMAT, "results": results, "faults": planted, "models": [], "not_run": [],
              "families": [{"family": "f", "status": family, "reason": "said"}], "refused": [], "statistics": rates,
+             "bad_input": [{"case": "one_token", "status": situation, "reason": "said"},
+                           {"case": "peft", "status": "not run", "reason": "no package"}],
              "statistics_long": {"rows": rates, "seconds": 1.0, "complaints": list(complaints)},
              **{name: [row | {"status": "passed"} for row in rates] for name in OTHER_STUDIES},
              **{f"{name}_long": {"rows": rates, "seconds": 1.0, "complaints": []} for name in OTHER_STUDIES}}  # fmt: skip
@@ -134,6 +136,8 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
         (evidence(status="not run"), 1),
         (evidence(family="failed"), 1),
         (evidence(rate="failed"), 1),
+        (evidence(situation="failed"), 1),
+        (evidence(situation="not run"), 1),
         (evidence(complaints=["made by other sources"]), 1),
         (evidence() | {"summary": evidence()["summary"] | {"statistics": 0}}, 1),
         *((evidence() | {"summary": evidence()["summary"] | {name: 0}}, 1) for name in OTHER_STUDIES),
@@ -159,6 +163,15 @@ def test_a_run_that_is_not_blocked_fails_or_says_that_it_is_open(how, status, mo
         assert manifest["offline"]["sockets other than loopback blocked"] is False
     else:
         assert not list(tmp_path.iterdir())
+
+
+def test_situations_that_failed_or_did_not_run_are_said(monkeypatch, tmp_path, capsys, offline):
+    monkeypatch.setattr(program, "gather", lambda options: (evidence(situation="failed"), {}))
+    assert program.main(["--output", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED: bad input one_token: said" in said
+    assert "not run: bad input peft: no package" in said
+    assert "2 situations of bad input, 1 failed, 1 not run" in said
 
 
 def test_a_model_that_cannot_be_loaded_ends_with_status_4(monkeypatch, tmp_path, capsys, offline):

@@ -1,8 +1,8 @@
-"""`python -m validation`: measure every law on every model, plant the faults, calibrate, write the evidence.
+"""`python -m validation`: measure every law on every model, plant the faults, calibrate, spoil the input, write the evidence.
 
 Writes ``evidence.json`` and ``manifest.json``; `python -m reports` turns them into the book and the verdict. Exit status
-0 if every check that ran passed, every fault was caught and every row of the studies kept its bound, 1 otherwise, 2 for
-a wrong command line, 4 for a model that cannot be loaded.
+0 if every check that ran passed, every fault was caught, every row of the studies kept its bound and every situation of
+bad input ended as promised, 1 otherwise, 2 for a wrong command line, 4 for a model that cannot be loaded.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from qkov import escaping, hub, reproducibility
 from qkov.errors import QKOVError
 
 from . import (
+    bad_input,
     committed,
     faults,
     induction,
@@ -106,6 +107,7 @@ def gather(options):
     results, rows, not_run = timed("checks", suite.run_suite, list(models.CASES), jobs=options.jobs, extra=extra)
     results += timed("repetition", repetition.measure_repetition, jobs=options.jobs)
     planted = timed("faults", faults.run_faults, processes=options.jobs)
+    spoiled = timed("bad input", bad_input.run_cases)
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
     studies = {name: timed(name, measure_study, name, options) for name in STUDIES}
     for row in rows:
@@ -117,6 +119,7 @@ def gather(options):
         "models": rows,
         "families": families,
         "refused": refused,
+        "bad_input": spoiled,
         **studies,
         **{f"{name}_long": module.EVIDENCE.read() for name, module in STUDIES.items()},
         "not_run": [*not_run, *omissions(options)],
@@ -173,6 +176,9 @@ def summarise(evidence):
         "faults_caught": sum(fault["status"] == "caught" for fault in evidence["faults"]),
         "families": len(evidence["families"]),
         "families_failed": sum(row["status"] == "failed" for row in evidence["families"] + evidence["refused"]),
+        "bad_input": len(evidence["bad_input"]),
+        "bad_input_failed": sum(row["status"] not in ("passed", "not run") for row in evidence["bad_input"]),
+        "bad_input_not_run": sum(row["status"] == "not run" for row in evidence["bad_input"]),
         **{name: len(evidence[name]) for name in STUDIES},
         "studies_failed": sum(row["status"] != "passed" for name in STUDIES for row in evidence[name]),
         "studies_complaints": sum(len(evidence[f"{name}_long"]["complaints"]) for name in STUDIES),
@@ -248,6 +254,9 @@ def main(arguments=None):
     for fault in evidence["faults"]:
         if fault["status"] != "caught":
             say(f"MISSED fault {fault['fault']}: {fault['expected']} did not catch it")
+    for row in evidence["bad_input"]:
+        if row["status"] != "passed":
+            say(f"{'not run' if row['status'] == 'not run' else 'FAILED'}: bad input {row['case']}: {row['reason']}")
     for name in STUDIES:
         for row in evidence[name]:
             if row["status"] != "passed":
@@ -257,12 +266,15 @@ def main(arguments=None):
     found = evidence["summary"]
     say(f"{found['passed']} checks passed, {found['failed']} failed, {found['not_run']} not run; "
         f"{found['families']} families, {found['families_failed']} failed; "
+        f"{found['bad_input']} situations of bad input, {found['bad_input_failed']} failed, {found['bad_input_not_run']} not "
+        f"run; "
         f"{sum(found[name] for name in STUDIES)} rows of {' and '.join(STUDIES)}, {found['studies_failed']} failed; "
         f"{found['faults_caught']} of {found['faults']} faults caught; {found['compared']:,} numbers compared")  # fmt: skip
     wrong = found["failed"] or found["families_failed"] or found["checks_without_a_fault"]
-    wrong = wrong or found["studies_failed"] or found["studies_complaints"]
+    wrong = wrong or found["studies_failed"] or found["studies_complaints"] or found["bad_input_failed"]
+    tried = found["bad_input"] > found["bad_input_not_run"]
     caught = found["faults_caught"] == found["faults"] > 0
-    return 0 if found["passed"] and all(found[name] for name in STUDIES) and caught and not wrong else 1
+    return 0 if found["passed"] and all(found[name] for name in STUDIES) and caught and tried and not wrong else 1
 
 
 if __name__ == "__main__":
