@@ -38,7 +38,7 @@ def cases_table(evidence):
         lines = [
             [row["situation"], row["behaviour"], name_of(row), row["exit_status"], verdict(row)] for row in rows
         ]  # fmt: skip
-        parts.append(f"**{shown(group)}**\n\n{lines_of(header, lines, 'lllrl')}")
+        parts.append(f"**{cell(group)}**\n\n{table(header, lines, align='lllrl')}")
     return "\n".join(parts) or "Nothing of this was tried.\n"
 
 
@@ -48,16 +48,14 @@ def messages_table(evidence):
     for group, rows in grouped(evidence):
         lines = [[row["situation"], row["message"]] for row in rows if row["message"]]
         if lines:
-            parts.append(
-                f":::{{dropdown}} {shown(group)} ({len(lines)})\n{lines_of(['situation', 'message'], lines)}:::\n"
-            )
+            parts.append(f":::{{dropdown}} {cell(group)} ({len(lines)})\n{table(['situation', 'message'], lines)}:::\n")
     return "\n".join(parts) or "Nothing of this was said.\n"
 
 
 def not_run_table(evidence):
     """Situations that could not be made here, with the reason."""
     lines = [[row["situation"], row["reason"]] for row in cases(evidence) if row["status"] == "not run"]
-    return lines_of(["situation", "reason"], lines) if lines else "Every situation was made.\n"
+    return table(["situation", "reason"], lines) if lines else "Every situation was made.\n"
 
 
 def statuses_table():
@@ -103,26 +101,3 @@ def verdict(row):
     if row["status"] == "passed":
         return "passed, nothing else changed"
     return f"NOT RUN: {row['reason']}" if row["status"] == "not run" else f"FAILED: {row['reason']}"
-
-
-def lines_of(header, rows, align=None):
-    """A table of plain text, every character of it shown as itself."""
-    return table(header, [[visible(value) for value in row] for row in rows], align=align).replace("&", "&amp;")
-
-
-def shown(text):
-    """One line of plain text outside a table."""
-    return cell(visible(text)).replace("&", "&amp;")
-
-
-def visible(value):
-    """Write characters that are no text as escapes; line breaks and other white space become spaces.
-
-    Example:
-        >>> visible("a\\x1b[31m b\\nc\\u202e")
-        'a\\\\x1b[31m b c\\\\u202e'
-    """
-    if not isinstance(value, str):
-        return value
-    spaced = " ".join(value.split())
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in spaced)

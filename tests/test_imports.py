@@ -25,6 +25,7 @@ LEVELS = (
         "journal",
         "store_lock",
         "interruption",
+        "lazy_mapping",
         "hub",
         "memory",
         "reproducibility",

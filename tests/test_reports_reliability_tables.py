@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from qkov import errors
-from reports import reliability_tables
+from qkov import errors, escaping
+from reports import reliability_tables, tables
 
 from .test_reports_evidence import GOOD, changed
 from .test_reports_tables import rows
@@ -82,10 +82,10 @@ def last_cell(text):
 @example("&amp;&lt;b&gt;")
 @example("https://example.org www.example.org a@b.c")
 def test_every_character_is_shown_as_itself(text):
-    table = reliability_tables.lines_of(["situation", "message"], [["s", text]])
+    table = tables.table(["situation", "message"], [["s", text]])
     shown, tags = last_cell(table)
     assert tags == []
-    assert shown == (reliability_tables.visible(text) or "–")
+    assert shown == (escaping.visible(" ".join(text.split())) or "–")
     assert all(one.isprintable() or one == "\n" for one in table)
 
 
