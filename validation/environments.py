@@ -71,6 +71,7 @@ def run_module(module, *arguments, threads=1, environment=None):
     """
     number = str(threads)
     fixed = {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number, "OPENBLAS_NUM_THREADS": number}
+    fixed["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin while they wait take the cores from other processes
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-m", module, *map(str, arguments)],
