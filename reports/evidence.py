@@ -17,6 +17,9 @@ The file formats are the interface between the two packages:
     remedies, remedies_long  the same of freezing slices and of merging models; rows have further keys, described in
                      `validation/freezing.py` and `validation/merging_models.py`
     head_types       what heads of the model trained for them are and do, rows of the form of statistics
+    determinism      settings (tier, setting, model, bits, bits_error, gradients_error, scores_error, ranks, compared,
+                     status, reason), arrays (a record of the first run's), tiers_run and tiers_not_run in words; its
+                     verdicts are among the results
     not_run   what, reason
     summary   numbers of the run as a whole
 

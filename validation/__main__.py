@@ -21,13 +21,13 @@ from qkov.errors import QKOVError
 
 from . import (
     committed,
+    determinism,
     faults,
     induction,
     models,
     prediction_evidence,
     proven,
     remedies_evidence,
-    repetition,
     statistics_evidence,
     suite,
     tasks,
@@ -79,7 +79,8 @@ def gather(options):
     records = timed("training", train)
     extra = [(name, options.device) for name in options.model]
     results, rows, not_run = timed("checks", suite.run_suite, list(models.CASES), jobs=options.jobs, extra=extra)
-    results += timed("repetition", repetition.measure_repetition, jobs=options.jobs)
+    repeated = timed("determinism", determinism.measure_determinism, jobs=options.jobs)
+    results += repeated.pop("results")
     planted = timed("faults", faults.run_faults, processes=options.jobs)
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
     studies = {name: timed(name, measure_study, name, options) for name in STUDIES}
@@ -92,9 +93,10 @@ def gather(options):
         "models": rows,
         "families": families,
         "refused": refused,
+        "determinism": repeated,
         **studies,
         **{f"{name}_long": module.EVIDENCE.read() for name, module in STUDIES.items()},
-        "not_run": [*not_run, *omissions(options)],
+        "not_run": [*not_run, *determinism.omissions(repeated), *omissions(options)],
     }
     evidence["summary"] = summarise(evidence)
     return evidence, seconds
@@ -126,7 +128,7 @@ def train():
 
 def omissions(options):
     """Name what this run leaves out, so that nothing is green by omission."""
-    left_out = [(f"determinism tier {tier}", reason) for tier, reason in repetition.TIERS.items()]
+    left_out = []
     if not torch.cuda.is_available():
         left_out.append(("models on a GPU", "torch finds no CUDA device"))
     if not options.model:
@@ -161,8 +163,7 @@ def manifest(evidence, seconds):
         "environment": reproducibility.environment_record(),
         "data_fingerprint": tasks.corpus_fingerprint(),
         "models": {row["name"]: row["fingerprint"] for row in evidence["models"]},
-        "tiers_run": "D1 and D2, on " + repetition.MODEL,
-        "tiers_not_run": dict(repetition.TIERS),
+        **{name: evidence["determinism"][name] for name in ("tiers_run", "tiers_not_run", "arrays")},
         "seconds": seconds,
     }
 

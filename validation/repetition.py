@@ -127,7 +127,11 @@ def compare(setting, name, runs, bound=D2_GRADIENTS):
     if setting.environment and not environments.acted(two.probe, runs[name, FIRST.name].probe):
         said = ", ".join(f"{key}={value}" for key, value in setting.environment.items())
         return row | {"status": "not run", "reason": f"{said} changes nothing on this machine"}
-    bits, gradients, scores = compare_bits(setting.bits, one, two), compare_gradients(one, two), compare_scores(one, two)
+    bits, gradients, scores = (
+        compare_bits(setting.bits, one, two),
+        compare_gradients(one, two),
+        compare_scores(one, two),
+    )
     if setting.order != "samples reversed":  # whose exponential mean is another result, see ``compare_order``
         compare_maps(scores, one.part("ema"), two.part("ema"))
     row |= {"bits_error": None if not setting.bits else suite.finite(bits.error)}
