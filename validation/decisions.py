@@ -1,8 +1,8 @@
 """D0: what is decided from a given file is the same on any machine.
 
-Three small files are committed: gradients of three tasks, a heatmap of whole numbers full of ties, and a result of conflicts. From
-them follow exceedance counts, the order of slices, what survives at 0.05, lists of the strongest pairs, samples in conflict
-and advice: integers, ids and choices that must be exactly those of ``decisions.json``, and floats that agree to 1e-12.
+Three small files are committed: gradients of three tasks, a heatmap of eighths full of ties, and a result of conflicts.
+From them follow exceedance counts, the order of slices, what survives at 0.05, lists of the strongest pairs, samples in
+conflict and advice: integers, ids and choices that must be exactly those of ``decisions.json``, and floats that agree to 1e-12.
 `python -m validation.decisions` prints them; :func:`measure_decisions` asks several processes, with other threads and other
 arithmetic.
 """

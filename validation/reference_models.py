@@ -1,7 +1,7 @@
 """Models whose weights are the same numbers everywhere: neither torch's random numbers nor any training made them.
 
-Every parameter is filled from the raw words of PCG64, seeded by its name, and rounded to float32; so are the tokens. Values that
-follow from them may be compared between machines, versions and devices.
+Every parameter is filled from the raw words of PCG64, seeded by its name, and rounded to float32; tokens follow from
+integers. What is measured on such a model may be compared between machines, versions and devices.
 """
 
 import hashlib
