@@ -2,55 +2,32 @@
 
 Three small files are committed: gradients of three tasks, a heatmap of eighths full of ties, and a result of conflicts.
 From them follow exceedance counts, the order of slices, what survives at 0.05, lists of the strongest pairs, samples in
-conflict and advice: integers, ids and choices that must be exactly those of ``decisions.json``, and floats that agree to 1e-12.
-`python -m validation.decisions` prints them; :func:`measure_decisions` asks several processes, with other threads and other
-arithmetic.
+conflict and advice: integers, ids and choices that must be the same everywhere, and floats that agree to 1e-12. `python -m
+validation.decisions` prints them; :mod:`validation.decisions_evidence` asks several processes, and makes the files.
 """
 
 import json
 import sys
-import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 import qkov
-from qkov import checks, result_file
+from qkov import result_file
 from qkov.errors import StatisticsWarning
 from qkov.geometry import BLOCKS
 from qkov.statistics import conformal_samples, test_exchange, test_source
 
-from . import environments, reference_models, suite
+from . import environments
 
 FOLDER = Path(__file__).resolve().parent / "reference"
-EXPECTED = FOLDER / "decisions.json"
 FORMAT = {"format_name": "qkov-decisions", "format_version": 1}
-FLOATS = 1e-12
 SEED, PERMUTATIONS, LEVEL = 20260101, 999, 0.05
 LABELS = {"a": (0, 0, 1, 2, 3, 3, 4, 5), "r": (0, 1, 1, 2, 3, 4, 4, 5), "b": (0, 1, 2, 2, 3, 4, 5, 5)}
 """Clusters of the samples in the file of gradients."""
 UNPLANTED = 5
 """A slice in which no task favours any parameter."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where decisions are made: a process with so many threads and these variables."""
-
-    name: str
-    threads: int = 1
-    environment: dict = field(default_factory=dict)
-
-
-PLACES = (
-    Place("a process"),
-    Place("another process"),
-    Place("two threads", threads=2),
-    *(Place(name, environment=variables) for name, variables in environments.ENVIRONMENTS.items()),
-)
 
 
 def decide(folder=FOLDER):
@@ -124,125 +101,6 @@ def of_conflicts(folder):
         "against": np.argsort(advice.against, kind="stable").tolist(),
     }
     return exact, {"cosines": found.cosines.ravel().tolist(), "mean cosine": columns["mean_cosine"].tolist()}
-
-
-def compare(found, expected):
-    """Compare decisions with those that are committed.
-
-    Returns:
-        ``(exact, floats)``: a Comparison that no difference passes, and one of relative errors.
-    """
-    exact, floats = checks.Comparison(), checks.Comparison()
-    exact.true(found["exact"].keys() == expected["exact"].keys() and bool(expected["exact"]))
-    for name in found["exact"].keys() & expected["exact"].keys():
-        exact.true(found["exact"][name] == expected["exact"][name], count_of(expected["exact"][name]))
-    floats.true(found["floats"].keys() == expected["floats"].keys() and bool(expected["floats"]))
-    for name in found["floats"].keys() & expected["floats"].keys():
-        floats.near(found["floats"][name], expected["floats"][name])
-    return exact, floats
-
-
-def count_of(value):
-    """How many single decisions a nested list holds."""
-    nested = value.values() if isinstance(value, dict) else value
-    return sum(map(count_of, nested)) if isinstance(value, list | dict) else 1
-
-
-def measure_decisions(places=PLACES, *, jobs=2, expected=EXPECTED):
-    """Decide in every place; ``(results, settings)``, rows of the evidence and a row per place."""
-    started = time.perf_counter()
-    wanted = json.loads(Path(expected).read_text(encoding="utf-8"))
-    with ThreadPoolExecutor(jobs) as pool:
-        answers = list(pool.map(ask, places))
-    rows = [judge(place, answer, answers[0], wanted) for place, answer in zip(places, answers, strict=True)]
-    ran = [row for row in rows if row["status"] != "not run"]
-    seconds = round(time.perf_counter() - started, 3)
-    compared = sum(row["compared"] for row in ran)
-    results = []
-    for check, key, bound in (("decisions_D0", "bits_error", 0.0), ("decisions_D0_floats", "scores_error", FLOATS)):
-        errors = [suite.INFINITE if row[key] is None else row[key] for row in ran]
-        measured = checks.Measurement(max(errors, default=np.inf), bound, compared)
-        said = "" if measured.passed else next((row["reason"] for row in ran if row["reason"]), "decisions differ")
-        status = "passed" if measured.passed else "failed"
-        results.append(suite.result_row(
-            checks.CheckResult(check, "committed files", status, measured.error, bound, compared, seconds, said)
-        ))  # fmt: skip
-    return results, rows
-
-
-def ask(place):
-    """Decide in a process of its own; what it said, or why it could not."""
-    try:
-        return json.loads(
-            environments.run_module("validation.decisions", threads=place.threads, environment=place.environment)
-        )
-    except environments.ChildError as error:
-        return str(error)
-
-
-def judge(place, answer, plain, wanted):
-    """One row: what a place decided, beside what is committed."""
-    row = {"tier": "D0", "setting": place.name, "model": "committed files", "bits": "decisions", "bits_error": None}
-    row |= {"gradients_error": None, "scores_error": None, "ranks": None, "compared": 0}
-    if broken := next((one for one in (answer, plain) if isinstance(one, str)), None):
-        return row | {"status": "failed", "reason": broken}
-    if place.environment and not environments.acted(answer["probe"], plain["probe"]):
-        said = ", ".join(f"{key}={value}" for key, value in place.environment.items())
-        return row | {"status": "not run", "reason": f"{said} changes nothing on this machine"}
-    exact, floats = compare(answer, wanted)
-    kept = exact.measurement(0.0).passed and floats.measurement(FLOATS).passed
-    row |= {"bits_error": suite.finite(exact.error), "scores_error": suite.finite(floats.error)}
-    row |= {"compared": exact.compared + floats.compared}
-    return row | {"status": "passed" if kept else "failed", "reason": "" if kept else "decisions differ"}
-
-
-def make_files(folder=FOLDER):
-    """Write the files that decisions are made from, those that are not there yet.
-
-    Gradients and heatmap follow from integers and are the same everywhere; the conflicts were measured once, on one machine.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (path := folder / "gradients.safetensors").exists():
-        result_file.write(path, {}, gradients(), **FORMAT)
-    if not (path := folder / "heatmap.safetensors").exists():
-        heatmap().save(path)
-    if not (path := folder / "conflicts.safetensors").exists():
-        conflicts().save(path)
-
-
-def gradients():
-    """Gradients of three tasks, ``[samples, slices, parameters]``; in three of nine slices A and B favour parameters."""
-    made = {}
-    for task, codes in LABELS.items():
-        grads = environments.words(reference_models.seed_of(task), len(codes), 9, 6)
-        if task in "ab":
-            grads[:, :3, :2] *= 9
-        made[task] = grads.astype(np.float32)
-    return made
-
-
-def heatmap():
-    """A heatmap of eighths between 0 and 1, so that most scores have an equal."""
-    drawn = {
-        block: np.rint(environments.words(at, 4, 3, 2, 4 if block in "QO" else 2) * 4 + 4) / 8
-        for at, block in enumerate(BLOCKS)
-    }
-    return qkov.Heatmap(
-        arrays=drawn, task_a="a", task_b="b", sample_a=("w", "x", "y", "z"), sample_b=(7, 5, 6), layers=(0, 1),
-        heads=(0, 1, 2, 3), kv_heads=(0, 1), kv_index=np.array([[0, 0, 1, 1]] * 2), health={}, attributes={},
-    )  # fmt: skip
-
-
-def conflicts():
-    """Conflicts of the deterministic Llama-style model, by block."""
-    model, held = reference_models.build("deterministic-llama"), qkov.FisherCollector()
-    for task in ("a", "b", "r"):
-        batch = reference_models.batch(task)
-        held.collect_fisher(model, batch, task, clusters=[f"{task}{row}" for row in range(4)], progress=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", StatisticsWarning)
-        return qkov.detect_conflicts(held, "a", "b", reference="r", groups="block", seed=SEED, n_permutations=PERMUTATIONS,
-                                     q=0.5, progress=False)  # fmt: skip
 
 
 def main():

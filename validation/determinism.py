@@ -1,9 +1,9 @@
 """The tiers of determinism in one stage of the validation: what ran, with which settings, and what did not and why.
 
-D0 is :mod:`validation.decisions`, D1 and D2 :mod:`validation.repetition`, D3 :mod:`validation.reference_values`.
+D0 is :mod:`validation.decisions_evidence`, D1 and D2 :mod:`validation.repetition`, D3 :mod:`validation.reference_values`.
 """
 
-from . import decisions, reference_values, repetition
+from . import decisions_evidence, reference_values, repetition
 
 D4 = "half precision and other kernels of attention: no promise, so nothing is compared"
 
@@ -15,7 +15,7 @@ def measure_determinism(*, jobs=2):
         ``{"results", "settings", "arrays", "tiers_run", "tiers_not_run"}``: rows of the evidence; a row per setting; a
         record of arrays; words by tier.
     """
-    results, settings = decisions.measure_decisions(jobs=jobs)
+    results, settings = decisions_evidence.measure_decisions(jobs=jobs)
     repeated, of_models, arrays = repetition.measure_repetition(jobs=jobs)
     compared, differences = reference_values.measure_reference()
     settings += of_models
@@ -41,7 +41,8 @@ def tier_of_reference(rows, differences):
     """Words on D3, as ``(run, not run)``: values compared on the machine that made them say nothing of others."""
     if all(row["status"] == "not run" for row in rows):
         return {}, {"D3": "no committed value is of these weights"}
-    models = " and ".join(dict.fromkeys(row["model"] for row in rows if row["status"] != "not run"))
+    names = (row["model"].partition(",")[0] for row in rows if row["status"] != "not run")
+    models = ", ".join(dict.fromkeys(names))
     on_gpu = any(row["model"].endswith("on a GPU") for row in rows)
     if differences or on_gpu:
         return {"D3": f"committed values on {models}; {'; '.join(differences) or 'on a GPU'}"}, {}

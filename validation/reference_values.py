@@ -1,4 +1,4 @@
-"""D3: values that were measured once and committed, compared in every validation; `python -m validation.reference_values` rewrites them.
+"""D3: committed values, compared in every validation; `python -m validation.reference_values` rewrites them.
 
 Of each model: averages of the slices in every variant, Fisher sums, and the strongest pairs, in float32 as the package
 computes them, and for the models of :mod:`validation.reference_models` also in float64 by the slow loops of `qkov.reference`.
@@ -25,7 +25,7 @@ from qkov import checks, interference, reference, reproducibility
 from qkov.errors import QKOVWarning
 from qkov.geometry import BLOCKS
 
-from . import decisions, models, reference_models, suite, tasks, trained
+from . import decisions, decisions_evidence, models, reference_models, suite, tasks, trained
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = "qkov-reference-1"
@@ -61,7 +61,7 @@ def measure(model, batch_a, batch_b):
     held = qkov.FisherCollector()
     for task, batch in (("a", batch_a), ("b", batch_b)):
         held.collect_fisher(model, batch, task, progress=False)
-    scores = {}
+    scores, top = {}, {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QKOVWarning)  # few samples, on purpose
         for variant in VARIANTS:
@@ -70,7 +70,8 @@ def measure(model, batch_a, batch_b):
             )
             found = metric.compute_heatmap("a", "b", progress=False)
             scores[variant] = {block: averages(found.arrays[block]) for block in BLOCKS}
-            top = {block: found.top_conflicts(block, top_k=TOP) for block in BLOCKS} if variant == "unsigned" else top
+            if variant == "unsigned":
+                top = {block: found.top_conflicts(block, top_k=TOP) for block in BLOCKS}
     sums = {
         f"{task} {mode} {layer} {block}": values.tolist()
         for task in ("a", "b")
@@ -193,20 +194,17 @@ def compare_model(name, committed):
     if other := [part for part in key if key[part] != committed["key"][part]]:
         said = f"its {' and '.join(other)} are not those of the committed values"
         return [plain_row("reference_D3", name, "failed" if fixed else "not run", said)]
-    row = compared_row("reference_D3", name, measure(model, *batches), committed["single"], SINGLE, started)
-    rows = [row]
+    work = [("reference_D3", name, lambda: measure(model, *batches), "single", SINGLE)]
     if fixed:
-        row = compared_row(
-            "reference_D3", f"{name}, beside float64", measure(model, *batches), committed["exact"], SINGLE, started
-        )
-        slowly = compared_row(
-            "reference_float64", name, measure_slowly(model, *batches), committed["exact"], EXACT, started
-        )
-        rows += [row, slowly]
+        work += [
+            ("reference_D3", f"{name}, beside float64", lambda: measure(model, *batches), "exact", SINGLE),
+            ("reference_float64", name, lambda: measure_slowly(model, *batches), "exact", EXACT),
+        ]
     if fixed and torch.cuda.is_available():
-        found = measure(model.to("cuda"), *batches)
-        rows.append(compared_row("reference_D3", f"{name} on a GPU", found, committed["single"], SINGLE, started))
-    return rows
+        work.append(("reference_D3", f"{name} on a GPU", lambda: measure(model.to("cuda"), *batches), "single", SINGLE))
+    return [
+        compared_row(check, label, run(), committed[kind], bound, started) for check, label, run, kind, bound in work
+    ]
 
 
 def compared_row(check, name, found, committed, bound, started):
@@ -267,9 +265,9 @@ def rewrite(commit, path=PATH):
         if name in reference_models.NAMES:
             found["exact"] = measure_slowly(model, *batches)
         document["models"][name] = found
-    decisions.make_files(path.parent)
+    decisions_evidence.make_files(path.parent)
     write(path, document)
-    write(path.parent / decisions.EXPECTED.name, decisions.decide(path.parent))
+    write(path.parent / decisions_evidence.EXPECTED.name, decisions.decide(path.parent))
 
 
 def write(path, document):
@@ -301,7 +299,7 @@ def main(arguments=None, root=ROOT):
     torch.set_num_threads(1)
     rewrite(commit, root / PATH.relative_to(ROOT))
     print(
-        f"{PATH.relative_to(ROOT)} and {decisions.EXPECTED.relative_to(ROOT)} hold the values of commit {commit[:12]}"
+        f"{PATH.relative_to(ROOT)} and {decisions_evidence.EXPECTED.relative_to(ROOT)} hold the values of commit {commit[:12]}"
     )
     return 0
 

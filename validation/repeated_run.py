@@ -83,7 +83,7 @@ def measure(case, setting):
     """Collect and score.
 
     Returns:
-        ``(labels, arrays)``: the heatmap's fingerprint, and arrays by name, samples in the order of their ids:
+        ``(labels, arrays)``: fingerprints of the two heatmaps, and arrays by name, samples in the order of their ids:
         ``gradients/task/id/parameter``, ``scores/block``, ``ema/block``, and the two sides of the law of the exponential
         mean, ``ema law/task`` and ``ema loop/task``.
     """
@@ -94,11 +94,12 @@ def measure(case, setting):
         for one in sorted(held.sample_ids(task))
         for name, grad in held.get_sample_gradients(task, one).items()
     }
+    labels = {}
     for part, source in (("scores", "contributions"), ("ema", "ema")):
         found = case.heatmap(held, fisher_pool="pooled", fisher_source=source, tile_elements=setting.tile_elements)
         at = np.ix_(np.argsort(found.sample_a), np.argsort(found.sample_b))
         arrays |= {f"{part}/{block}": scores[at] for block, scores in found.arrays.items()}
-        labels = found.fingerprint if source == "contributions" else labels
+        labels[part] = found.fingerprint
     for task in ("a", "b"):
         arrays[f"ema law/{task}"] = exponential_means(held, task)
         arrays[f"ema loop/{task}"] = exponential_loop(held, task)

@@ -49,9 +49,9 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Run:
-    """What one process found: the fingerprint of the heatmap, arrays by name, the probe."""
+    """What one process found: fingerprints of the heatmaps, arrays by name, the probe."""
 
-    labels: str
+    labels: dict
     arrays: dict
     probe: dict
 
@@ -207,7 +207,7 @@ def lowest_ranks(one, two):
 
 
 def compare_order(runs, name):
-    """The exponential mean follows the order of collection: it is that of a plain loop, and another one the other way round."""
+    """The exponential mean follows the order of collection: that of a plain loop, and another one the other way round."""
     law, moved = checks.Comparison(), checks.Comparison()
     for one in (FIRST.name, "samples reversed"):
         for task in ("a", "b"):
