@@ -158,5 +158,7 @@ def conflicts():
         held.collect_fisher(model, batch, task, clusters=[f"{task}{row}" for row in range(4)], progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", StatisticsWarning)
-        return qkov.detect_conflicts(held, "a", "b", reference="r", groups="block", seed=decisions.SEED, n_permutations=decisions.PERMUTATIONS,
-                                     q=0.5, progress=False)  # fmt: skip
+        return qkov.detect_conflicts(
+            held, "a", "b", reference="r", groups="block", seed=decisions.SEED,
+            n_permutations=decisions.PERMUTATIONS, q=0.5, progress=False,
+        )  # fmt: skip

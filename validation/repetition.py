@@ -202,8 +202,9 @@ def ranks(one, two):
 
 def lowest_ranks(one, two):
     """The lowest rank correlation of the blocks."""
-    found = [float(ranks(one.arrays[key], two.arrays[key])) for key in one.part("scores")]
-    return min(found) if np.isfinite(found).all() else None
+    pairs = [(array, two.arrays.get(key)) for key, array in one.part("scores").items()]
+    found = [float(ranks(array, other)) for array, other in pairs if np.shape(other) == array.shape]
+    return min(found) if found and np.isfinite(found).all() else None
 
 
 def compare_order(runs, name):
