@@ -23,8 +23,9 @@ def test_a_setting_that_changes_nothing_did_not_act():
 
 
 def test_a_process_has_its_threads_and_variables():
-    said = environments.run_module("timeit", "-n1", "-r1", "-s", "import os", "print(os.environ['OMP_NUM_THREADS'], os.environ['X'])",
-                                   threads=3, environment={"X": "given"})  # fmt: skip
+    code = "print(os.environ['OMP_NUM_THREADS'], os.environ['X'])"
+    given = {"X": "given"}
+    said = environments.run_module("timeit", "-n1", "-r1", "-s", "import os", code, threads=3, environment=given)
     assert said.startswith("3 given")
 
 

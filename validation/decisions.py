@@ -23,7 +23,7 @@ from . import environments
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 FORMAT = {"format_name": "qkov-decisions", "format_version": 1}
-SEED, PERMUTATIONS, LEVEL = 20260101, 999, 0.05
+SEED, PERMUTATIONS, LEVEL = 20260101, 499, 0.05  # fewer than there are, so that they are drawn
 LABELS = {"a": (0, 0, 1, 2, 3, 3, 4, 5), "r": (0, 1, 1, 2, 3, 4, 4, 5), "b": (0, 1, 2, 2, 3, 4, 5, 5)}
 """Clusters of the samples in the file of gradients."""
 UNPLANTED = 5
