@@ -14,6 +14,7 @@ from pathlib import Path
 from . import (
     book,
     controls,
+    determinism_tables,
     evidence,
     notebooks,
     prediction_pictures,
@@ -94,6 +95,7 @@ def build_book(options, found, manifest, comparisons, planted):
     sources = options.output / "sources"
     of_studies = statistics_tables.statistics_tables(found) | remedies_tables.remedies_tables(found)
     of_studies |= prediction_tables.prediction_tables(found)
+    of_studies |= determinism_tables.determinism_tables(found, manifest)
     tables.write_tables(sources / "generated", found, manifest, comparisons, planted, **of_studies)
     for pictures in (prediction_pictures, remedies_pictures):
         pictures.write_pictures(sources / "generated", found)

@@ -53,8 +53,8 @@ def wrong_counts(observed, null, kept=multiplicity.permutation_p):
     return kept(observed, null) + 1 / (1 + len(null))
 
 
-def other_words(count, width, seed, *, kept=relabelings.raw_words, **more):
-    return kept(count, width, seed + 1, **more)
+def other_words(count, width, seed, stream, kept=relabelings.raw_words):
+    return kept(count, width, seed + 1, stream)
 
 
 @pytest.mark.parametrize(
