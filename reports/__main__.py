@@ -96,7 +96,8 @@ def build_book(options, found, manifest, comparisons, planted):
     of_studies = statistics_tables.statistics_tables(found) | remedies_tables.remedies_tables(found)
     of_studies |= prediction_tables.prediction_tables(found)
     of_studies |= determinism_tables.determinism_tables(found, manifest)
-    tables.write_tables(sources / "generated", found, manifest, comparisons, planted, **of_studies)
+    shown = determinism_tables.without_arrays(manifest)
+    tables.write_tables(sources / "generated", found, shown, comparisons, planted, **of_studies)
     for pictures in (prediction_pictures, remedies_pictures):
         pictures.write_pictures(sources / "generated", found)
     numbers = tables.substitutions(found, evidence.count(found), comparisons)

@@ -95,6 +95,11 @@ def reference_table(evidence):
     return table(list(names), lines, align="llrrrll") if lines else "No committed value was compared.\n"
 
 
+def without_arrays(manifest):
+    """The manifest for its own table: the record of arrays is long and has one of its own."""
+    return {name: value for name, value in manifest.items() if name != "arrays"}
+
+
 def arrays_table(arrays):
     """Shape, dtype and the first digits of the hash of every recorded array, with three of its values; model by model."""
     parts = []

@@ -206,11 +206,7 @@ def not_run_table(evidence):
 
 
 def manifest_tables(manifest):
-    """The provenance of the run: single values in one table, each group of values in its own.
-
-    The record of arrays has a table of its own, see ``reports/determinism_tables.py``.
-    """
-    manifest = {name: value for name, value in manifest.items() if name != "arrays"}
+    """The provenance of the run: single values in one table, each group of values in its own."""
     single = {name: value for name, value in manifest.items() if not is_nested(value)}
     parts = [table(["property", "value"], list(single.items()))]
     for name, value in manifest.items():
