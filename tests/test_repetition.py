@@ -168,5 +168,6 @@ def test_models_are_repeated_in_processes_of_their_own(monkeypatch):
     assert [row["check"] for row in results] == ["repetition_D1", "repetition_D2_gradients", "repetition_D2"]
     assert {row["status"] for row in (*results, rows[0])} == {"passed"}, (results, rows)
     assert rows[1]["status"] in ("passed", "not run")
+    assert results[0]["compared"] == rows[0]["bits_compared"] > 1000
     assert {"shape", "dtype", "sha256", "values"} <= arrays[0].keys()
     assert {row["array"].split("/")[0] for row in arrays} == {"scores", "ema", "gradients"}

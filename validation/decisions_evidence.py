@@ -74,10 +74,10 @@ def measure_decisions(places=PLACES, *, jobs=2, expected=EXPECTED):
     rows = [judge(place, answer, answers[0], wanted) for place, answer in zip(places, answers, strict=True)]
     ran = [row for row in rows if row["status"] != "not run"]
     seconds = round(time.perf_counter() - started, 3)
-    compared = sum(row["compared"] for row in ran)
     results = []
     for check, key, bound in (("decisions_D0", "bits_error", 0.0), ("decisions_D0_floats", "scores_error", FLOATS)):
         errors = [suite.INFINITE if row[key] is None else row[key] for row in ran]
+        compared = sum(row.get(key.replace("error", "compared"), 0) for row in ran)
         measured = checks.Measurement(max(errors, default=np.inf), bound, compared)
         said = "" if measured.passed else next((row["reason"] for row in ran if row["reason"]), "decisions differ")
         status = "passed" if measured.passed else "failed"
@@ -109,6 +109,7 @@ def judge(place, answer, plain, wanted):
     exact, floats = compare(answer, wanted)
     kept = exact.measurement(0.0).passed and floats.measurement(FLOATS).passed
     row |= {"bits_error": suite.finite(exact.error), "scores_error": suite.finite(floats.error)}
+    row |= {"bits_compared": exact.compared, "scores_compared": floats.compared}
     row |= {"compared": exact.compared + floats.compared}
     return row | {"status": "passed" if kept else "failed", "reason": "" if kept else "decisions differ"}
 

@@ -136,7 +136,12 @@ def compare(setting, name, runs, bound=D2_GRADIENTS):
         compare_maps(scores, one.part("ema"), two.part("ema"))
     row |= {"bits_error": None if not setting.bits else suite.finite(bits.error)}
     row |= {"gradients_error": suite.finite(gradients.error), "scores_error": suite.finite(scores.error)}
-    row |= {"ranks": lowest_ranks(one, two), "compared": bits.compared + gradients.compared + scores.compared}
+    counts = {
+        "bits_compared": bits.compared,
+        "gradients_compared": gradients.compared,
+        "scores_compared": scores.compared,
+    }
+    row |= {"ranks": lowest_ranks(one, two), "compared": sum(counts.values()), **counts}
     kept = gradients.measurement(bound).passed and scores.measurement(D2_SCORES).passed
     kept = kept and (not setting.bits or bits.measurement(0.0).passed)
     return row | {"status": "passed" if kept else "failed", "reason": "" if kept else "the results differ"}
@@ -226,9 +231,9 @@ def summarise(name, rows, runs, bound, seconds):
 
     def worst(check, key, bound):
         errors = [suite.INFINITE if row["gradients_error"] is None else row[key] for row in mine]
+        compared = sum(row.get(key.replace("error", "compared"), 0) for row in mine)
         return row_of(check, name, [one for one in errors if one is not None], bound, compared, seconds, broken)
 
-    compared = sum(row["compared"] for row in mine)
     found = [
         worst("repetition_D1", "bits_error", 0.0),
         worst("repetition_D2_gradients", "gradients_error", bound),
