@@ -118,6 +118,12 @@ def bench(session):
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def reference(session):
+    """Rewrite the committed reference values of determinism; refuses a checkout with changes."""
+    run(session, "validation.reference_values", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def lint(session):
     """Ruff, with the rules of pyproject.toml."""
     run(session, "ruff", "check", ".", *session.posargs)

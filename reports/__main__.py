@@ -17,6 +17,7 @@ from validation import offline
 from . import (
     book,
     controls,
+    determinism_tables,
     evidence,
     notebooks,
     prediction_pictures,
@@ -101,7 +102,9 @@ def build_book(options, found, manifest, comparisons, planted):
     sources = options.output / "sources"
     of_studies = statistics_tables.statistics_tables(found) | remedies_tables.remedies_tables(found)
     of_studies |= prediction_tables.prediction_tables(found) | reliability_tables.reliability_tables(found)
-    tables.write_tables(sources / "generated", found, manifest, comparisons, planted, **of_studies)
+    of_studies |= determinism_tables.determinism_tables(found, manifest)
+    shown = determinism_tables.without_arrays(manifest)
+    tables.write_tables(sources / "generated", found, shown, comparisons, planted, **of_studies)
     for pictures in (prediction_pictures, remedies_pictures):
         pictures.write_pictures(sources / "generated", found)
     numbers = tables.substitutions(found, evidence.count(found), comparisons)

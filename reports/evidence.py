@@ -21,6 +21,9 @@ The file formats are the interface between the two packages:
     bad_input        case, group, situation, behaviour, expected, error and warning (class names or "none"),
                      exit_status or null, message, unchanged (null where it did not run), status ("passed", "failed",
                      "not run"), reason, seconds
+    determinism      settings (tier, setting, model, bits, bits_error, gradients_error, scores_error, ranks, compared,
+                     status, reason), arrays (a record of the first run's), tiers_run and tiers_not_run in words; its
+                     verdicts are among the results
     not_run   what, reason
     summary   numbers of the run as a whole
 

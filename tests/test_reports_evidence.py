@@ -168,7 +168,7 @@ GOOD = {
 }
 for _name in ("prediction", "remedies"):
     GOOD[_name] = [GOOD["statistics"][0] | {"study": f"{_name}: rank", "data": "conflict, llama, sgd, size 0.03"}]
-MANIFEST = {"commit": "abc", "threads": {"OMP_NUM_THREADS": "1"}, "arrays": [{"name": "Q", "shape": [2, 3]}]}
+MANIFEST = {"commit": "abc", "threads": {"OMP_NUM_THREADS": "1"}, "lists": [{"name": "Q", "shape": [2, 3]}]}
 
 
 def write(folder, found=GOOD, manifest=MANIFEST):

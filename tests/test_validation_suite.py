@@ -1,14 +1,13 @@
-"""The suite: rows of evidence, repetition in other processes, the manifest, and exit statuses."""
+"""The suite: rows of evidence, the manifest, and exit statuses."""
 
 import json
 import math
 
-import numpy as np
 import pytest
 
 from qkov import checks
 from validation import __main__ as program
-from validation import models, repetition, suite
+from validation import models, suite
 
 CASE = "split-linear-gqa"
 
@@ -50,45 +49,9 @@ def test_the_suite_measures_in_processes_of_its_own():
     assert not_run == []
 
 
-@pytest.fixture(scope="module")
-def scores():
-    fingerprint, arrays = repetition.scored(CASE, 1, None, 2**22)
-    return fingerprint, {block: array.copy() for block, array in arrays.items()}
-
-
-def test_repetition_passes_on_equal_results(scores):
-    assert repetition.compare_bits("m", scores, scores, 0.0)["status"] == "passed"
-    assert repetition.compare_values("m", scores, scores, 0.0)["status"] == "passed"
-
-
-def test_one_changed_bit_fails_D1_but_not_D2(scores):
-    changed = {block: array.copy() for block, array in scores[1].items()}
-    changed["Q"].flat[0] = np.nextafter(changed["Q"].flat[0], np.inf)
-    assert repetition.compare_bits("m", scores, (scores[0], changed), 0.0)["status"] == "failed"
-    assert repetition.compare_values("m", scores, (scores[0], changed), 0.0)["status"] == "passed"
-
-
-def test_another_fingerprint_alone_fails_D1(scores):
-    assert repetition.compare_bits("m", scores, ("0" * 64, scores[1]), 0.0)["status"] == "failed"
-
-
-@pytest.mark.parametrize("change", ["size", "ranks", "top"])
-def test_D2_fails_on_other_values_ranks_and_top_pairs(scores, change):
-    changed = {block: array.copy() for block, array in scores[1].items()}
-    if change == "size":
-        changed["Q"] *= 1.001
-    elif change == "ranks":
-        changed["Q"] = changed["Q"][..., ::-1]
-    else:
-        changed["Q"].flat[np.argmax(changed["Q"])] = 0.0
-    assert repetition.compare_values("m", scores, (scores[0], changed), 0.0)["status"] == "failed"
-
-
 def test_omissions_are_named():
-    options = program.parse_arguments([])
-    left_out = {entry["what"] for entry in program.omissions(options)}
+    left_out = {entry["what"] for entry in program.omissions(program.parse_arguments([]))}
     assert "a causal language model of your own" in left_out
-    assert {f"determinism tier {tier}" for tier in ("D0", "D3", "D4")} <= left_out
     assert "without the network" not in left_out
     given = {entry["what"] for entry in program.omissions(program.parse_arguments(["--model", "somewhere"]))}
     assert "a causal language model of your own" not in given
@@ -117,6 +80,7 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
     rates = [{"study": "type I", "procedure": "p", "data": "d", "sets": 3, "value": 0.05, "low": 0.0, "high": 0.1,
               "bound": 0.1, "direction": "at most", "status": rate}]  # fmt: skip
     found = {"format": program.FORMAT, "results": results, "faults": planted, "models": [], "not_run": [],
+             "determinism": {"settings": [], "arrays": [], "tiers_run": {}, "tiers_not_run": {"D4": "never"}},
              "families": [{"family": "f", "status": family, "reason": "said"}], "refused": [], "statistics": rates,
              "bad_input": [{"case": "one_token", "status": situation, "reason": "said"},
                            {"case": "peft", "status": "not run", "reason": "no package"}],

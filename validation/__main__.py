@@ -22,6 +22,7 @@ from qkov.errors import QKOVError
 from . import (
     bad_input,
     committed,
+    determinism,
     faults,
     induction,
     models,
@@ -29,7 +30,6 @@ from . import (
     prediction_evidence,
     proven,
     remedies_evidence,
-    repetition,
     statistics_evidence,
     suite,
     tasks,
@@ -105,7 +105,8 @@ def gather(options):
     records = timed("training", train)
     extra = [(name, options.device, hub_options(options)) for name in options.model]
     results, rows, not_run = timed("checks", suite.run_suite, list(models.CASES), jobs=options.jobs, extra=extra)
-    results += timed("repetition", repetition.measure_repetition, jobs=options.jobs)
+    repeated = timed("determinism", determinism.measure_determinism, jobs=options.jobs)
+    results += repeated.pop("results")
     planted = timed("faults", faults.run_faults, processes=options.jobs)
     spoiled = timed("bad input", bad_input.run_cases)
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
@@ -120,9 +121,10 @@ def gather(options):
         "families": families,
         "refused": refused,
         "bad_input": spoiled,
+        "determinism": repeated,
         **studies,
         **{f"{name}_long": module.EVIDENCE.read() for name, module in STUDIES.items()},
-        "not_run": [*not_run, *omissions(options)],
+        "not_run": [*not_run, *determinism.omissions(repeated), *omissions(options)],
     }
     evidence["summary"] = summarise(evidence)
     return evidence, seconds
@@ -154,7 +156,7 @@ def train():
 
 def omissions(options):
     """Name what this run leaves out, so that nothing is green by omission."""
-    left_out = [(f"determinism tier {tier}", reason) for tier, reason in repetition.TIERS.items()]
+    left_out = []
     if not torch.cuda.is_available():
         left_out.append(("models on a GPU", "torch finds no CUDA device"))
     if not options.model:
@@ -194,12 +196,11 @@ def manifest(evidence, seconds):
         "environment": reproducibility.environment_record(),
         "data_fingerprint": tasks.corpus_fingerprint(),
         "models": {row["name"]: row["fingerprint"] for row in evidence["models"]},
-        "tiers_run": "D1 and D2, on " + repetition.MODEL,
-        "tiers_not_run": dict(repetition.TIERS),
         "offline": {
             "sockets other than loopback blocked": all(row["status"] == "refused" for row in evidence["offline"]),
             **{f"tried from {row['where']}": f"{row['status']}: {row['said']}" for row in evidence["offline"]},
         },
+        **{name: evidence["determinism"][name] for name in ("tiers_run", "tiers_not_run", "arrays")},
         "seconds": seconds,
     }
 
