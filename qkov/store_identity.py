@@ -90,8 +90,9 @@ def require_same_model(stored: dict[str, Any], found: dict[str, Any], where: obj
     ]  # fmt: skip
     if differing:
         raise ModelChangedError(
-            f"the store {str(where)!r} holds gradients of another model: {'; '.join(differing)}. Scores across the two would "
-            "mean nothing. Load the model that the store was collected with, or use another folder."
+            f"the store {str(where)!r} holds gradients of other weights than the model's current ones "
+            f"({'; '.join(differing)}); scores across the two would mean nothing. Load the model that the "
+            "store was collected with, or use a new FisherCollector, with another folder, for the changed model."
         )
 
 

@@ -1,6 +1,7 @@
 """Every case of bad input is as it says, and the runner fails where it is not."""
 
 import json
+import os
 import warnings
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 import qkov
-from qkov import errors, samples
+from qkov import durable, errors, samples
 from validation import bad_input, faults
 from validation.bad_input import ground, registry, run
 from validation.faults import planting
@@ -65,13 +66,35 @@ SITUATIONS = {
     "edited result files": ["edited_score", "edited_description", "cut_off", "other_result"],
     "too few permutations": ["too_few_permutations", "no_permutations"],
     "a missing optional package or GPU": ["missing_gpu", "lora_of_peft", "token_out_of_range_on_a_gpu"],
+    "disk full, EIO, EROFS, EACCES, short write": [
+        "disk_enospc",
+        "disk_eio",
+        "disk_erofs",
+        "disk_eacces",
+        "disk_emfile",
+        "disk_edquot",
+        "short_write",
+        "plan_beyond_the_disk",
+    ],
+    "kill -9 and interrupts": ["killed", "interrupted_store", "interrupted"],
+    "truncated, flipped or zeroed shard or journal": [
+        *(f"{change}_shard" for change in ("flipped", "truncated", "zeroed", "missing")),
+        *(f"{change}_journal" for change in ("flipped", "truncated", "zeroed")),
+        "flipped_header",
+        "flipped_seal",
+        "repaired",
+    ],
+    "another version's store": ["other_version"],
+    "two writers": ["two_writers"],
+    "unsafe names": ["unsafe_names", "foreign_folder", "no_store", "odd_cluster"],
+    "fingerprints and seals": ["other_weights", "other_settings", "sealed", "unsealed"],
 }
-"""What was promised, but for situations of a collection on disk, and the cases of each."""
+"""What was promised, and the cases of each."""
 
 
 @pytest.mark.parametrize("name", bad_input.CASES)
 def test_case_is_as_it_says(name):
-    row = bad_input.run_case(name)
+    row = bad_input.run_both(name)
     if row["status"] == "not run":
         pytest.skip(row["reason"])
     assert row["status"] == "passed", row["reason"]
@@ -91,7 +114,7 @@ def test_every_error_is_ours_and_says_where_and_what_to_do():
     with_error = [one for one in bad_input.CASES.values() if one.error]
     assert len(with_error) >= 45
     assert all(issubclass(one.error, errors.QKOVError) and len(one.says) >= 2 for one in with_error)
-    assert {one.status for one in with_error} == {2, 3, 4, 8}
+    assert {one.status for one in with_error} == {2, 3, 4, 5, 6, 7, 8, 130}
 
 
 def test_rows_are_json_and_in_order():
@@ -153,6 +176,15 @@ def whole_pass_dropped(original):
     return collect_factors
 
 
+def sealed_unseen(_original):
+    """Every store counts as sealed, whatever its seal says."""
+
+    def check_seal(folder, found, data):
+        found.sealed = True
+
+    return check_seal
+
+
 @pytest.mark.parametrize(
     ("name", "target", "wrong"),
     [
@@ -178,6 +210,25 @@ def whole_pass_dropped(original):
         ("edited_score", "result_file.digest", always("")),
         ("terminal_commands_printed", "cli._echo", lambda _original: print),
         ("one_token", "gradients._check_losses", nothing),
+        ("disk_enospc", "durable._write_all", nothing),
+        ("short_write", "durable._write_all", lambda _original: lambda handle, data: durable.os.write(handle, data)),
+        ("plan_beyond_the_disk", "resources.require_disk", nothing),
+        ("killed", "store.Store.samples", always({})),
+        ("interrupted_store", "interruption.Interruption.check", nothing),
+        ("flipped_shard", "shards.zlib.crc32", always(0)),
+        ("missing_shard", "store_contents._check_files", nothing),
+        ("truncated_journal", "store_contents._check_seal", sealed_unseen),
+        ("flipped_seal", "store_contents._check_seal", sealed_unseen),
+        ("flipped_header", "store_contents._sha", always("0" * 64)),
+        ("repaired", "store_repair._fault", always("")),
+        ("other_version", "store_contents._sha", always("0" * 64)),
+        ("two_writers", "store_lock.acquire", lambda _original: lambda folder: os.open(folder, os.O_RDONLY)),
+        ("unsealed", "store_contents._check_seal", sealed_unseen),
+        ("sealed", "store.Store.require_open", nothing),
+        ("other_weights", "store_identity.require_same_model", nothing),
+        ("other_settings", "store_identity.require_same_settings", nothing),
+        ("foreign_folder", "store._require_ours", nothing),
+        ("unsafe_names", "shards.file_name", lambda _original: lambda number, task, one: f"{number:08d}-{one}"),
         ("wrong_fused_order", "checks.check_model", always([SimpleNamespace(status="passed", passed=True)])),
     ],
 )

@@ -10,10 +10,10 @@ Example:
     ('passed', 'NonFiniteError', 3, True)
 """
 
-from . import attention, requests, results, running, samples, values
+from . import attention, requests, results, running, samples, stored, values
 from .ground import Ground, contents
 from .registry import CASES, Case, case
-from .run import run_case, run_cases
+from .run import run_both, run_case, run_cases
 
 __all__ = [
     "CASES",
@@ -24,9 +24,11 @@ __all__ = [
     "contents",
     "requests",
     "results",
+    "run_both",
     "run_case",
     "run_cases",
     "running",
     "samples",
+    "stored",
     "values",
 ]

@@ -225,7 +225,7 @@ def no_attention(ground):
     "a model whose weights have changed since the first collection",
     error=errors.ModelChangedError,
     status=4,
-    says=("gradients of other weights than the model's current ones", "Use a new FisherCollector"),
+    says=("gradients of other weights than the model's current ones", "a new FisherCollector"),
 )
 def changed_weights(ground):
     """Refused: scores across the two would mean nothing."""
