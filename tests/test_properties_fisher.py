@@ -31,7 +31,9 @@ def plain(function):
 def loop_moments(rows):
     """Mean and sum of squared deviations of columns, added up exactly."""
     means = [math.fsum(column) / len(rows) for column in zip(*rows, strict=True)]
-    return means, [math.fsum((x - m) ** 2 for x in column) for m, column in zip(means, zip(*rows, strict=True), strict=True)]
+    return means, [
+        math.fsum((x - m) ** 2 for x in column) for m, column in zip(means, zip(*rows, strict=True), strict=True)
+    ]
 
 
 def merge_without_the_gap(self, other):
@@ -85,7 +87,12 @@ def test_any_grouping_of_partial_means_is_the_whole(values, cuts, order):
 
 
 @holds(
-    {"counts one too many": ("fisher.Welford.merge", lambda original: lambda self, other: _counted(original(self, other), other))},
+    {
+        "counts one too many": (
+            "fisher.Welford.merge",
+            lambda original: lambda self, other: _counted(original(self, other), other),
+        )
+    },
     values=contributions(),
     first=st.booleans(),
 )
@@ -131,7 +138,10 @@ def test_exponential_mean_is_the_weighted_mean(values, decay):
     {
         "sum": ("fisher.weighted_fisher", plain(lambda values, weights: values.sum(0))),
         "first sample": ("fisher.weighted_fisher", plain(lambda values, weights: values[0])),
-        "weights by place": ("fisher.sample_weights", plain(lambda count, *_: torch.arange(1, count + 1).double() / count)),
+        "weights by place": (
+            "fisher.sample_weights",
+            plain(lambda count, *_: torch.arange(1, count + 1).double() / count),
+        ),
     },
     values=contributions(),
     order=st.randoms(use_true_random=False),
@@ -156,14 +166,18 @@ def test_fisher_is_the_mean_in_any_order_of_samples(values, order):
 @holds(
     {
         "B for A": ("fisher.pool_fisher", lambda original: lambda a, b, pool="A": original(b, a, pool)),
-        "the larger": ("fisher.pool_fisher", lambda original: lambda a, b, pool="A":
-                       torch.maximum(a, b) if pool == "pooled" else original(a, b, pool)),
-        "the sum": ("fisher.pool_fisher", lambda original: lambda a, b, pool="A":
-                    a + b if pool == "pooled" else original(a, b, pool)),
+        "the larger": (
+            "fisher.pool_fisher",
+            lambda original: lambda a, b, pool="A": torch.maximum(a, b) if pool == "pooled" else original(a, b, pool),
+        ),
+        "the sum": (
+            "fisher.pool_fisher",
+            lambda original: lambda a, b, pool="A": a + b if pool == "pooled" else original(a, b, pool),
+        ),
     },
     one=contributions(dtype=torch.float64),
     other=contributions(dtype=torch.float64),
-)  # fmt: skip
+)
 def test_pools_are_one_task_the_other_and_their_mean(one, other):
     a, b = one.mean(0), other.mean(0)
     assert torch.equal(fisher.pool_fisher(a, b, "A"), a)
@@ -176,7 +190,10 @@ def test_pools_are_one_task_the_other_and_their_mean(one, other):
 @holds(
     {
         "in its own type": ("fisher.reduce_heads", plain(lambda values: values.sum(-1))),
-        "square of the sum of roots": ("fisher.reduce_heads", plain(lambda values: values.double().sqrt().sum(-1).square())),
+        "square of the sum of roots": (
+            "fisher.reduce_heads",
+            plain(lambda values: values.double().sqrt().sum(-1).square()),
+        ),
     },
     values=contributions(largest_exponent=30),
 )
@@ -189,23 +206,39 @@ def test_slices_are_summed_in_float64(values):
 
 @holds(
     {
-        "median for mean": ("fisher.slice_health", lambda original: lambda f, d, e:
-                            original(f, d, e) | {"fisher_median": float(f.double().mean())}),
-        "counts epsilon itself": ("fisher.slice_health", lambda original: lambda f, d, e:
-                                  original(f, d, e) | {"share_below_epsilon": float((f.double() <= e).double().mean())}),
-        "ratio upside down": ("fisher.slice_health", lambda original: lambda f, d, e:
-                              original(f, d, e) | {"fisher_over_damped": float((d.double() / f.double()).median())}),
+        "median for mean": (
+            "fisher.slice_health",
+            lambda original: lambda f, d, e: original(f, d, e) | {"fisher_median": float(f.double().mean())},
+        ),
+        "counts epsilon itself": (
+            "fisher.slice_health",
+            lambda original: (
+                lambda f, d, e: original(f, d, e) | {"share_below_epsilon": float((f.double() <= e).double().mean())}
+            ),
+        ),
+        "ratio upside down": (
+            "fisher.slice_health",
+            lambda original: (
+                lambda f, d, e: original(f, d, e) | {"fisher_over_damped": float((d.double() / f.double()).median())}
+            ),
+        ),
     },
-    values=st.integers(1, 5).flatmap(lambda size: st.lists(strategies.numbers(torch.float64).map(abs), min_size=size, max_size=size)),
+    values=st.integers(1, 5).flatmap(
+        lambda size: st.lists(strategies.numbers(torch.float64).map(abs), min_size=size, max_size=size)
+    ),
     ridge=st.floats(1e-12, 1e12),
-)  # fmt: skip
+)
 def test_health_is_counted_from_the_values(values, ridge):
     values = sorted(values)
     f = torch.tensor(values, dtype=torch.float64)
     lower = (len(values) - 1) // 2  # torch's median of an even number is the lower one
     for epsilon in (1e-10, values[-1]):
         found = fisher.slice_health(f, f + ridge, epsilon)
-        assert (found["fisher_min"], found["fisher_max"], found["fisher_median"]) == (values[0], values[-1], values[lower])
+        assert (found["fisher_min"], found["fisher_max"], found["fisher_median"]) == (
+            values[0],
+            values[-1],
+            values[lower],
+        )
         assert math.isclose(found["share_below_epsilon"], sum(v < epsilon for v in values) / len(values))
         assert found["damping"] == sorted((v + ridge) - v for v in values)[lower]
         assert found["fisher_over_damped"] == sorted(v / (v + ridge) for v in values)[lower]
@@ -213,7 +246,12 @@ def test_health_is_counted_from_the_values(values, ridge):
 
 
 @holds(
-    {"any decay": ("fisher.sample_weights", plain(lambda count, source="contributions", decay=0.99: torch.ones(count)))},
+    {
+        "any decay": (
+            "fisher.sample_weights",
+            plain(lambda count, source="contributions", decay=0.99: torch.ones(count)),
+        )
+    },
     decay=st.one_of(st.floats(max_value=0.0), st.floats(min_value=1.0), st.just(math.nan)),
     count=st.integers(1, 20),
 )

@@ -64,13 +64,19 @@ def with_reduction(h):
     {
         "absolute damping": ("formula.damp", plain(absolute)),
         "contributions not squared": ("formula.contribution", plain(lambda h: h.abs())),
-        "natural by B's Fisher, not its root": ("formula.right_factor", lambda original: lambda variant, g, h, d, *rest:
-                                                h.abs() / d if variant == "natural" else original(variant, g, h, d, *rest)),
+        "natural by B's Fisher, not its root": (
+            "formula.right_factor",
+            lambda original: (
+                lambda variant, g, h, d, *rest: (
+                    h.abs() / d if variant == "natural" else original(variant, g, h, d, *rest)
+                )
+            ),
+        ),
     },
     drawn=pairs(dtype=torch.float64, largest_exponent=6, tiny=False),
     variant=VARIANTS,
     powers=st.tuples(st.integers(-20, 20), st.integers(-20, 20)),
-)  # fmt: skip
+)
 def test_scaled_losses_scale_scores_by_their_degrees(drawn, variant, powers):
     grad_a, grad_b = drawn
     base = scores(variant, grad_a, grad_b)
@@ -85,11 +91,14 @@ def test_scaled_losses_scale_scores_by_their_degrees(drawn, variant, powers):
     {
         "mean over the slice": ("formula.pair_scores", plain(lambda left, right: left @ right.T / left.shape[-1])),
         "magnitudes": ("formula.pair_scores", plain(lambda left, right: left.abs() @ right.abs().T)),
-        "transposed": ("formula.pair_scores", plain(lambda left, right: (right @ left.T).reshape(len(left), len(right)))),
+        "transposed": (
+            "formula.pair_scores",
+            plain(lambda left, right: (right @ left.T).reshape(len(left), len(right))),
+        ),
     },
     drawn=pairs(),
     cut=st.integers(0, 6),
-)  # fmt: skip
+)
 def test_pair_scores_are_sums_over_parameters_and_add_up(drawn, cut):
     left, right = drawn
     found = formula.pair_scores(left, right)
@@ -127,8 +136,9 @@ def test_scores_are_bounded_by_samples_times_the_norm(drawn):
         "rounded": ("formula.contribution", plain(lambda h: h.bfloat16().to(h).square())),
     },
     grad=st.sampled_from((torch.float32, torch.float64)).flatmap(
-        lambda dtype: strategies.tensors((3, 4), dtype, values=strategies.numbers(dtype))),
-)  # fmt: skip
+        lambda dtype: strategies.tensors((3, 4), dtype, values=strategies.numbers(dtype))
+    ),
+)
 def test_squares_come_before_sums(grad):
     found = formula.contribution(grad)
     assert found.dtype == grad.dtype
@@ -143,13 +153,19 @@ def test_squares_come_before_sums(grad):
 
 @holds(
     {
-        "symmetric keeps A's sign": ("formula.left_factor", lambda original: lambda variant, g, h, d:
-                                     h / d if variant == "symmetric" else original(variant, g, h, d)),
-        "signed squares A": ("formula.left_factor", lambda original: lambda variant, g, h, d:
-                             h * h.abs() / d if variant == "signed" else original(variant, g, h, d)),
+        "symmetric keeps A's sign": (
+            "formula.left_factor",
+            lambda original: lambda variant, g, h, d: h / d if variant == "symmetric" else original(variant, g, h, d),
+        ),
+        "signed squares A": (
+            "formula.left_factor",
+            lambda original: (
+                lambda variant, g, h, d: h * h.abs() / d if variant == "signed" else original(variant, g, h, d)
+            ),
+        ),
     },
     drawn=pairs(largest_exponent=6, tiny=False),
-)  # fmt: skip
+)
 def test_signed_is_at_most_symmetric_and_equal_without_signs(drawn):
     grad_a, grad_b = drawn
     signed, symmetric = (scores(variant, grad_a, grad_b) for variant in ("signed", "symmetric"))
@@ -159,23 +175,27 @@ def test_signed_is_at_most_symmetric_and_equal_without_signs(drawn):
     # With one and the same D the symmetric score reads the same from B to A.
     damped = formula.damp(formula.contribution(torch.cat([grad_a, grad_b])).mean(0), 0.0)
     there, back = (
-        formula.pair_scores(formula.left_factor("symmetric", one, one, damped),
-                            formula.right_factor("symmetric", two, two, damped, None))
+        formula.pair_scores(
+            formula.left_factor("symmetric", one, one, damped),
+            formula.right_factor("symmetric", two, two, damped, None),
+        )
         for one, two in ((grad_a, grad_b), (grad_b, grad_a))
-    )  # fmt: skip
+    )
     assert torch.allclose(there, back.T, rtol=eps, atol=0)
 
 
 @holds(
     {
         "undamped": ("formula.damp", plain(lambda fisher, block_mean, **_: fisher)),
-        "root of a sum": ("formula.left_factor", lambda original: lambda variant, g, h, d:
-                          original(variant, g, h, d) / h.square().sum(-1, keepdim=True)),
+        "root of a sum": (
+            "formula.left_factor",
+            lambda original: lambda variant, g, h, d: original(variant, g, h, d) / h.square().sum(-1, keepdim=True),
+        ),
     },
     drawn=pairs(),
     variant=VARIANTS,
     normalize_gj=st.sampled_from(formula.GRAD_NORMALISATIONS),
-)  # fmt: skip
+)
 def test_scores_are_finite_at_the_edges_of_the_type(drawn, variant, normalize_gj):
     grad_a, grad_b = drawn
     assert bool(torch.isfinite(scores(variant, grad_a, grad_b, normalize_gj)).all())
@@ -186,19 +206,28 @@ def test_scores_are_finite_at_the_edges_of_the_type(drawn, variant, normalize_gj
 
 @holds(
     {
-        "by the count itself": ("formula.normalise", plain(lambda g, n, how="tokens": g if how == "none" else g / n[:, None])),
-        "by the mean count": ("formula.normalise", plain(
-            lambda g, n, how="tokens": g if how == "none" else g / n.double().mean().sqrt().to(g))),
+        "by the count itself": (
+            "formula.normalise",
+            plain(lambda g, n, how="tokens": g if how == "none" else g / n[:, None]),
+        ),
+        "by the mean count": (
+            "formula.normalise",
+            plain(lambda g, n, how="tokens": g if how == "none" else g / n.double().mean().sqrt().to(g)),
+        ),
     },
     grad=WIDE.flatmap(lambda dtype: strategies.tensors((3, 4), dtype)),
     tokens=st.lists(st.integers(1, 5000), min_size=3, max_size=3),
-)  # fmt: skip
+)
 def test_contribution_is_divided_by_the_tokens(grad, tokens):
     counts = torch.tensor(tokens)
     assert torch.equal(formula.normalise(grad, counts, "none"), grad)
     found = formula.normalise(grad, counts).double().numpy()
-    expected = np.array([[x / math.sqrt(n) for x in row] for row, n in zip(grad.double().tolist(), tokens, strict=True)])
-    assert (np.abs(found - expected) <= 4 * torch.finfo(grad.dtype).eps * np.abs(expected) + torch.finfo(grad.dtype).tiny).all()
+    expected = np.array(
+        [[x / math.sqrt(n) for x in row] for row, n in zip(grad.double().tolist(), tokens, strict=True)]
+    )
+    assert (
+        np.abs(found - expected) <= 4 * torch.finfo(grad.dtype).eps * np.abs(expected) + torch.finfo(grad.dtype).tiny
+    ).all()
     assert np.array_equal(np.signbit(found), np.signbit(grad.double().numpy()))
 
 
@@ -223,16 +252,29 @@ def test_narrow_contributions_are_refused(values, dtype):
 
 @holds(
     {
-        "damping of the slice itself": ("formula.damp", plain(lambda fisher, block_mean, *, ridge_lambda_rel=1e-8,
-                                        epsilon=None, ridge_lambda=None: fisher * (1 + ridge_lambda_rel) + 1e-300)),
-        "the floor is added": ("formula.damp", lambda original: lambda fisher, block_mean, **options:
-                               fisher + sum(filter(None, options.values())) + float(block_mean) * 1e-8
-                               if "epsilon" in options else original(fisher, block_mean, **options)),
+        "damping of the slice itself": (
+            "formula.damp",
+            plain(
+                lambda fisher, block_mean, *, ridge_lambda_rel=1e-8, epsilon=None, ridge_lambda=None: (
+                    fisher * (1 + ridge_lambda_rel) + 1e-300
+                )
+            ),
+        ),
+        "the floor is added": (
+            "formula.damp",
+            lambda original: (
+                lambda fisher, block_mean, **options: (
+                    fisher + sum(filter(None, options.values())) + float(block_mean) * 1e-8
+                    if "epsilon" in options
+                    else original(fisher, block_mean, **options)
+                )
+            ),
+        ),
     },
     fisher=WIDE.flatmap(lambda dtype: strategies.tensors((4,), dtype)).map(torch.abs),
     share=st.floats(0.1, 3),
     absolute=st.tuples(st.floats(1e-12, 1), st.floats(1e-12, 1)),
-)  # fmt: skip
+)
 def test_damping_is_its_formula_and_positive(fisher, share, absolute):
     eps, tiny = torch.finfo(fisher.dtype).eps, torch.finfo(fisher.dtype).tiny
     mean = float(fisher.double().mean()) * share
@@ -250,13 +292,19 @@ def test_damping_is_its_formula_and_positive(fisher, share, absolute):
 @holds(
     {
         "not scaled to length 1": ("formula._direction", plain(lambda grad: grad)),
-        "squares may leave the range": ("formula._direction", plain(lambda grad: grad / grad.square().sum(-1, keepdim=True).sqrt())),
+        "squares may leave the range": (
+            "formula._direction",
+            plain(lambda grad: grad / grad.square().sum(-1, keepdim=True).sqrt()),
+        ),
         "not relative to even": ("formula.lift", lambda original: lambda a, b, d: original(a, b, d) / a.shape[-1]),
     },
-    drawn=st.integers(2, 5).flatmap(lambda size: st.tuples(
-        *[strategies.tensors((2, size), torch.float64, values=strategies.numbers(torch.float64))] * 2)),
+    drawn=st.integers(2, 5).flatmap(
+        lambda size: st.tuples(
+            *[strategies.tensors((2, size), torch.float64, values=strategies.numbers(torch.float64))] * 2
+        )
+    ),
     powers=st.lists(st.integers(-400, 400), min_size=2, max_size=2),
-)  # fmt: skip
+)
 def test_lift_is_unmoved_by_scale_and_one_where_even(drawn, powers):
     grad_a, grad_b = drawn
     damped = formula.damp(torch.ones(grad_a.shape[1], dtype=torch.float64), 0.0)
@@ -304,10 +352,18 @@ def test_noise_is_relative_to_the_largest_block(dtype, largest, share):
 
 
 @holds(
-    {"cut to fit": ("formula.pair_scores", plain(
-        lambda left, right: left[:, : min(left.shape[1], right.shape[1])] @ right[:, : min(left.shape[1], right.shape[1])].T))},
+    {
+        "cut to fit": (
+            "formula.pair_scores",
+            plain(
+                lambda left, right: (
+                    left[:, : min(left.shape[1], right.shape[1])] @ right[:, : min(left.shape[1], right.shape[1])].T
+                )
+            ),
+        )
+    },
     sizes=st.tuples(st.integers(1, 6), st.integers(1, 6)).filter(lambda sizes: sizes[0] != sizes[1]),
-)  # fmt: skip
+)
 def test_slices_of_other_sizes_are_refused(sizes):
     try:
         formula.pair_scores(*(torch.zeros(2, size) for size in sizes))

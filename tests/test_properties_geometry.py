@@ -33,9 +33,7 @@ def features(sizes):
         grouped = np.arange(queries + keys + values).reshape(kv_heads, -1)
         parts = np.split(grouped, [group * width, group * width + width], axis=1)
     shapes = (heads, width), (kv_heads, width), (kv_heads, v_width)
-    return found | {
-        block: part.reshape(shape) for block, part, shape in zip("QKV", parts, shapes, strict=True)
-    }  # fmt: skip
+    return found | {block: part.reshape(shape) for block, part, shape in zip("QKV", parts, shapes, strict=True)}
 
 
 def modules(sizes, layer):
@@ -82,11 +80,24 @@ def test_slices_cover_every_weight_exactly_once(drawn):
 
 @holds(
     {
-        "by the remainder": ("layout.QKOVIndexer.slice_tensor", lambda original: lambda self, tensor, layer, head, block:
-                             original(self, tensor, layer, (head + 1) % self.config.layers[0].num_heads, block)),
-        "of the next block": ("layout.QKOVIndexer.slice_tensor", lambda original: lambda self, tensor, layer, head, block:
-                              original(self, tensor, layer, head, {"Q": "K", "K": "Q"}.get(block, block))
-                              if self.config.layers[0].packing != "split" else original(self, tensor, layer, head, block)),
+        "by the remainder": (
+            "layout.QKOVIndexer.slice_tensor",
+            lambda original: (
+                lambda self, tensor, layer, head, block: original(
+                    self, tensor, layer, (head + 1) % self.config.layers[0].num_heads, block
+                )
+            ),
+        ),
+        "of the next block": (
+            "layout.QKOVIndexer.slice_tensor",
+            lambda original: (
+                lambda self, tensor, layer, head, block: (
+                    original(self, tensor, layer, head, {"Q": "K", "K": "Q"}.get(block, block))
+                    if self.config.layers[0].packing != "split"
+                    else original(self, tensor, layer, head, block)
+                )
+            ),
+        ),
     },
     drawn=strategies.layouts(),
     dtype=st.sampled_from(strategies.DTYPES),
@@ -95,7 +106,7 @@ def test_slices_cover_every_weight_exactly_once(drawn):
     layer=st.integers(0, 1),
     head=st.integers(0, 5),
     block=st.sampled_from(BLOCKS),
-)  # fmt: skip
+)
 def test_slice_of_a_tensor_is_what_numpy_takes(drawn, dtype, arrangement, stacked, layer, head, block):
     sizes, config = drawn
     layer, head = layer % sizes.num_layers, head % sizes.num_heads
@@ -114,10 +125,14 @@ def test_slice_of_a_tensor_is_what_numpy_takes(drawn, dtype, arrangement, stacke
 
 
 @holds(
-    {"as the first of its layer": ("geometry.Projection.slice_of", lambda original: lambda self, unit:
-                                   original(self, 0 if self.block == "V" else unit))},
+    {
+        "as the first of its layer": (
+            "geometry.Projection.slice_of",
+            lambda original: lambda self, unit: original(self, 0 if self.block == "V" else unit),
+        )
+    },
     drawn=strategies.layouts(),
-)  # fmt: skip
+)
 def test_slices_are_where_the_forward_pass_splits(drawn):
     sizes, config = drawn
     expected = features(sizes)
@@ -132,7 +147,9 @@ def test_slices_are_where_the_forward_pass_splits(drawn):
     {
         "cut as the weight of O": (
             "geometry.BlockHeadSlice.bias_index",
-            plain(property(lambda self: slice(0, self.bias_slice[1] - self.bias_slice[0]) if self.bias_slice else None)),
+            plain(
+                property(lambda self: slice(0, self.bias_slice[1] - self.bias_slice[0]) if self.bias_slice else None)
+            ),
         ),
         "O has one": (
             "linear.Linear.projection",
@@ -200,15 +217,21 @@ def test_every_unit_is_reached_by_its_heads_and_no_other(drawn):
 
 
 @holds(
-    {"rows for columns": ("geometry.BlockHeadSlice.__str__", lambda original: lambda self:
-                          f"{self.param_name}[{self.row_slice}, {self.col_slice}]".replace("None", ":"))},
+    {
+        "rows for columns": (
+            "geometry.BlockHeadSlice.__str__",
+            lambda original: lambda self: f"{self.param_name}[{self.row_slice}, {self.col_slice}]".replace("None", ":"),
+        )
+    },
     drawn=strategies.layouts(),
-)  # fmt: skip
+)
 def test_description_can_be_read_back(drawn):
     sizes, config = drawn
     lines = config.describe().splitlines()[1:]
     group = sizes.num_heads // sizes.num_kv_heads
-    pattern = re.compile(r" *(\d+)  (\w) +([-\d]+) +([-\d]+) +([\w.]+)\[([\d:]+), ([\d:]+)\](?: \+ bias\[(\d+):(\d+)\])?")
+    pattern = re.compile(
+        r" *(\d+)  (\w) +([-\d]+) +([-\d]+) +([\w.]+)\[([\d:]+), ([\d:]+)\](?: \+ bias\[(\d+):(\d+)\])?"
+    )
     for line, (layer, block, unit, part) in zip(lines, layout.QKOVIndexer(config), strict=True):
         read = pattern.fullmatch(line)
         assert read, line
@@ -224,15 +247,19 @@ def test_description_can_be_read_back(drawn):
 @holds(
     {
         "wraps around": ("geometry.checked_index", plain(lambda value, size, what: int(value or 0) % size)),
-        "rounds": ("geometry.checked_index", lambda original: lambda value, size, what: original(
-            int(value) if isinstance(value, float | bool) else value, size, what)),
+        "rounds": (
+            "geometry.checked_index",
+            lambda original: (
+                lambda value, size, what: original(int(value) if isinstance(value, float | bool) else value, size, what)
+            ),
+        ),
     },
     index=st.one_of(
         st.integers(max_value=-1), st.integers(6), st.booleans(), st.none(), st.floats(0, 5), st.text(max_size=3)
     ),
     block=st.sampled_from(BLOCKS),
     drawn=strategies.layouts(),
-)  # fmt: skip
+)
 @example(index=True, block="Q", drawn=None)
 def test_heads_that_do_not_exist_are_refused(index, block, drawn):
     _, config = drawn or (None, layout.QKOVConfig.from_model(strategies.Attentions(strategies.SyntheticConfig())))
@@ -246,12 +273,16 @@ def test_heads_that_do_not_exist_are_refused(index, block, drawn):
 
 
 @holds(
-    {"anything fits": ("layout.QKOVIndexer.slice_tensor", plain(
-        lambda self, tensor, layer, head, block: tensor[(..., *self.get_slice(layer, head, block).index)]))},
+    {
+        "anything fits": (
+            "layout.QKOVIndexer.slice_tensor",
+            plain(lambda self, tensor, layer, head, block: tensor[(..., *self.get_slice(layer, head, block).index)]),
+        )
+    },
     drawn=strategies.layouts(),
     block=st.sampled_from(BLOCKS),
     more=st.tuples(st.integers(-1, 2), st.integers(-1, 2)).filter(any),
-)  # fmt: skip
+)
 def test_tensors_of_another_shape_are_refused(drawn, block, more):
     _, config = drawn
     shape = config.layers[0].projection(block).weight_shape
@@ -290,9 +321,19 @@ def test_fused_slices_are_accepted_only_apart_and_inside(starts, widths):
 def _fused(parts, v_width, width):
     blocks = {block: [start for name, start, _ in parts if name == block] for block in "QKV"}
     fused = [
-        Projection(block, "a.qkv", "a.qkv.weight", None, (16, 5), 0, "output", tuple(starts), v_width if block == "V" else width)
+        Projection(
+            block,
+            "a.qkv",
+            "a.qkv.weight",
+            None,
+            (16, 5),
+            0,
+            "output",
+            tuple(starts),
+            v_width if block == "V" else width,
+        )
         for block, starts in blocks.items()
-    ]  # fmt: skip
+    ]
     output = Projection("O", "a.o", "a.o.weight", None, (5, 2 * v_width), 1, "input", (0, v_width), v_width)
     return geometry.AttentionLayout(0, "a", "concatenated", 2, 2, width, v_width, 5, (*fused, output))
 

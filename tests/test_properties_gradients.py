@@ -67,15 +67,22 @@ def by_output(factors, projection, unit):
 
 @holds(
     {
-        "one unit for all": ("gradients.slice_factors", lambda original: lambda factors, projection, unit:
-                             original(factors, projection, 0)),
-        "sides exchanged": ("gradients.slice_factors", lambda original: lambda factors, projection, unit:
-                            tuple(part.flip(0) if place else part
-                                  for place, part in enumerate(original(factors, projection, unit)))),
+        "one unit for all": (
+            "gradients.slice_factors",
+            lambda original: lambda factors, projection, unit: original(factors, projection, 0),
+        ),
+        "sides exchanged": (
+            "gradients.slice_factors",
+            lambda original: (
+                lambda factors, projection, unit: tuple(
+                    part.flip(0) if place else part for place, part in enumerate(original(factors, projection, unit))
+                )
+            ),
+        ),
     },
     case=cases(),
     block=st.sampled_from(BLOCKS),
-)  # fmt: skip
+)
 def test_slice_factors_multiply_to_the_slice(case, block):
     _, config, factors = case
     projection = config.layers[0].projection(block)
@@ -90,20 +97,36 @@ def test_slice_factors_multiply_to_the_slice(case, block):
 
 @holds(
     {
-        "in the factors' own precision": ("gradients.slice_gradient", plain(
-            lambda factors, projection, unit, out, columns=(None, None): _own_precision(
-                factors, projection, unit, out, columns))),
-        "columns from the left": ("gradients.slice_gradient", lambda original: lambda factors, projection, unit, out,
-                                  columns=(None, None): original(factors, projection, unit, out, (0, out.shape[1]))),
-        "mean over tokens": ("gradients.slice_gradient", plain(
-            lambda factors, projection, unit, out, columns=(None, None): _averaged(
-                factors, projection, unit, out, columns))),
+        "in the factors' own precision": (
+            "gradients.slice_gradient",
+            plain(
+                lambda factors, projection, unit, out, columns=(None, None): _own_precision(
+                    factors, projection, unit, out, columns
+                )
+            ),
+        ),
+        "columns from the left": (
+            "gradients.slice_gradient",
+            lambda original: (
+                lambda factors, projection, unit, out, columns=(None, None): original(
+                    factors, projection, unit, out, (0, out.shape[1])
+                )
+            ),
+        ),
+        "mean over tokens": (
+            "gradients.slice_gradient",
+            plain(
+                lambda factors, projection, unit, out, columns=(None, None): _averaged(
+                    factors, projection, unit, out, columns
+                )
+            ),
+        ),
     },
     case=cases(),
     block=st.sampled_from(BLOCKS),
     dtype=OUT,
     part=st.tuples(st.floats(0, 1), st.floats(0, 1)),
-)  # fmt: skip
+)
 def test_slice_gradient_is_the_loop_over_tokens(case, block, dtype, part):
     _, config, factors = case
     if dtype == torch.float32:  # float64 factors may be outside of what float32 holds
@@ -121,7 +144,9 @@ def test_slice_gradient_is_the_loop_over_tokens(case, block, dtype, part):
 
 
 def _narrowed(pair):
-    return Factors(*(torch.where(t.abs() > 1e15, 1.0, t) if t.dtype == torch.float64 else t for t in (pair.inputs, pair.deltas)))
+    return Factors(
+        *(torch.where(t.abs() > 1e15, 1.0, t) if t.dtype == torch.float64 else t for t in (pair.inputs, pair.deltas))
+    )
 
 
 def _own_precision(factors, projection, unit, out, columns):
@@ -137,15 +162,20 @@ def _averaged(factors, projection, unit, out, columns):
 
 @holds(
     {
-        "of the input": ("gradients.bias_gradient", plain(
-            lambda factors, projection, unit, out: torch.mean(
-                gradients.slice_factors(factors, projection, unit)[0].to(out), dim=0, out=out))),
+        "of the input": (
+            "gradients.bias_gradient",
+            plain(
+                lambda factors, projection, unit, out: torch.mean(
+                    gradients.slice_factors(factors, projection, unit)[0].to(out), dim=0, out=out
+                )
+            ),
+        ),
         "rounded": ("gradients.widened", plain(lambda tensor: tensor.bfloat16().float())),
     },
     case=cases(fewest_tokens=1),
     block=st.sampled_from("QKV"),
     dtype=OUT,
-)  # fmt: skip
+)
 def test_bias_gradient_is_the_sum_over_tokens(case, block, dtype):
     _, config, factors = case
     if dtype == torch.float32:
@@ -169,14 +199,26 @@ def _sums(deltas, magnitudes):
 
 @holds(
     {
-        "as nn.Linear stores": ("gradients.parameter_gradient", lambda original: lambda factors, weight:
-                                original(factors, dataclasses.replace(weight, out_axis=0)).reshape(weight.weight_shape)),
-        "first token only": ("gradients.parameter_gradient", lambda original: lambda factors, weight: original(
-            {name: Factors(pair.inputs[:1], pair.deltas[:1]) for name, pair in factors.items()}, weight)),
+        "as nn.Linear stores": (
+            "gradients.parameter_gradient",
+            lambda original: (
+                lambda factors, weight: original(factors, dataclasses.replace(weight, out_axis=0)).reshape(
+                    weight.weight_shape
+                )
+            ),
+        ),
+        "first token only": (
+            "gradients.parameter_gradient",
+            lambda original: (
+                lambda factors, weight: original(
+                    {name: Factors(pair.inputs[:1], pair.deltas[:1]) for name, pair in factors.items()}, weight
+                )
+            ),
+        ),
     },
     case=cases(),
     block=st.sampled_from(BLOCKS),
-)  # fmt: skip
+)
 def test_parameter_gradient_lies_as_its_weight(case, block):
     _, config, factors = case
     projection = config.layers[0].projection(block)
@@ -200,18 +242,26 @@ def _weight(projection):
 
 @holds(
     {
-        "without products of tokens": ("gradients.squared_norm", plain(lambda factors, projection: _diagonal(factors, projection))),
-        "square of the sum": ("gradients.squared_norm", plain(lambda factors, projection: _summed(factors, projection))),
+        "without products of tokens": (
+            "gradients.squared_norm",
+            plain(lambda factors, projection: _diagonal(factors, projection)),
+        ),
+        "square of the sum": (
+            "gradients.squared_norm",
+            plain(lambda factors, projection: _summed(factors, projection)),
+        ),
     },
     case=cases(values=strategies.numbers(torch.float64, largest_exponent=6)),
     block=st.sampled_from(BLOCKS),
-)  # fmt: skip
+)
 def test_squared_norm_is_that_of_all_slices(case, block):
     _, config, factors = case
     projection = config.layers[0].projection(block)
     pair = factors[projection.module_name]
     total, size = outer_products(pair)
-    parts = [(of_unit(total, projection, unit), of_unit(size, projection, unit)) for unit in range(projection.num_units)]
+    parts = [
+        (of_unit(total, projection, unit), of_unit(size, projection, unit)) for unit in range(projection.num_units)
+    ]
     expected, scale = sum((one**2).sum() for one, _ in parts), sum((one**2).sum() for _, one in parts)
     found = gradients.squared_norm(factors, projection)
     dtype = torch.float64 if pair.deltas.dtype == torch.float64 else torch.float32
@@ -232,14 +282,25 @@ def _summed(factors, projection):
 
 @holds(
     {
-        "of every output": ("gradients.squared_bias_norm", plain(
-            lambda factors, projection: float(factors[projection.module_name].delta_sum.double().square().sum()))),
-        "square of the sum": ("gradients.squared_bias_norm", plain(lambda factors, projection: float(sum(
-            gradients._head_bias(factors, projection, unit).double().sum() ** 2 for unit in range(projection.num_units))))),
+        "of every output": (
+            "gradients.squared_bias_norm",
+            plain(lambda factors, projection: float(factors[projection.module_name].delta_sum.double().square().sum())),
+        ),
+        "square of the sum": (
+            "gradients.squared_bias_norm",
+            plain(
+                lambda factors, projection: float(
+                    sum(
+                        gradients._head_bias(factors, projection, unit).double().sum() ** 2
+                        for unit in range(projection.num_units)
+                    )
+                )
+            ),
+        ),
     },
     case=cases(values=strategies.numbers(torch.float64, largest_exponent=6)),
     block=st.sampled_from("QKV"),
-)  # fmt: skip
+)
 def test_squared_bias_norm_is_that_of_all_heads(case, block):
     _, config, factors = case
     projection = config.layers[0].projection(block)
@@ -248,19 +309,31 @@ def test_squared_bias_norm_is_that_of_all_heads(case, block):
     chosen = np.concatenate([np.arange(start, start + projection.width) for start in projection.starts])
     dtype = torch.float64 if deltas.dtype == torch.float64 else torch.float32
     found = gradients.squared_bias_norm(factors, projection)
-    assert abs(found - (sums[chosen] ** 2).sum()) <= rounding((sizes[chosen] ** 2).sum(), dtype, 2 * len(deltas) + len(chosen))
+    assert abs(found - (sums[chosen] ** 2).sum()) <= rounding(
+        (sizes[chosen] ** 2).sum(), dtype, 2 * len(deltas) + len(chosen)
+    )
 
 
 @holds(
     {
-        "the bias is summed again": ("gradients._head_bias", plain(lambda factors, projection, unit: gradients.widened(
-            gradients.slice_factors(factors, projection, unit)[0]).sum(0))),
-        "the bias is forgotten": ("gradients.Factors.delta_sum", plain(
-            property(lambda self: gradients.widened(self.deltas).sum(0)))),
+        "the bias is summed again": (
+            "gradients._head_bias",
+            plain(
+                lambda factors, projection, unit: gradients.widened(
+                    gradients.slice_factors(factors, projection, unit)[0]
+                ).sum(0)
+            ),
+        ),
+        "the bias is forgotten": (
+            "gradients.Factors.delta_sum",
+            plain(property(lambda self: gradients.widened(self.deltas).sum(0))),
+        ),
     },
-    case=cases(fewest_tokens=1, dtype=torch.float64, values=strategies.numbers(torch.float64, largest_exponent=6, tiny=False)),
+    case=cases(
+        fewest_tokens=1, dtype=torch.float64, values=strategies.numbers(torch.float64, largest_exponent=6, tiny=False)
+    ),
     block=st.sampled_from("QKV"),
-)  # fmt: skip
+)
 def test_whole_gradients_say_what_tokens_say(case, block):
     _, config, factors = case
     whole = {}
@@ -274,7 +347,9 @@ def test_whole_gradients_say_what_tokens_say(case, block):
     assert abs(sums[0] - sums[1]) <= 1e-11 * (1 + sums[1])
     assert torch.equal(whole[projection.module_name].delta_sum, factors[projection.module_name].delta_sum)
     weight = _weight(projection)
-    assert torch.allclose(gradients.parameter_gradient(whole, weight), gradients.parameter_gradient(factors, weight), rtol=1e-12)
+    assert torch.allclose(
+        gradients.parameter_gradient(whole, weight), gradients.parameter_gradient(factors, weight), rtol=1e-12
+    )
     for unit in range(projection.num_units):
         outs = [torch.empty(projection.width, dtype=torch.float64) for _ in range(2)]
         for one, out in zip((whole, factors), outs, strict=True):
@@ -284,15 +359,20 @@ def test_whole_gradients_say_what_tokens_say(case, block):
 
 @holds(
     {
-        "per token": ("gradients.slice_gradient", plain(
-            lambda factors, projection, unit, out, columns=(None, None): _averaged(
-                factors, projection, unit, out, columns))),
+        "per token": (
+            "gradients.slice_gradient",
+            plain(
+                lambda factors, projection, unit, out, columns=(None, None): _averaged(
+                    factors, projection, unit, out, columns
+                )
+            ),
+        ),
     },
     case=cases(fewest_tokens=1, dtype=torch.float64, values=st.integers(-9, 9).map(float)),
     order=st.randoms(use_true_random=False),
     silent=st.integers(1, 3),
     block=st.sampled_from(BLOCKS),
-)  # fmt: skip
+)
 def test_order_of_tokens_and_silent_tokens_change_nothing(case, order, silent, block):
     _, config, factors = case
     projection = config.layers[0].projection(block)

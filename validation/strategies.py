@@ -97,7 +97,9 @@ def numbers(dtype, *, largest_exponent=None, tiny=True):
     edges = [0.0, -0.0, 1.0, -1.0, found.eps, 10.0**largest, -(10.0**largest)]
     edges += [found.tiny, -found.tiny, found.smallest_normal * found.eps] if tiny else []
     least = -largest if tiny else 0
-    wide = st.builds(lambda sign, exponent: sign * 10.0**exponent, st.sampled_from((-1.7, 1.3)), st.integers(least, largest))
+    wide = st.builds(
+        lambda sign, exponent: sign * 10.0**exponent, st.sampled_from((-1.7, 1.3)), st.integers(least, largest)
+    )
     return st.one_of(st.sampled_from(edges), wide, st.floats(-4, 4, width=16, allow_subnormal=False))
 
 
