@@ -106,16 +106,39 @@ def faults_table(evidence):
 
 
 def outcome(fault):
-    """The error over the bound, and a plain word where the fault was missed."""
+    """The error over the bound, and a plain word where the fault was missed; of an equivalent one, its proof."""
+    if fault["status"] == "equivalent":
+        return f"equivalent: {fault['proof']}"
     ratio = cell(fault["ratio"])
     return ratio if fault["status"] == "caught" else f"{fault['status'].upper()} ({ratio})"
 
 
 def fault_matrix(evidence):
-    """Faults by checks: ● the check meant to catch the fault, ○ another check that caught it too."""
-    faults = evidence["faults"]
-    checks = unique(result["check"] for result in evidence["results"])
-    checks += [check for check in unique(fault["expected"] for fault in faults) if check not in checks]
+    """Faults by checks: ● the check meant to catch the fault, ○ another check that caught it too.
+
+    One matrix for each group of areas whose faults have no check in common with the others: statistics and stores are
+    judged by checks of their own.
+    """
+    return "\n".join(one_matrix(evidence, faults) for faults in apart(evidence["faults"]))
+
+
+def apart(faults):
+    """Group faults, whole areas together, so that no check belongs to two groups."""
+    groups = []  # (areas' checks, faults)
+    for area in unique(fault["area"] for fault in faults):
+        members = [fault for fault in faults if fault["area"] == area]
+        checks = {check for fault in members for check in (fault["expected"], *fault["caught_by"])}
+        joined = [group for group in groups if group[0] & checks]
+        groups = [group for group in groups if group not in joined]
+        groups.append(
+            (checks.union(*(group[0] for group in joined)), sum((group[1] for group in joined), []) + members)
+        )
+    return [[fault for fault in faults if fault in members] for _, members in groups]
+
+
+def one_matrix(evidence, faults):
+    """The matrix of some faults, with the names of its columns above it."""
+    checks = unique([*(result["check"] for result in evidence["results"]), *(fault["expected"] for fault in faults)])
     used = [check for check in checks if any(check in fault["caught_by"] for fault in faults)]
     legend = "\n".join(f"{index}. {cell(check)}" for index, check in enumerate(used, start=1))
     rows = [
@@ -124,6 +147,15 @@ def fault_matrix(evidence):
     ]
     body = table(["wrong implementation", *range(1, len(used) + 1)], rows, align="l" + "r" * len(used))
     return f":::{{container}} fault-matrix\n{legend}\n\n{body.replace('–', ' ')}:::\n"
+
+
+def redundancy_table(evidence):
+    """Checks with the faults they catch and those that only they catch; why the others are kept."""
+    rows = sorted(evidence.get("redundancy", []), key=lambda row: (row["alone"] == 0, row["check"]))
+    if not rows:
+        return "No fault was planted.\n"
+    header = ["check", "faults caught", "by it alone", "kept because"]
+    return table(header, [[row["check"], row["caught"], row["alone"], row["reason"]] for row in rows], align="lrrl")
 
 
 def mark(fault, check):
@@ -265,12 +297,15 @@ def substitutions(evidence, counts, comparisons):
         "num_failed": counts["checks"][1],
         "num_not_run": counts["checks"][2],
         "num_compared": f"{sum(result['compared'] for result in ran):,}",
-        "num_models": len(unique(result["model"] for result in ran)),
+        "num_models": len({result["model"] for result in ran} & {model["name"] for model in evidence["models"]}),
         "num_families": len(evidence.get("families", [])),
         "num_families_whole": sum(not row["checks_not_run"] for row in evidence.get("families", [])),
         "num_refused": len(evidence.get("refused", [])),
         "num_faults": len(evidence["faults"]),
-        "num_faults_caught": counts["faults"][0],
+        "num_faults_caught": sum(fault["status"] == "caught" for fault in evidence["faults"]),
+        "num_faults_equivalent": sum(fault["status"] == "equivalent" for fault in evidence["faults"]),
+        "num_checks_alone": sum(row["alone"] > 0 for row in evidence.get("redundancy", [])),
+        "num_checks_never_alone": sum(row["alone"] == 0 for row in evidence.get("redundancy", [])),
         "num_notebooks": len(comparisons),
         "num_notebooks_identical": sum(comparison.identical for comparison in comparisons),
     }
@@ -284,6 +319,7 @@ def write_tables(folder, evidence, manifest, comparisons, controls, **others):
         "results": results_by_check(evidence),
         "faults": faults_table(evidence),
         "fault_matrix": fault_matrix(evidence),
+        "redundancy": redundancy_table(evidence),
         "models": models_table(evidence),
         "families": families_table(evidence),
         "exceptions": exceptions_table(evidence),

@@ -53,6 +53,37 @@ def test_matrix_marks_the_intended_check_apart_from_others():
     assert cells(lines[-2]) == ["o\\_by\\_rows", "○", "●"]
 
 
+def test_areas_with_checks_of_their_own_have_a_matrix_of_their_own():
+    one = GOOD["faults"][0]
+    other = one | {"fault": "t", "area": "statistics", "expected": "ties", "caught_by": ["ties"]}
+    third = one | {"fault": "u", "area": "result", "expected": "file", "caught_by": ["file", "relabelling"]}
+    found = GOOD | {"faults": [one, other, third]}
+    assert [[fault["fault"] for fault in group] for group in tables.apart(found["faults"])] == [
+        ["t"],
+        ["o_by_rows", "u"],
+    ]
+    text = tables.fault_matrix(found)
+    assert text.count("{container} fault-matrix") == 2
+    assert "1. ties\n\n" in text
+    assert [cells(line) for line in text.splitlines() if line.startswith("| u")] == [["u", "", "○", "●"]]
+
+
+def test_checks_are_listed_with_what_only_they_catch():
+    found = {"redundancy": [
+        {"check": "bounds", "caught": 3, "alone": 0, "reason": "It holds for pairs."},
+        {"check": "gauge", "caught": 5, "alone": 2, "reason": ""},
+    ]}  # fmt: skip
+    assert rows(tables.redundancy_table(found)) == [
+        ["gauge", "5", "2", "–"], ["bounds", "3", "0", "It holds for pairs."],
+    ]  # fmt: skip
+    assert tables.redundancy_table({}) == "No fault was planted.\n"
+
+
+def test_equivalent_fault_shows_its_proof():
+    found = changed("faults", status="equivalent", caught_by=[], proof="both are 0")
+    assert cells(tables.faults_table(found).splitlines()[-1])[-1] == "equivalent: both are 0"
+
+
 def test_faults_and_models_are_listed():
     assert "**slicing**" in tables.faults_table(GOOD)
     assert cells(tables.faults_table(GOOD).splitlines()[-1]) == [

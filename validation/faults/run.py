@@ -14,7 +14,7 @@ from qkov import checks
 from qkov.geometry import BLOCKS
 
 from .. import suite
-from . import cases
+from . import cases, statistics_checks
 from .planting import FAULTS
 
 MARGIN = 10  # a fault is caught by its check when the error is at least so many times the bound
@@ -121,9 +121,9 @@ def run_faults(faults=None, *, processes=2, progress=True):
 
 
 def unexercised(rows):
-    """Return the checks that no fault in these rows was caught by as expected, in the order of the registry."""
+    """Return the checks that no fault in these rows was caught by as expected, in the order of the registries."""
     proven = {row["expected"] for row in rows if row["status"] == "caught"}
-    return [name for name in checks.CHECKS if name not in proven]
+    return [name for name in (*checks.CHECKS, *statistics_checks.CHECKS) if name not in proven]
 
 
 def _ratio(outcome):

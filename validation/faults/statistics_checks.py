@@ -15,7 +15,17 @@ from scipy import stats
 from qkov import statistics
 from qkov.checks import CheckResult, Comparison
 from qkov.errors import StatisticsError
-from qkov.statistics import cluster_mass, exchange, jackknife, multiplicity, pair_forms, relabelings, slices, source, splits
+from qkov.statistics import (
+    cluster_mass,
+    exchange,
+    jackknife,
+    multiplicity,
+    pair_forms,
+    relabelings,
+    slices,
+    source,
+    splits,
+)
 from qkov.statistics import clusters as clusters_module
 from qkov.statistics import head_result as results
 
@@ -76,7 +86,12 @@ def read(labels):
 def cluster_means(values, labels):
     """Means of rows within clusters, by a loop."""
     codes = codes_of(labels)
-    return np.array([np.mean([row for row, of in zip(values, codes, strict=True) if of == one], axis=0) for one in range(max(codes) + 1)])
+    return np.array(
+        [
+            np.mean([row for row, of in zip(values, codes, strict=True) if of == one], axis=0)
+            for one in range(max(codes) + 1)
+        ]
+    )
 
 
 def all_labellings(num_first, total):
@@ -91,7 +106,9 @@ def all_labellings(num_first, total):
 def _lifts(compared):
     sources, target = gradients(1, 9), gradients(2, 5)
     for one in range(3):
-        compared.near(slices.log_lifts(sources[:, one], target[:, one]), loops.log_lifts(sources[:, one], target[:, one]))
+        compared.near(
+            slices.log_lifts(sources[:, one], target[:, one]), loops.log_lifts(sources[:, one], target[:, one])
+        )
 
 
 @check("pair scores")
@@ -257,7 +274,9 @@ def _welch(compared):
         expected = stats.ttest_ind(values[first], values[~first], equal_var=False).statistic
         compared.near(source.welch(values, first[None])[0], expected)
     even = np.array([[0.1], [0.1], [0.1], [0.4], [0.4], [0.4]])
-    given, mirrored = (source.welch(even, np.array([first]))[0, 0] for first in ([1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]))
+    given, mirrored = (
+        source.welch(even, np.array([first]))[0, 0] for first in ([1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1])
+    )
     compared.true(np.isfinite(given) and given == -mirrored)
     shifted = source.welch(even + 0.2, np.array([[1, 1, 1, 0, 0, 0]], dtype=bool))[0, 0]
     compared.near(shifted, given)
@@ -390,7 +409,9 @@ def _left_out(compared):
     g_a, g_b = gradients(24, 7), gradients(25, 8)
     for estimand in ESTIMANDS:
         found = jackknife.leave_out(g_a, g_b, read(LABELS_A), read(LABELS_B), estimand)
-        for one, other in zip((found.full, found.without_a, found.without_b), left_out(g_a, g_b, estimand), strict=True):
+        for one, other in zip(
+            (found.full, found.without_a, found.without_b), left_out(g_a, g_b, estimand), strict=True
+        ):
             compared.near(one, other)
 
 
@@ -499,7 +520,9 @@ def _reliability(compared):
         return np.log([loops.score(one[:, slot], two[:, slot], "lift") for slot in range(5)])
 
     halves = [half_of(labels, stream) for labels, stream in ((LABELS_A, 6), (LABELS_B, 7))]
-    half = np.mean([np.corrcoef(map_of(g_a[x], g_b[y]), map_of(g_a[~x], g_b[~y]))[0, 1] for x, y in zip(*halves, strict=True)])
+    half = np.mean(
+        [np.corrcoef(map_of(g_a[x], g_b[y]), map_of(g_a[~x], g_b[~y]))[0, 1] for x, y in zip(*halves, strict=True)]
+    )
     compared.near(found.half, half)
     compared.near(found.reliability, 2 * half / (1 + half))
     compared.near(found.norm_correlation, np.corrcoef(map_of(g_a, g_b), np.log(np.abs(g_b).sum(2).mean(0)))[0, 1])

@@ -71,6 +71,18 @@ def samples_not_scaled(_original):
     return lambda grads: grads
 
 
+@statistics("slices.unit", expected="rescaled samples")
+def squares_leave_the_range(_original):
+    """Lengths are taken of squares as they are, which vanish or overflow for very small and very large gradients."""
+
+    def unit(grads):
+        with np.errstate(over="ignore"):
+            norm = np.sqrt(np.square(grads).sum(1, keepdims=True))
+        return grads / np.where(norm > 0, norm, 1.0)
+
+    return unit
+
+
 @statistics("slices.log_lifts", expected="lifts")
 def lift_without_its_size(original):
     """The number of parameters is left out of the lift, so that 1 is no longer an even share."""
@@ -81,6 +93,12 @@ def lift_without_its_size(original):
 def damped_absolutely(_original):
     """The damping is a constant, whatever the unit of the gradients."""
     return lambda fisher: fisher + 1e-3
+
+
+@statistics("slices.damped", expected="relative damping")
+def floor_under_fisher(original):
+    """F has a floor that only very small gradients reach."""
+    return lambda fisher: original(fisher) + 1e-40
 
 
 @statistics("slices.damped", expected="relative damping")
@@ -119,6 +137,31 @@ def signs_of_the_target_kept(_original):
 def cluster_is_its_first_sample(_original):
     """The mean of a cluster is its first sample."""
     return lambda self, values: np.array([values[self.codes == code][0] for code in range(self.number)])
+
+
+@statistics("clusters.read_clusters", expected="clusters")
+def clusters_in_alphabetical_order(original):
+    """Clusters are numbered by their labels and not as they come."""
+
+    def read_clusters(labels, num_samples, name, *, minimum=2):
+        found = original(labels, num_samples, name, minimum=minimum)
+        if found.labels is None:
+            return found
+        order = sorted(range(len(found.labels)), key=lambda one: str(found.labels[one]))
+        return clusters.Clusters(np.argsort(order)[found.codes], tuple(found.labels[one] for one in order))
+
+    return read_clusters
+
+
+@statistics("clusters.read_clusters", expected="clusters")
+def labels_of_other_clusters(original):
+    """Names of clusters are sorted and their numbers are not, so that a number stands for another name."""
+
+    def read_clusters(labels, num_samples, name, *, minimum=2):
+        found = original(labels, num_samples, name, minimum=minimum)
+        return found if found.labels is None else clusters.Clusters(found.codes, tuple(sorted(found.labels, key=str)))
+
+    return read_clusters
 
 
 @statistics("clusters.Clusters.sums", expected="scores without a cluster")
@@ -172,10 +215,24 @@ def given_labelling_listed_again(original):
     return draw
 
 
+@statistics("relabelings.draw", expected="relabelings")
+def seed_ignored_by_draws(original):
+    """Relabelings that are drawn are the same for every seed; those that are listed are right."""
+    return lambda num_first, num_second, number, seed: original(num_first, num_second, number, 0)
+
+
+@statistics("exchange.SCALE_DRAWS", expected="scale of the exchange test")
+def scale_of_few_draws(_original):
+    """The scale of the exchange test is that of 64 relabelings."""
+    return 64
+
+
 @statistics("relabelings.draw_apart", expected="scale of the exchange test")
 def scaled_by_the_relabelings_of_the_test(_original):
     """The scale of the exchange test comes from the very relabelings that it is compared with."""
-    return lambda num_first, num_second, number, seed: relabelings._random(num_first, num_first + num_second, number, seed)
+    return lambda num_first, num_second, number, seed: relabelings._random(
+        num_first, num_first + num_second, number, seed
+    )
 
 
 @statistics("relabelings.raw_words", expected="words of the generator")
@@ -217,6 +274,18 @@ def ties_do_not_count(_original):
 def rounding_decides_ties(_original):
     """Equal statistics tie or not as rounding has it."""
     return lambda values, observed, *, unit=0.0: values >= observed
+
+
+@statistics("multiplicity.reaches", expected="ties")
+def ties_relative_only(original):
+    """Statistics that are 0 but for rounding do not tie."""
+    return lambda values, observed, *, unit=0.0: original(values, observed)
+
+
+@statistics("multiplicity.permutation_p", expected="permutation p")
+def nothing_to_test_has_a_p(original):
+    """A slice without a statistic has a p value of 1 over P instead of none."""
+    return lambda observed, null: np.nan_to_num(original(observed, null), nan=1 / (1 + len(null)))
 
 
 @statistics("multiplicity.permutation_p", expected="permutation p")
@@ -275,6 +344,12 @@ def q_is_family_wise(original):
 def mirror_forgotten(_original):
     """The smallest p of a symmetric statistic forgets that both tasks may change names."""
     return lambda drawn, *, symmetric: 1 / (1 + len(drawn.first))
+
+
+@statistics("head_result.smallest_p", expected="smallest p")
+def mirror_where_none_is_drawn(_original):
+    """The mirror of the given labelling is counted even where relabelings are drawn and it need not be among them."""
+    return lambda drawn, *, symmetric: (1 + symmetric) / (1 + len(drawn.first))
 
 
 @statistics("head_result.directed", expected="source test")
@@ -377,7 +452,9 @@ def layers_apart_are_joined(original):
 @statistics("cluster_mass.components", expected="stretches of layers")
 def mass_is_a_count(original):
     """The mass of a stretch is how many slices it holds."""
-    return lambda values, of_slice, threshold: original(np.where(values > threshold, threshold + 1.0, 0.0), of_slice, threshold)
+    return lambda values, of_slice, threshold: original(
+        np.where(values > threshold, threshold + 1.0, 0.0), of_slice, threshold
+    )
 
 
 # --- scores with errors
@@ -400,6 +477,22 @@ def fisher_not_fitted_again(_original):
         return np.log([len(x) * (x @ y) / (x.sum() * y.sum()) for x, y in means])
 
     return leave_out_slice
+
+
+@statistics("jackknife._Sums._score", expected="scores without a cluster")
+def mean_is_a_sum(original):
+    """The estimand "mean" is a sum over parameters."""
+
+    def score(self, *sums):
+        return original(self, *sums) * (len(self.total[0]) if self.estimand == "mean" else 1)
+
+    return score
+
+
+@statistics("jackknife.LeftOut.logs", expected="jackknife error")
+def logs_not_corrected(_original):
+    """Log scores keep their bias, scores do not."""
+    return lambda self: self.full
 
 
 @statistics("jackknife._corrected", expected="jackknife error")
@@ -500,6 +593,12 @@ def correlation_not_centred(_original):
 def reliability_of_a_half(_original):
     """The reliability is that of half of the samples."""
     return lambda r: r
+
+
+@statistics("splits.stepped_up", expected="full length")
+def halves_that_contradict_each_other(original):
+    """Halves whose correlation is -1 have a reliability."""
+    return lambda r: original(r) if r > -1 else -1.0
 
 
 @statistics("map_reliability._swap_change", expected="reliability of a map")
