@@ -3,7 +3,9 @@
 Pages take them in by ``{include}``; nothing that is a measurement is typed by hand.
 """
 
+import functools
 import math
+import operator
 import re
 
 from qkov import escaping
@@ -131,7 +133,7 @@ def apart(faults):
         joined = [group for group in groups if group[0] & checks]
         groups = [group for group in groups if group not in joined]
         groups.append(
-            (checks.union(*(group[0] for group in joined)), sum((group[1] for group in joined), []) + members)
+            (checks.union(*(group[0] for group in joined)), functools.reduce(operator.iadd, (group[1] for group in joined), []) + members)
         )
     return [[fault for fault in faults if fault in members] for _, members in groups]
 

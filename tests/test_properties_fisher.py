@@ -1,8 +1,10 @@
 """Properties of Fisher diagonals: partial means merge in any grouping, and every mean is the loop over samples."""
 
+import itertools
 import math
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import strategies as st
 
@@ -67,7 +69,7 @@ original_merge = fisher.Welford.merge
 )
 def test_any_grouping_of_partial_means_is_the_whole(values, cuts, order):
     edges = [0, *sorted(min(cut, len(values)) for cut in cuts), len(values)]
-    parts = [fisher.Welford.of(values[first:last]) for first, last in zip(edges, edges[1:], strict=False)]
+    parts = [fisher.Welford.of(values[first:last]) for first, last in itertools.pairwise(edges)]
     order.shuffle(parts)
     while len(parts) > 1:  # neighbours merge in any order: a tree of any shape
         place = order.randrange(len(parts) - 1)
@@ -256,12 +258,9 @@ def test_health_is_counted_from_the_values(values, ridge):
     count=st.integers(1, 20),
 )
 def test_decay_outside_of_0_to_1_is_refused(decay, count):
-    try:
+    with pytest.raises(OptionError) as caught:
         fisher.sample_weights(count, "ema", decay)
-    except OptionError as error:
-        assert str(decay) in str(error)
-    else:
-        raise AssertionError(f"decay {decay} was taken")
+    assert str(decay) in str(caught.value)
 
 
 test_wrong_implementation_is_noticed = noticing(__name__)

@@ -264,12 +264,9 @@ def test_description_can_be_read_back(drawn):
 def test_heads_that_do_not_exist_are_refused(index, block, drawn):
     _, config = drawn or (None, layout.QKOVConfig.from_model(strategies.Attentions(strategies.SyntheticConfig())))
     indexer = layout.QKOVIndexer(config)
-    try:
-        found = indexer.get_slice(0, index, block)
-    except SliceIndexError as error:
-        assert f"0 to {config.num_heads - 1}" in str(error)
-    else:
-        raise AssertionError(f"head {index!r} gave {found}")
+    with pytest.raises(SliceIndexError) as caught:
+        indexer.get_slice(0, index, block)
+    assert f"0 to {config.num_heads - 1}" in str(caught.value)
 
 
 @holds(
@@ -287,12 +284,9 @@ def test_tensors_of_another_shape_are_refused(drawn, block, more):
     _, config = drawn
     shape = config.layers[0].projection(block).weight_shape
     wrong = torch.zeros([size + extra for size, extra in zip(shape, more, strict=True)])
-    try:
+    with pytest.raises(ShapeError) as caught:
         layout.QKOVIndexer(config).slice_tensor(wrong, 0, 0, block)
-    except ShapeError as error:
-        assert f"{shape[0]}, {shape[1]}" in str(error)
-    else:
-        raise AssertionError(f"{tuple(wrong.shape)} was taken for {shape}")
+    assert f"{shape[0]}, {shape[1]}" in str(caught.value)
 
 
 @holds(

@@ -48,7 +48,7 @@ REASONS = {
     "statistics: pair scores": "It names the function; the exchange test that rests on it says only that something is wrong.",
     "statistics: order of the tasks": "It states what a permutation of labels needs, whatever loop it is compared with.",
     "statistics: sums over pairs": "It compares exact sums bit by bit, the exchange test within rounding.",
-    "statistics: halves": "It names the function; ceilings and reliabilities that rest on it say only that something is wrong.",
+    "statistics: halves": "It names the function; ceilings and reliabilities that rest on it say only that one is wrong.",
 }  # fmt: skip
 """Why a check is kept that never is the only one to catch a fault."""
 
