@@ -1,39 +1,12 @@
-"""Faults of the statistics: what is permuted, what counts, how errors are made, what is fitted again."""
+"""Faults of what every test is computed from: scores, units, relabelings and p values."""
 
 import dataclasses
-import functools
 
 import numpy as np
-from scipy import stats
 
 from qkov.statistics import clusters, multiplicity, relabelings, slices
 
-from .planting import STATISTICS_FAULTS, fault
-
-
-def statistics(target, *, expected):
-    """Register a fault of the statistics; ``expected`` without the "statistics: " of its check."""
-    return fault(
-        f"statistics.{target}", area="statistics", expected=f"statistics: {expected}", case="statistics",
-        registry=STATISTICS_FAULTS,
-    )  # fmt: skip
-
-
-def replacing(**changes):
-    """Return a wrong function that changes fields of a right result, each by ``change(result)``."""
-
-    def wrong(original):
-        @functools.wraps(original)
-        def function(*arguments, **options):
-            found = original(*arguments, **options)
-            return dataclasses.replace(found, **{name: change(found) for name, change in changes.items()})
-
-        return function
-
-    return wrong
-
-
-# --- what everything is computed from
+from .registering import replacing, statistics
 
 
 @statistics("slices.sensitivities", expected="lifts")
@@ -130,9 +103,6 @@ def signs_of_the_target_kept(_original):
     return pair_scores
 
 
-# --- units
-
-
 @statistics("clusters.Clusters.means", expected="clusters")
 def cluster_is_its_first_sample(_original):
     """The mean of a cluster is its first sample."""
@@ -190,9 +160,6 @@ def _each_its_own(labels, num_samples, name, *, minimum=2):
 def cluster_in_both_tasks(_original):
     """A cluster may have samples in both tasks, and an exchange tears it apart."""
     return lambda *_: None
-
-
-# --- relabelings
 
 
 @statistics("relabelings._random", expected="relabelings")
@@ -261,9 +228,6 @@ def always_as_many_relabelings(_original):
     return lambda num_slices: relabelings.DEFAULT
 
 
-# --- p values
-
-
 @statistics("multiplicity.reaches", expected="ties")
 def ties_do_not_count(_original):
     """Only larger statistics count against the null, not equal ones."""
@@ -322,6 +286,12 @@ def steps_not_monotone(_original):
     return step_down
 
 
+@statistics("multiplicity.step_down", expected="step-down")
+def nothing_to_test_is_rejected(original):
+    """A slice without a statistic has the smallest family-wise p instead of none."""
+    return lambda observed, null: np.nan_to_num(original(observed, null), nan=1 / (1 + len(null)))
+
+
 @statistics("multiplicity.adjust", expected="many hypotheses")
 def q_is_p(_original):
     """Adjusted p values are not adjusted."""
@@ -356,284 +326,3 @@ def mirror_where_none_is_drawn(_original):
 def one_sided_always(_original):
     """Large values speak against the null whatever the alternative."""
     return lambda values, alternative: values
-
-
-# --- tests of slices
-
-
-@statistics("source.welch", expected="Welch's t")
-def variances_pooled(_original):
-    """Student's t: one variance for both sides."""
-
-    def welch(values, first):
-        found = []
-        for row in first.astype(bool):
-            one, other = values[row], values[~row]
-            spread = one.var(0, ddof=1) * (len(one) - 1) + other.var(0, ddof=1) * (len(other) - 1)
-            error = spread / (len(values) - 2) * (1 / len(one) + 1 / len(other))
-            found.append((one.mean(0) - other.mean(0)) / np.sqrt(np.maximum(error, 1e-12)))
-        return np.array(found)
-
-    return welch
-
-
-@statistics("source.welch", expected="Welch's t")
-def variances_of_the_population(_original):
-    """Variances divide by n instead of n - 1, and t is too large."""
-
-    def welch(values, first):
-        first = first.astype(bool)
-        error = [values[row].var(0) / row.sum() + values[~row].var(0) / (~row).sum() for row in first]
-        gap = [values[row].mean(0) - values[~row].mean(0) for row in first]
-        return np.array(gap) / np.sqrt(np.maximum(error, 1e-12))
-
-    return welch
-
-
-@statistics("pair_forms._rounded", expected="sums over pairs")
-def sums_in_float32(_original):
-    """Scores are added up as they are, in float32: sums depend on their order."""
-    return lambda values: (np.float64(np.float32(values)), 1.0)
-
-
-@statistics("pair_forms._rounded", expected="sums over pairs")
-def grid_of_eight_bits(_original):
-    """Scores are rounded to eight bits."""
-
-    def rounded(values):
-        step = np.abs(values).max() / 256
-        return (np.rint(values / step), float(step)) if step else (np.zeros_like(values), 0.0)
-
-    return rounded
-
-
-@statistics("pair_forms.Labellings.of", expected="sums over pairs")
-def pairs_within_clusters_counted(original):
-    """Pairs of samples of one cluster are counted, though their scores are left out."""
-
-    def of(cls, first, sizes):
-        found, in_a = original.__func__(cls, first, sizes), first @ np.asarray(sizes, dtype=float)
-        return dataclasses.replace(found, pairs_aa=in_a**2, pairs_bb=(np.sum(sizes) - in_a) ** 2)
-
-    return classmethod(of)
-
-
-@statistics("exchange.effect", expected="exchange test")
-def likeness_in_one_direction(original):
-    """The effect averages A against B only, not B against A."""
-
-    def effect(pairs, codes, num_a, statistic):
-        one_way = pairs.copy()
-        one_way[num_a:, :num_a] = pairs[:num_a, num_a:].T
-        return original(one_way if statistic == "sym" else pairs, codes, num_a, statistic)
-
-    return effect
-
-
-@statistics("test_layers", expected="tests of layers")
-def signs_cancel_in_a_layer(original):
-    """Heads of a layer that lean either way cancel in a two-sided test."""
-
-    def test_layers(head_test, layer_of_slice):
-        greater = head_test.alternative == "two-sided"
-        return original(dataclasses.replace(head_test, alternative="greater") if greater else head_test, layer_of_slice)
-
-    return test_layers
-
-
-@statistics("cluster_mass.components", expected="stretches of layers")
-def layers_apart_are_joined(original):
-    """Layers above the threshold are joined though others lie between them."""
-    return lambda values, of_slice, threshold: original(
-        values, np.unique(of_slice, return_inverse=True)[1].reshape(of_slice.shape), threshold
-    )
-
-
-@statistics("cluster_mass.components", expected="stretches of layers")
-def mass_is_a_count(original):
-    """The mass of a stretch is how many slices it holds."""
-    return lambda values, of_slice, threshold: original(
-        np.where(values > threshold, threshold + 1.0, 0.0), of_slice, threshold
-    )
-
-
-# --- scores with errors
-
-
-@statistics("jackknife.leave_out_slice", expected="scores without a cluster")
-def fisher_not_fitted_again(_original):
-    """A cluster is left out of the score, but not of F."""
-
-    def leave_out_slice(one_a, one_b, a, b, estimand):
-        u, _ = slices.sensitivities(one_a, one_b)
-        v = np.abs(slices.unit(one_b))
-        all_a, all_b = np.ones(len(u), dtype=bool), np.ones(len(v), dtype=bool)
-        rows = [(all_a, all_b)]
-        rows += [(a.codes != code, all_b) for code in range(a.number)]
-        rows += [(all_a, b.codes != code) for code in range(b.number)]
-        means = [(u[one].mean(0), v[other].mean(0)) for one, other in rows]
-        if estimand == "mean":
-            return np.log([x @ y / len(x) for x, y in means])
-        return np.log([len(x) * (x @ y) / (x.sum() * y.sum()) for x, y in means])
-
-    return leave_out_slice
-
-
-@statistics("jackknife._Sums._score", expected="scores without a cluster")
-def mean_is_a_sum(original):
-    """The estimand "mean" is a sum over parameters."""
-
-    def score(self, *sums):
-        return original(self, *sums) * (len(self.total[0]) if self.estimand == "mean" else 1)
-
-    return score
-
-
-@statistics("jackknife.LeftOut.logs", expected="jackknife error")
-def logs_not_corrected(_original):
-    """Log scores keep their bias, scores do not."""
-    return lambda self: self.full
-
-
-@statistics("jackknife._corrected", expected="jackknife error")
-def bias_not_corrected(_original):
-    """Estimates keep their bias."""
-    return lambda full, *sides: full
-
-
-@statistics("jackknife.LeftOut.error", expected="jackknife error")
-def degrees_of_the_smaller_side(original):
-    """Degrees of freedom are those of the side with fewer clusters, not Satterthwaite's."""
-
-    def error(self):
-        variance, dof = original(self)
-        return variance, np.full_like(dof, min(len(self.without_a), len(self.without_b)) - 1)
-
-    return error
-
-
-@statistics("jackknife.LeftOut.error", expected="jackknife error")
-def error_of_one_side(_original):
-    """Only clusters of A make the error."""
-
-    def error(self):
-        count = len(self.without_a)
-        variance = (count - 1) / count * np.square(self.without_a - self.without_a.mean(0)).sum(0)
-        return variance, np.full(variance.shape, count - 1.0)
-
-    return error
-
-
-@statistics("intervals.interval_of", expected="jackknife interval")
-def interval_even_on_the_score(original):
-    """The interval is even around the score and not around its logarithm."""
-    return replacing(low=lambda found: 2 * found.estimate - found.high)(original)
-
-
-@statistics("intervals.interval_of", expected="jackknife interval")
-def normal_quantile(original):
-    """The interval takes the normal distribution for t, as if the error were known."""
-
-    def interval_of(left, *, estimand, level):
-        found = original(left, estimand=estimand, level=level)
-        half = stats.norm.ppf((1 + level) / 2) * np.sqrt(left.error()[0])
-        return dataclasses.replace(found, low=found.estimate * np.exp(-half), high=found.estimate * np.exp(half))
-
-    return interval_of
-
-
-@statistics("intervals._contrast_weights", expected="head against its layer")
-def head_among_the_others(_original):
-    """A head is compared with the mean of its layer, itself included."""
-
-    def contrast_weights(layer_of_slice, known):
-        layers = np.array(layer_of_slice)
-        same = (layers[:, None] == layers[None]) & known & known[:, None]
-        alone = ~known | (same.sum(1) < 2)
-        weights = np.eye(len(known)) - same / np.maximum(same.sum(1), 1)[:, None]
-        return np.where(alone[:, None], 0.0, weights), alone
-
-    return contrast_weights
-
-
-@statistics("intervals._resampled", expected="bootstrap of both sides")
-def both_sides_drawn_alike(original):
-    """The bootstrap draws the same clusters on both sides."""
-    return lambda count, draws, seed, stream: original(count, draws, seed, 2)
-
-
-# --- sizes of effects, maps, single samples
-
-
-@statistics("effects.effect_of_lifts", expected="size of an effect")
-def ties_are_wins(original):
-    """A tie counts as a win in the probability of superiority."""
-
-    def effect_of_lifts(lifts, a, r, *, level=0.95):
-        of_a, of_r = a.means(lifts[: len(a.codes)]), r.means(lifts[len(a.codes) :])
-        wins = (of_a[:, None] >= of_r[None]).mean((0, 1))
-        return dataclasses.replace(original(lifts, a, r, level=level), superiority=wins)
-
-    return effect_of_lifts
-
-
-@statistics("splits.draw_halves", expected="halves")
-def halves_always_the_same(_original):
-    """Every split puts the same clusters into the first half."""
-    return lambda number, splits, seed, stream: np.tile(np.arange(number) < number // 2, (splits, 1))
-
-
-@statistics("splits.correlation", expected="halves")
-def correlation_not_centred(_original):
-    """Correlations are cosines."""
-    return lambda one, other: one @ other / np.sqrt((one @ one) * (other @ other))
-
-
-@statistics("splits.stepped_up", expected="full length")
-def reliability_of_a_half(_original):
-    """The reliability is that of half of the samples."""
-    return lambda r: r
-
-
-@statistics("splits.stepped_up", expected="full length")
-def halves_that_contradict_each_other(original):
-    """Halves whose correlation is -1 have a reliability."""
-    return lambda r: original(r) if r > -1 else -1.0
-
-
-@statistics("map_reliability._swap_change", expected="reliability of a map")
-def change_is_likeness(original):
-    """The change when another task takes A's place is how alike both maps are."""
-    return lambda maps, swapped: 1 - original(maps, swapped)
-
-
-@statistics("cross_within", expected="ceiling of likeness")
-def ceiling_without_its_root(original):
-    """The ceiling is the product of both reliabilities, not its root."""
-    return replacing(ceiling=lambda found: found.ceiling**2)(original)
-
-
-@statistics("conformal_samples", expected="single samples")
-def sample_not_among_the_reference(original):
-    """A sample's p value is a count over the reference and may be 0."""
-
-    def conformal_samples(scores_a, scores_r, *, q=0.1):
-        return replacing(p=lambda found: (found.p * (1 + len(scores_r)) - 1) / len(scores_r))(original)(
-            scores_a, scores_r, q=q
-        )
-
-    return conformal_samples
-
-
-@statistics("conformal_samples", expected="single samples")
-def selected_by_p(original):
-    """Samples are selected by p, whatever their number."""
-    return replacing(selected=lambda found: found.p <= found.level)(original)
-
-
-@statistics("alignment_exploratory", expected="likeness of diagonals")
-def parameters_permuted_not_rows(original):
-    """Single parameters are permuted where rows were asked for."""
-    return lambda g_a, g_b, *, seed, width=None, n_permutations=999: original(
-        g_a, g_b, seed=seed, n_permutations=n_permutations
-    )
