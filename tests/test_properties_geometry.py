@@ -179,8 +179,8 @@ def _with_bias(projection, linear):
         "by the remainder": ("geometry.kv_head_of", plain(lambda head, heads, kv_heads: head % kv_heads)),
         "each its own": ("geometry.kv_head_of", plain(lambda head, heads, kv_heads: min(head, kv_heads - 1))),
     },
-    num_kv_heads=st.integers(1, 12),
-    group=st.integers(1, 12),
+    num_kv_heads=st.integers(1, 24),
+    group=st.integers(1, 24),
 )
 def test_neighbours_share_a_kv_head(num_kv_heads, group):
     found = [geometry.kv_head_of(head, group * num_kv_heads, num_kv_heads) for head in range(group * num_kv_heads)]
