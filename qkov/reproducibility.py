@@ -31,7 +31,9 @@ def tensor_digest(*tensors):
     for tensor in tensors:
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        # A single entry counts as contiguous whatever its strides; as_strided gives it the one that view asks for.
+        flat = tensor.as_strided((tensor.numel(),), (1,))
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()
 
 

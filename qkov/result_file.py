@@ -22,7 +22,7 @@ def digest(content, arrays):
     """Return the SHA-256, in hex, of a JSON-able ``content`` and of named arrays with their shapes and dtypes."""
     sha = hashlib.sha256(canonical_json(content).encode())
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")  # ascontiguousarray makes a row of a single number
         sha.update(canonical_json([name, array.dtype.str, array.shape]).encode())
         sha.update(array.reshape(-1).view(np.uint8))
     return sha.hexdigest()
@@ -48,7 +48,7 @@ def write(path, content, arrays, *, format_name, format_version):
 
     description = {"format": format_name, "version": format_version, "content": content}
     description["sha256"] = digest(description, arrays)
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     path = Path(path)
     durable.write_file(path, [save(arrays, metadata={METADATA_KEY: canonical_json(description)})])
     return path

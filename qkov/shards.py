@@ -204,8 +204,8 @@ def _whole(
 def _stored(tensor: torch.Tensor, dtype: torch.dtype | None, name: str, sample_id: int | str) -> torch.Tensor:
     tensor = tensor.detach().cpu()
     if name.endswith((":gradient", ":bias")) or dtype is None:
-        return tensor.contiguous().clone()
-    rounded = tensor.to(dtype).contiguous().clone()
+        return tensor.clone(memory_format=torch.contiguous_format)  # contiguous() keeps odd strides of a single entry
+    rounded = tensor.to(dtype).clone(memory_format=torch.contiguous_format)
     lost = not torch.isfinite(rounded).all() or bool(((rounded == 0) & (tensor != 0)).all() and tensor.any())
     if lost:
         raise PrecisionError(

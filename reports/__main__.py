@@ -19,6 +19,7 @@ from . import (
     controls,
     determinism_tables,
     evidence,
+    fault_tables,
     notebooks,
     prediction_pictures,
     prediction_tables,
@@ -54,7 +55,7 @@ def name_outcomes(found):
         if result["status"] != "passed":
             say(f"{result['status']}: {result['check']} on {result['model']}: {result['reason']}")
     for fault in found["faults"]:
-        if fault["status"] != "caught":
+        if fault["status"] not in ("caught", "equivalent"):
             say(f"{fault['status']}: fault {fault['fault']} was not caught by {fault['expected']}")
     for row in [*found.get("families", []), *found.get("refused", [])]:
         if row["status"] == "failed":
@@ -103,6 +104,7 @@ def build_book(options, found, manifest, comparisons, planted):
     of_studies = statistics_tables.statistics_tables(found) | remedies_tables.remedies_tables(found)
     of_studies |= prediction_tables.prediction_tables(found) | reliability_tables.reliability_tables(found)
     of_studies |= determinism_tables.determinism_tables(found, manifest)
+    of_studies |= fault_tables.fault_tables(found)
     shown = determinism_tables.without_arrays(manifest)
     tables.write_tables(sources / "generated", found, shown, comparisons, planted, **of_studies)
     for pictures in (prediction_pictures, remedies_pictures):

@@ -5,7 +5,8 @@ The file formats are the interface between the two packages:
 `evidence.json`, format "qkov-evidence-1"
     results   check, model, status ("passed", "failed", "not run"), error, bound, compared, seconds, reason
     faults    fault, area, description, expected (a check), caught_by (checks), ratio of error to bound or null,
-              status ("caught", "missed"), seconds
+              status ("caught", "missed", "equivalent"), seconds, proof of an equivalent one
+    redundancy  check, caught (faults), alone (faults that no other check catches), reason to keep it if there is none
     models    name, kind, parameters, description, fingerprint, notes
     families  family, attention_class, packing, sizes, checks_passed, checks_not_run {check: reason},
               status ("proved", "failed"), reason
@@ -39,6 +40,9 @@ from pathlib import Path
 FORMAT = "qkov-evidence-1"
 STUDIES = ("statistics", "prediction", "remedies", "head_types")
 """What is measured in two lengths: rows of this build under the name, the committed ones under the name with "_long"."""
+
+# Of all faults, so many at most may be proved to be no fault.
+EQUIVALENT_SHARE = 0.05
 
 # A fault is caught with certainty when the check's error is this many times its bound.
 MARGIN = 10
@@ -106,6 +110,35 @@ def audit(evidence):
             wrong.append(f"fault {fault['fault']} is called caught, but not by {fault['expected']}")
         elif fault["ratio"] is not None and not fault["ratio"] >= MARGIN:
             wrong.append(f"fault {fault['fault']} is called caught, but by {fault['ratio']:.3g} times the bound only")
+    return wrong + audit_equivalents(faults) + audit_redundancy(evidence)
+
+
+def audit_equivalents(faults):
+    """List faults that are called equivalent and are not, or without a proof, and too many of them."""
+    equivalent = [fault for fault in faults if fault["status"] == "equivalent"]
+    wrong = [f"fault {one['fault']} is called equivalent, but {', '.join(one['caught_by'])} caught it"
+             for one in equivalent if one["caught_by"]]  # fmt: skip
+    wrong += [
+        f"fault {one['fault']} is called equivalent without a proof" for one in equivalent if not one.get("proof")
+    ]
+    if len(equivalent) > EQUIVALENT_SHARE * len(faults):
+        wrong.append(f"{len(equivalent)} of {len(faults)} faults are called equivalent, more than 5 %")
+    return wrong
+
+
+def audit_redundancy(evidence):
+    """List checks whose counts do not follow from the faults, and those kept without a reason or with one too many."""
+    caught_by = [fault["caught_by"] for fault in evidence.get("faults", []) if fault["status"] != "equivalent"]
+    wrong = []
+    for row in evidence.get("redundancy", []):
+        found = sum(row["check"] in one for one in caught_by), sum(one == [row["check"]] for one in caught_by)
+        if found != (row["caught"], row["alone"]):
+            wrong.append(
+                f"check {row['check']} is said to catch {row['caught']} faults, {row['alone']} alone; counted {found}"
+            )
+        if bool(row["alone"]) == bool(row["reason"]):
+            kept = "a reason to be kept, and needs none" if row["reason"] else "no reason to be kept"
+            wrong.append(f"check {row['check']} catches {row['alone']} faults alone and has {kept}")
     return wrong
 
 
@@ -174,7 +207,7 @@ def count(evidence):
             sum(results.values()) - results["passed"] - results["not run"],
             results["not run"] + len(evidence.get("not_run", [])),
         ),
-        "faults": (faults["caught"], sum(faults.values()) - faults["caught"], 0),
+        "faults": (good := faults["caught"] + faults["equivalent"], sum(faults.values()) - good, 0),
         "families": (
             sum(row["status"] in ("proved", "refused") for row in families),
             sum(row["status"] == "failed" for row in families),

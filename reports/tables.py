@@ -94,43 +94,6 @@ def results_by_check(evidence):
     return "\n".join(parts)
 
 
-def faults_table(evidence):
-    """The wrong implementations, area by area: what each does, and by how much the check meant for it catches it."""
-    header = ["wrong implementation", "what it does", "caught by", "error / bound"]
-    parts = []
-    for area in unique(fault["area"] for fault in evidence["faults"]):
-        faults = [fault for fault in evidence["faults"] if fault["area"] == area]
-        rows = [[fault["fault"], fault["description"], fault["expected"], outcome(fault)] for fault in faults]
-        parts.append(f"**{cell(area)}**\n\n{table(header, rows, align='lllr')}")
-    return "\n".join(parts)
-
-
-def outcome(fault):
-    """The error over the bound, and a plain word where the fault was missed."""
-    ratio = cell(fault["ratio"])
-    return ratio if fault["status"] == "caught" else f"{fault['status'].upper()} ({ratio})"
-
-
-def fault_matrix(evidence):
-    """Faults by checks: ● the check meant to catch the fault, ○ another check that caught it too."""
-    faults = evidence["faults"]
-    checks = unique(result["check"] for result in evidence["results"])
-    checks += [check for check in unique(fault["expected"] for fault in faults) if check not in checks]
-    used = [check for check in checks if any(check in fault["caught_by"] for fault in faults)]
-    legend = "\n".join(f"{index}. {cell(check)}" for index, check in enumerate(used, start=1))
-    rows = [
-        [fault["fault"], *("" if check not in fault["caught_by"] else mark(fault, check) for check in used)]
-        for fault in faults
-    ]
-    body = table(["wrong implementation", *range(1, len(used) + 1)], rows, align="l" + "r" * len(used))
-    return f":::{{container}} fault-matrix\n{legend}\n\n{body.replace('–', ' ')}:::\n"
-
-
-def mark(fault, check):
-    """Filled for the check that is meant to catch the fault."""
-    return "●" if check == fault["expected"] else "○"
-
-
 def models_table(evidence):
     """The models that were measured, with what is to be known of each: held-out losses, precision."""
     rows = [
@@ -265,12 +228,15 @@ def substitutions(evidence, counts, comparisons):
         "num_failed": counts["checks"][1],
         "num_not_run": counts["checks"][2],
         "num_compared": f"{sum(result['compared'] for result in ran):,}",
-        "num_models": len(unique(result["model"] for result in ran)),
+        "num_models": len({result["model"] for result in ran} & {model["name"] for model in evidence["models"]}),
         "num_families": len(evidence.get("families", [])),
         "num_families_whole": sum(not row["checks_not_run"] for row in evidence.get("families", [])),
         "num_refused": len(evidence.get("refused", [])),
         "num_faults": len(evidence["faults"]),
-        "num_faults_caught": counts["faults"][0],
+        "num_faults_caught": sum(fault["status"] == "caught" for fault in evidence["faults"]),
+        "num_faults_equivalent": sum(fault["status"] == "equivalent" for fault in evidence["faults"]),
+        "num_checks_alone": sum(row["alone"] > 0 for row in evidence.get("redundancy", [])),
+        "num_checks_never_alone": sum(row["alone"] == 0 for row in evidence.get("redundancy", [])),
         "num_notebooks": len(comparisons),
         "num_notebooks_identical": sum(comparison.identical for comparison in comparisons),
     }
@@ -282,8 +248,6 @@ def write_tables(folder, evidence, manifest, comparisons, controls, **others):
     texts = {
         "laws": laws_table(evidence),
         "results": results_by_check(evidence),
-        "faults": faults_table(evidence),
-        "fault_matrix": fault_matrix(evidence),
         "models": models_table(evidence),
         "families": families_table(evidence),
         "exceptions": exceptions_table(evidence),

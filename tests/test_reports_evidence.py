@@ -186,6 +186,18 @@ def changed(part, **values):
     return found
 
 
+def equivalent(**values):
+    """Twenty-one faults, one of them called equivalent."""
+    one = GOOD["faults"][0] | {"fault": "none", "status": "equivalent", "caught_by": []} | values
+    return GOOD | {"faults": [*GOOD["faults"] * 20, one]}
+
+
+def redundant(**values):
+    """One fault that one check catches, and a row on that check."""
+    row = {"check": "relabelling", "caught": 1, "alone": 1, "reason": ""} | values
+    return GOOD | {"faults": [GOOD["faults"][0] | {"caught_by": ["relabelling"]}], "redundancy": [row]}
+
+
 def test_written_evidence_is_read_back(tmp_path):
     assert evidence.load_evidence(write(tmp_path)) == (GOOD, MANIFEST)
 
@@ -244,6 +256,16 @@ def test_good_evidence_has_nothing_to_object():
         (changed("bad_input", message=""), "its error says nothing"),
         ({**GOOD, "bad_input": GOOD["bad_input"][1:]}, "no situation of bad input passed"),
         ({**GOOD, "bad_input": []}, "no situation of bad input passed"),
+        (
+            changed("faults", status="equivalent", caught_by=[], proof="both are 0"),
+            "1 of 1 faults are called equivalent",
+        ),
+        (equivalent(caught_by=["relabelling"], proof="both are 0"), "equivalent, but relabelling caught it"),
+        (equivalent(), "called equivalent without a proof"),
+        (redundant(caught=2), "is said to catch 2 faults, 1 alone; counted (1, 1)"),
+        (redundant(alone=0, reason="because"), "is said to catch 1 faults, 0 alone; counted (1, 1)"),
+        (redundant(reason="because"), "catches 1 faults alone and has a reason to be kept, and needs none"),
+        (redundant(check="gauge", caught=0, alone=0), "catches 0 faults alone and has no reason to be kept"),
         ({**GOOD, "faults": []}, "no fault was planted"),
         ({**GOOD, "results": []}, "nothing ran"),
     ],
@@ -252,6 +274,14 @@ def test_verdict_that_its_numbers_do_not_carry_is_found(found, complaint):
     complaints = evidence.audit(found)
     assert len(complaints) == 1
     assert complaint in complaints[0]
+
+
+def test_equivalent_faults_and_needed_checks_are_no_objection():
+    found = equivalent(proof="both are 0")
+    assert evidence.audit(found) == []
+    assert evidence.count(found)["faults"] == (21, 0, 0)
+    assert evidence.audit(redundant()) == []
+    assert evidence.audit(redundant(check="gauge", caught=0, alone=0, reason="because")) == []
 
 
 def test_failed_results_are_counted_not_objected_to():

@@ -6,7 +6,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports import tables
+from reports import fault_tables, tables
 from reports.controls import Control
 from reports.notebooks import Comparison
 
@@ -48,17 +48,48 @@ def test_every_result_and_its_reason_is_listed():
 
 
 def test_matrix_marks_the_intended_check_apart_from_others():
-    lines = tables.fault_matrix(GOOD).splitlines()
+    lines = fault_tables.fault_matrix(GOOD).splitlines()
     assert lines[1:3] == ["1. marginal\\_identity", "2. relabelling"]
     assert cells(lines[-2]) == ["o\\_by\\_rows", "○", "●"]
 
 
+def test_areas_with_checks_of_their_own_have_a_matrix_of_their_own():
+    one = GOOD["faults"][0]
+    other = one | {"fault": "t", "area": "statistics", "expected": "ties", "caught_by": ["ties"]}
+    third = one | {"fault": "u", "area": "result", "expected": "file", "caught_by": ["file", "relabelling"]}
+    found = GOOD | {"faults": [one, other, third]}
+    assert [[fault["fault"] for fault in group] for group in fault_tables.apart(found["faults"])] == [
+        ["t"],
+        ["o_by_rows", "u"],
+    ]
+    text = fault_tables.fault_matrix(found)
+    assert text.count("{container} fault-matrix") == 2
+    assert "1. ties\n\n" in text
+    assert [cells(line) for line in text.splitlines() if line.startswith("| u")] == [["u", "", "○", "●"]]
+
+
+def test_checks_are_listed_with_what_only_they_catch():
+    found = {"redundancy": [
+        {"check": "bounds", "caught": 3, "alone": 0, "reason": "It holds for pairs."},
+        {"check": "gauge", "caught": 5, "alone": 2, "reason": ""},
+    ]}  # fmt: skip
+    assert rows(fault_tables.redundancy_table(found)) == [
+        ["gauge", "5", "2", "–"], ["bounds", "3", "0", "It holds for pairs."],
+    ]  # fmt: skip
+    assert fault_tables.redundancy_table({}) == "No fault was planted.\n"
+
+
+def test_equivalent_fault_shows_its_proof():
+    found = changed("faults", status="equivalent", caught_by=[], proof="both are 0")
+    assert cells(fault_tables.faults_table(found).splitlines()[-1])[-1] == "equivalent: both are 0"
+
+
 def test_faults_and_models_are_listed():
-    assert "**slicing**" in tables.faults_table(GOOD)
-    assert cells(tables.faults_table(GOOD).splitlines()[-1]) == [
+    assert "**slicing**" in fault_tables.faults_table(GOOD)
+    assert cells(fault_tables.faults_table(GOOD).splitlines()[-1]) == [
         "o\\_by\\_rows", "slices O by rows", "relabelling", "1.0e+05",
     ]  # fmt: skip
-    missed = tables.faults_table(changed("faults", status="missed", ratio=0.25))
+    missed = fault_tables.faults_table(changed("faults", status="missed", ratio=0.25))
     assert cells(missed.splitlines()[-1])[-1] == "MISSED (0.25)"
     assert rows(tables.models_table(GOOD)) == [["llama", "synthetic", "12,345", "two layers", "0123456789ab"]]
     noted = {"models": [GOOD["models"][0] | {"notes": "held out 1.5"}]}

@@ -7,8 +7,8 @@ import pytest
 
 from qkov.errors import StatisticsError
 from qkov.statistics import alignment_exploratory
-from tests import statistics_loops as loops
 from tests.statistics_cases import gradients
+from validation import statistics_loops as loops
 
 
 def logs(grads, one):

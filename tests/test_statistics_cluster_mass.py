@@ -5,8 +5,8 @@ import pytest
 
 from qkov.errors import ShapeError, StatisticsError
 from qkov.statistics import relabelings, source, test_cluster_mass
-from tests import statistics_loops as loops
 from tests.statistics_cases import of_sizes, quietly, whole_scores
+from validation import statistics_loops as loops
 
 LAYERS = np.array([0, 0, 1, 1, 2, 2, 3, 3, 5, 5])
 

@@ -6,8 +6,8 @@ import scipy.stats
 
 from qkov.errors import StatisticsError
 from qkov.statistics import cross_within, effects, source_effect, splits
-from tests import statistics_loops as loops
 from tests.statistics_cases import gradients, of_sizes, whole_scores
+from validation import statistics_loops as loops
 
 LABELS_A, LABELS_R = list("aabbbcd"), list("vwwyyyyz")
 

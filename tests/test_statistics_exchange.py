@@ -6,8 +6,8 @@ import scipy.stats
 
 from qkov.errors import NonFiniteError, OptionError, ShapeError, StatisticsError, StatisticsWarning
 from qkov.statistics import exchange, pair_forms, relabelings, slices, test_exchange
-from tests import statistics_loops as loops
 from tests.statistics_cases import gradients, of_sizes, quietly, whole_scores
+from validation import statistics_loops as loops
 
 LABELS_A, LABELS_B = list("aabbbcd"), list("vwwyyyyz")
 STATISTICS = ("sym", "asym")

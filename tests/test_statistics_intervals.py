@@ -6,8 +6,8 @@ import scipy.stats
 
 from qkov.errors import NonFiniteError, OptionError, ShapeError, StatisticsError, StatisticsWarning
 from qkov.statistics import confidence_interval, head_contrast, intervals, jackknife
-from tests import statistics_loops as loops
 from tests.statistics_cases import gradients, quietly
+from validation import statistics_loops as loops
 
 LABELS_A, LABELS_B = list("aabbbcd"), list("vwwxyyyz")
 CLUSTERS = {"clusters_a": LABELS_A, "clusters_b": LABELS_B}

@@ -5,8 +5,8 @@ import pytest
 import scipy.stats
 
 from qkov.statistics import clusters, jackknife
-from tests import statistics_loops as loops
 from tests.statistics_cases import gradients, of_sizes, whole_scores
+from validation import statistics_loops as loops
 
 LABELS_A, LABELS_B = list("aabbbcd"), list("vwwxyyyz")
 

@@ -5,8 +5,8 @@ import pytest
 
 from qkov.errors import ShapeError
 from qkov.statistics import source, test_layers
-from tests import statistics_loops as loops
 from tests.statistics_cases import of_sizes, quietly, whole_scores
+from validation import statistics_loops as loops
 
 LAYERS = [2, 0, 2, 0, 1, 2]
 

@@ -5,8 +5,8 @@ import pytest
 
 from qkov.errors import NonFiniteError, OptionError, ShapeError, StatisticsError
 from qkov.statistics import map_reliability, reliability, splits
-from tests import statistics_loops as loops
 from tests.statistics_cases import gradients
+from validation import statistics_loops as loops
 
 LABELS_A, LABELS_B = list("aabbcdd"), list("vwwxyyyz")
 IID = {"clusters_a": "iid", "clusters_b": "iid"}

@@ -10,8 +10,8 @@ from statsmodels.stats.multitest import multipletests
 
 from qkov.errors import OptionError, StatisticsError
 from qkov.statistics import multiplicity
-from tests import statistics_loops as loops
 from tests.statistics_cases import whole_scores
+from validation import statistics_loops as loops
 
 # Subnormal numbers have few digits, and no relative tolerance holds for them.
 P = arrays.arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1, allow_subnormal=False))

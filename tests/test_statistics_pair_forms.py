@@ -9,8 +9,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from qkov.statistics import pair_forms
-from tests import statistics_loops as loops
 from tests.statistics_cases import gradients, of_sizes, whole_scores
+from validation import statistics_loops as loops
 
 SIZES = [(1, 1, 1, 1), (2, 2, 2, 2), (1, 4, 2, 3, 1, 2)]
 

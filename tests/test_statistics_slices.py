@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from qkov.errors import NonFiniteError, ShapeError
 from qkov.statistics import slices
-from tests import statistics_loops as loops
 from tests.statistics_cases import gradients
+from validation import statistics_loops as loops
 
 SCALES = st.floats(-30, 30).map(lambda exponent: 10.0**exponent)
 

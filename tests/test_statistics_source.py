@@ -6,8 +6,8 @@ import scipy.stats
 
 from qkov.errors import NonFiniteError, OptionError, ShapeError, StatisticsError, StatisticsWarning
 from qkov.statistics import relabelings, source, test_source
-from tests import statistics_loops as loops
 from tests.statistics_cases import gradients, of_sizes, quietly, whole_scores
+from validation import statistics_loops as loops
 
 LABELS_A, LABELS_R = list("aabbbcd"), list("vwwxyyyz")
 

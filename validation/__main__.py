@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from qkov import escaping, hub, reproducibility
+from qkov import checks, escaping, hub, reproducibility
 from qkov.errors import QKOVError
 
 from . import (
@@ -109,6 +109,8 @@ def gather(options):
     results += repeated.pop("results")
     planted = timed("faults", faults.run_faults, processes=options.jobs)
     spoiled = timed("bad input", bad_input.run_cases)
+    of_statistics, wrong_statistics = timed("statistics faults", faults.run_statistics, processes=options.jobs)
+    results, planted = results + of_statistics, planted + wrong_statistics
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
     studies = {name: timed(name, measure_study, name, options) for name in STUDIES}
     for row in rows:
@@ -117,6 +119,7 @@ def gather(options):
         "format": FORMAT,
         "results": results,
         "faults": planted,
+        "redundancy": faults.redundancy.count(planted, [*checks.CHECKS, *faults.statistics_checks.CHECKS]),
         "models": rows,
         "families": families,
         "refused": refused,
@@ -176,6 +179,7 @@ def summarise(evidence):
         "compared": sum(result["compared"] for result in evidence["results"]),
         "faults": len(evidence["faults"]),
         "faults_caught": sum(fault["status"] == "caught" for fault in evidence["faults"]),
+        "faults_equivalent": sum(fault["status"] == "equivalent" for fault in evidence["faults"]),
         "families": len(evidence["families"]),
         "families_failed": sum(row["status"] == "failed" for row in evidence["families"] + evidence["refused"]),
         "bad_input": len(evidence["bad_input"]),
@@ -185,6 +189,7 @@ def summarise(evidence):
         "studies_failed": sum(row["status"] != "passed" for name in STUDIES for row in evidence[name]),
         "studies_complaints": sum(len(evidence[f"{name}_long"]["complaints"]) for name in STUDIES),
         "checks_without_a_fault": faults.unexercised(evidence["faults"]),
+        "redundancy_complaints": faults.redundancy.complaints(evidence["redundancy"], evidence["faults"]),
     }
 
 
@@ -253,11 +258,13 @@ def main(arguments=None):
         if row["status"] == "failed":
             say(f"FAILED family {row['family']}: {row['reason']}")
     for fault in evidence["faults"]:
-        if fault["status"] != "caught":
+        if fault["status"] not in ("caught", "equivalent"):
             say(f"MISSED fault {fault['fault']}: {fault['expected']} did not catch it")
     for row in evidence["bad_input"]:
         if row["status"] != "passed":
             say(f"{'not run' if row['status'] == 'not run' else 'FAILED'}: bad input {row['case']}: {row['reason']}")
+    for complaint in evidence["summary"]["redundancy_complaints"]:
+        say(f"FAILED redundancy: {complaint}")
     for name in STUDIES:
         for row in evidence[name]:
             if row["status"] != "passed":
@@ -273,8 +280,9 @@ def main(arguments=None):
         f"{found['faults_caught']} of {found['faults']} faults caught; {found['compared']:,} numbers compared")  # fmt: skip
     wrong = found["failed"] or found["families_failed"] or found["checks_without_a_fault"]
     wrong = wrong or found["studies_failed"] or found["studies_complaints"] or found["bad_input_failed"]
+    wrong = wrong or found["redundancy_complaints"]
     tried = found["bad_input"] > found["bad_input_not_run"]
-    caught = found["faults_caught"] == found["faults"] > 0
+    caught = found["faults_caught"] + found["faults_equivalent"] == found["faults"] > 0
     return 0 if found["passed"] and all(found[name] for name in STUDIES) and caught and tried and not wrong else 1
 
 

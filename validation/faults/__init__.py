@@ -10,13 +10,29 @@ Example:
     ('caught', ['relabelling'])
 """
 
-from . import collecting, curvature, cutting, fishers, formulas, loss, predicting, pruned, results, stored
-from .planting import FAULTS, Fault, planted
+from . import (
+    collecting,
+    curvature,
+    cutting,
+    fishers,
+    formulas,
+    loss,
+    predicting,
+    pruned,
+    redundancy,
+    results,
+    statistics_checks,
+    statistics_faults,
+    stored,
+)
+from .planting import FAULTS, STATISTICS_FAULTS, Fault, planted
 from .run import MARGIN, FaultResult, run_fault, run_faults, run_unfaulted, unexercised
+from .statistics_run import run_statistics, run_statistics_fault
 
 __all__ = [
     "FAULTS",
     "MARGIN",
+    "STATISTICS_FAULTS",
     "Fault",
     "FaultResult",
     "collecting",
@@ -28,10 +44,15 @@ __all__ = [
     "planted",
     "predicting",
     "pruned",
+    "redundancy",
     "results",
     "run_fault",
     "run_faults",
+    "run_statistics",
+    "run_statistics_fault",
     "run_unfaulted",
+    "statistics_checks",
+    "statistics_faults",
     "stored",
     "unexercised",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 FAULTS = {}  # name -> Fault; filled by the modules of faults, in their order
+STATISTICS_FAULTS = {}  # the same for the statistics, whose checks are those of statistics_checks
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Fault:
         target: The attribute that is replaced, below ``qkov``: ``"geometry.kv_head_of"``, ``"scoring.Side.block_mean"``.
         case: Key of ``cases.BUILDERS``: the small model on which it shows.
         wrong: ``wrong(original) -> replacement``, both as the class or module stores them.
+        proof: Why nothing can tell it from the right code, where that is so; empty for a fault that must be caught.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Fault:
     target: str
     case: str
     wrong: Callable = field(repr=False)
+    proof: str = ""
 
     def plant(self):
         """Replace the attribute until the block ends, whatever happens in it."""
@@ -50,14 +53,14 @@ def planted(target, wrong):
         setattr(owner, name, original)
 
 
-def fault(target, *, area, expected, case="grouped"):
+def fault(target, *, area, expected, case="grouped", registry=FAULTS, proof=""):
     """Register ``wrong(original) -> replacement`` as a fault; its name and docstring become the fault's."""
 
     def register(wrong):
-        if wrong.__name__ in FAULTS:
+        if wrong.__name__ in FAULTS | STATISTICS_FAULTS:
             raise ValueError(f"two faults are named {wrong.__name__!r}")
         description = " ".join(wrong.__doc__.split())
-        FAULTS[wrong.__name__] = Fault(wrong.__name__, area, description, expected, target, case, wrong)
+        registry[wrong.__name__] = Fault(wrong.__name__, area, description, expected, target, case, wrong, proof)
         return wrong
 
     return register

@@ -14,7 +14,7 @@ from qkov import checks
 from qkov.geometry import BLOCKS
 
 from .. import suite
-from . import cases
+from . import cases, statistics_checks
 from .planting import FAULTS
 
 MARGIN = 10  # a fault is caught by its check when the error is at least so many times the bound
@@ -28,8 +28,10 @@ class FaultResult:
         fault, area, description, expected: As in ``Fault``; ``fault`` is its name.
         caught_by: Names of all checks that failed under it.
         ratio: Error of the expected check over its bound; ``suite.INFINITE`` for an infinite error or a bound of 0.
-        status: "caught" when the expected check failed by the margin, else "missed".
+        status: "caught" when the expected check failed by the margin; "equivalent" when the fault has a proof that nothing
+            can notice it and nothing did; else "missed", also where a proof is wrong.
         seconds: Wall time.
+        proof: As in ``Fault``.
     """
 
     fault: str
@@ -40,6 +42,7 @@ class FaultResult:
     ratio: float | None
     status: str
     seconds: float
+    proof: str = ""
 
     def row(self):
         """Return a dictionary that can be written as JSON."""
@@ -67,12 +70,20 @@ def run_fault(fault, names=None):
         with fault.plant():
             _require_plausible(fault, other, shapes)
             outcomes = {name: checks.run_check(name, case) for name in (checks.CHECKS if names is None else names)}
+    return result_of(fault, outcomes, start)
+
+
+def result_of(fault, outcomes, start):
+    """Judge a fault by what checks said under it: ``{check: CheckResult}``."""
     caught_by = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
     ratio = _ratio(outcomes[fault.expected])
-    status = "caught" if ratio is not None and ratio >= MARGIN else "missed"
+    if fault.proof:
+        status = "missed" if caught_by else "equivalent"
+    else:
+        status = "caught" if ratio is not None and ratio >= MARGIN else "missed"
     seconds = round(time.perf_counter() - start, 3)
     return FaultResult(
-        fault.name, fault.area, fault.description, fault.expected, caught_by, ratio, status, seconds
+        fault.name, fault.area, fault.description, fault.expected, caught_by, ratio, status, seconds, fault.proof
     )  # fmt: skip
 
 
@@ -110,9 +121,9 @@ def run_faults(faults=None, *, processes=2, progress=True):
 
 
 def unexercised(rows):
-    """Return the checks that no fault in these rows was caught by as expected, in the order of the registry."""
+    """Return the checks that no fault in these rows was caught by as expected, in the order of the registries."""
     proven = {row["expected"] for row in rows if row["status"] == "caught"}
-    return [name for name in checks.CHECKS if name not in proven]
+    return [name for name in (*checks.CHECKS, *statistics_checks.CHECKS) if name not in proven]
 
 
 def _ratio(outcome):
