@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .errors import DiskError
+from .errors import DiskError, QKOVError
 
 PART = ".part"
 """How the name of a file that is still being written ends."""
@@ -39,7 +39,7 @@ def refusals(path: Path | str, action: str) -> Iterator[None]:
     """Turn an ``OSError`` into a :class:`DiskError` about a path."""
     try:
         yield
-    except DiskError:
+    except QKOVError:  # some of ours are OSErrors too, and say more
         raise
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "Check the disk and the folder")
@@ -86,22 +86,22 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview], *, sync_name: bo
 def append(path: Path, data: bytes, *, size: int) -> None:
     """Append to a file that has ``size`` bytes, and sync it.
 
+    What lies behind them, of an append that was refused and could not be undone, is cut off first.
+
     Raises:
-        DiskError: If the system refuses; the file is cut back to its size, as far as the system allows that.
+        DiskError: If the system refuses, or the file is shorter than that. It may then hold any part of the data: cut it
+            back before anything that rests on the data being absent.
     """
     with refusals(path, "append to"):
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | _flag("O_CLOEXEC") | _flag("O_BINARY"))
         try:
-            if os.fstat(handle).st_size > size:  # left by an append that failed and could not be cut back
+            found = os.fstat(handle).st_size
+            if found < size:
+                raise OSError(errno.EIO, f"it has {found} bytes, {size} were written before")
+            if found > size:
                 os.ftruncate(handle, size)
-            try:
-                _write_all(handle, data)
-                os.fsync(handle)
-            except BaseException:
-                # Otherwise the next line would follow half a line. If this fails as well, the next append does it.
-                with contextlib.suppress(OSError):
-                    os.ftruncate(handle, size)
-                raise
+            _write_all(handle, data)
+            os.fsync(handle)
         finally:
             os.close(handle)
 
@@ -118,13 +118,27 @@ def cut(path: Path, size: int) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it that are missing, and sync the names of all that were made."""
+    """Make a folder and those above it that are missing, and sync the names of all that were made.
+
+    The name of the folder in which the first is made is synced too: a process that ended before it did so may have made it.
+    """
     missing = [one for one in (path, *path.parents) if not one.exists()]
     with refusals(path, "make the folder"):
+        if missing:
+            _sync_if_allowed(missing[-1].parent.parent)
         for one in reversed(missing):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(one)
             sync_folder(one.parent)
+
+
+def _sync_if_allowed(folder: Path) -> None:
+    """Sync a folder, unless it may not be read: then it is not ours, and what is in it was there before us."""
+    try:
+        sync_folder(folder)
+    except DiskError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise
 
 
 def remove(paths: Iterable[Path]) -> None:
@@ -141,8 +155,18 @@ def move(source: Path, target: Path) -> None:
     """Rename a file and sync both folders."""
     with refusals(source, "move"):
         os.replace(source, target)
-    for folder in {source.parent, target.parent}:
+    for folder in dict.fromkeys((target.parent, source.parent)):  # the new name first: never none of the two
         sync_folder(folder)
+
+
+def sync_file(path: Path) -> None:
+    """Sync the bytes of a file that another process may have written."""
+    with refusals(path, "sync"):
+        handle = os.open(path, os.O_RDONLY | _flag("O_CLOEXEC"))
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ scoring makes from tokens when it takes the slice at once.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -30,7 +31,7 @@ import torch
 
 from . import durable, gradients
 from .canonical import canonical_json
-from .errors import PrecisionError, SampleIdError, StoreDamagedError
+from .errors import DiskError, PrecisionError, SampleIdError, StoreDamagedError
 from .gradients import Factors
 from .layout import QKOVConfig
 from .samples import Sample
@@ -287,10 +288,7 @@ class Shard(Mapping):
         description, header, start = self._head
         about = header[name]
         first, last = about["data_offsets"]
-        try:
-            data = durable.read_range(self.path, start + first, last - first)
-        except OSError as error:
-            self.damaged(f"it cannot be read ({error.strerror or error})", error)
+        data = _read(self.path, start + first, last - first, self.damaged)
         if len(data) != last - first or zlib.crc32(data) != description["crc32"][name]:
             self.damaged(f"tensor {name!r} does not match its checksum")
         shape, dtype = about["shape"], DTYPES[about["dtype"]]
@@ -328,21 +326,38 @@ def _identity(size: int, dtype: torch.dtype) -> torch.Tensor:
 
 def read_head(path: Path, fail: Any) -> tuple[int, bytes]:
     """Return where the tensors begin and the bytes before them; ``fail(reason, cause)`` raises."""
-    try:
-        raw = bytes(durable.read_range(path, 0, 8))
-        size = int.from_bytes(raw, "little")
+    raw = bytes(_read(path, 0, 8, fail))
+    size = int.from_bytes(raw, "little")
+    with durable.refusals(path, "read"):
         if len(raw) < 8 or size > path.stat().st_size:
             fail("it is cut short or its first bytes are wrong")
-        raw += bytes(durable.read_range(path, 8, size))
-    except OSError as error:
-        fail(f"it cannot be read ({error.strerror or error})", error)
-    return 8 + size, raw
+    return 8 + size, raw + bytes(_read(path, 8, size, fail))
+
+
+def _read(path: Path, start: int, size: int, fail: Any) -> bytearray:
+    """Read part of a shard; one that is not there is damage, what the system refuses is not."""
+    with durable.refusals(path, "read"):
+        try:
+            return durable.read_range(path, start, size)
+        except FileNotFoundError as error:
+            fail("it is missing", error)
+            raise
 
 
 def inspect(path: Path) -> tuple[Place, Entry] | None:
-    """Judge a shard by itself, every byte of it; None where it is not whole, or not ours."""
+    """Judge a shard by itself, every byte of it; None where it is not whole, the disk has lost it, or it is not ours.
+
+    Raises:
+        DiskError: If the system does not let it be read, which says nothing of the shard.
+    """
     try:
-        data = path.read_bytes()
+        with durable.refusals(path, "read"):
+            data = path.read_bytes()
+    except DiskError as error:
+        if error.errno == errno.EIO:
+            return None
+        raise
+    try:
         size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + size])
         text = header.pop("__metadata__")[METADATA_KEY]
@@ -355,7 +370,7 @@ def inspect(path: Path) -> tuple[Place, Entry] | None:
         place, one = Place(**description["place"]), description["sample"]
         sample = Sample(one["id"], one["cluster"], one["tokens"], one["digest"], {})
         return (place, _entry(data, path.name, sample)) if place.file == path.name else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

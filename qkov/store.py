@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from . import durable, journal, shards, store_contents, store_lock
-from .errors import DiskError, OptionError, SealedStoreError, StoreWarning, UnsealedStoreError
+from .errors import DiskError, OptionError, SampleIdError, SealedStoreError, StoreWarning, UnsealedStoreError
 from .layout import QKOVConfig
 from .samples import Sample
 from .shards import Entry, Place
@@ -144,11 +144,14 @@ class Store:
 
         Raises:
             DiskError: If the system refuses; the store is as it was.
-            PrecisionError, SampleIdError: If a sample cannot be stored as asked; the store is as it was.
+            PrecisionError, SampleIdError: If a sample cannot be stored as asked, or its task holds one of that id; the store
+                is as it was.
         """
-        self._require_writable()
+        self.require_open()
         samples, first = list(samples), self.contents.next_number
-        entries, written = [], []
+        self._require_new(task, samples)
+        entries: list[Entry] = []
+        written: list[Path] = []
         try:
             for number, one in enumerate(samples):
                 name = shards.file_name(first + number, task, one.sample_id)
@@ -158,12 +161,12 @@ class Store:
                 durable.write_file(written[-1], [data], sync_name=False)
                 entries.append(entry)
             durable.sync_folder(self.folder / SHARDS)
-            self._append(pass_record(task, loss, entries))
         except BaseException:
             # Left there, they are taken care of when the store is opened for writing again.
             with contextlib.suppress(DiskError):
                 durable.remove(written)
             raise
+        self._append(pass_record(task, loss, entries), shards_of_it=written)
         of_task = self.contents.tasks.setdefault(task, {})
         of_task.update({entry.sample_id: entry for entry in entries})
         return [shards.stored_sample(self.folder, entry, task) for entry in entries]
@@ -185,15 +188,25 @@ class Store:
         if self.header is not None and not self.sealed:
             with durable.refusals(self.folder / JOURNAL, "read"):
                 data = (self.folder / JOURNAL).read_bytes()
-            durable.write_file(self.folder / SEAL, [store_contents.seal_bytes(self.contents, data)])
+            try:
+                durable.write_file(self.folder / SEAL, [store_contents.seal_bytes(self.contents, data)])
+            except BaseException:
+                with contextlib.suppress(DiskError):
+                    durable.remove([self.folder / SEAL])
+                raise
             self.contents.sealed = True
         self.close()
 
     def unseal(self) -> None:
         """Take the seal off, so that more samples can be added."""
         if self._lock is None:
-            self._lock = store_lock.acquire(self.folder)
-            self.contents = _recovered(self.folder)
+            lock = store_lock.acquire(self.folder)
+            try:
+                self.contents = _recovered(self.folder)
+            except BaseException:
+                store_lock.release(lock)
+                raise
+            self._lock = lock
         if self.sealed:
             durable.remove([self.folder / SEAL])
             self.contents.sealed = False
@@ -217,12 +230,34 @@ class Store:
             )
         self._require_writable()
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, record: dict[str, Any], shards_of_it: Iterable[Path] = ()) -> None:
         self.require_open()
+        if (self.folder / SEAL).exists():  # of an ending that was refused and could not be undone
+            durable.remove([self.folder / SEAL])
         data = journal.line({"n": self.contents.num_lines, **record})
-        durable.append(self.folder / JOURNAL, data, size=self.contents.size)
+        try:
+            durable.append(self.folder / JOURNAL, data, size=self.contents.size)
+        except DiskError:
+            # The line may be on the disk, whole or in part: shards go only once it is known not to be. After any other
+            # exception, an interrupt, they stay, and the next opening judges them.
+            with contextlib.suppress(DiskError):
+                durable.cut(self.folder / JOURNAL, self.contents.size)
+                durable.remove(shards_of_it)
+            raise
         self.contents.size += len(data)
         self.contents.num_lines += 1
+
+    def _require_new(self, task: str, samples: list[Sample]) -> None:
+        known = set(self.contents.tasks.get(task, {}))
+        repeated = []
+        for one in samples:
+            repeated += [one.sample_id] if one.sample_id in known else []
+            known.add(one.sample_id)
+        if repeated:
+            raise SampleIdError(
+                f"the store {str(self.folder)!r} holds samples {repeated[:5]} of task {task!r} already, or they occur twice "
+                "in one pass. Each id names one sample of a task: leave out those that are held, or use other ids."
+            )
 
     def _require_writable(self) -> None:
         if self._lock is None:
@@ -246,10 +281,16 @@ def _require_ours(folder: Path) -> None:
 def _recovered(folder: Path) -> Contents:
     """Read a store for writing; finish or remove what an interruption left."""
     found = store_contents.read(folder)
-    if found.header is None and found.num_lines <= 1 and not found.unlisted and not found.entries:
+    never_begun = found.header is None and not (folder / HEADER).exists() and not (folder / SEAL).exists()
+    if never_begun and found.num_lines <= 1 and not found.unlisted and not found.entries:
         durable.remove([*_parts(folder), folder / JOURNAL])  # interrupted before anything was collected
         return Contents()
     store_contents.require_sound(folder, found)
+    # What a process that was killed has written is seen, and need not be safe: names of shards before a line lists them
+    # again, the last line and the header before samples are skipped as known, a seal's removal before the journal grows.
+    durable.sync_folder(folder / SHARDS)
+    durable.sync_file(folder / JOURNAL)
+    durable.sync_folder(folder)
     durable.remove(_parts(folder))
     if found.tail:
         _logger.warning("removing %d bytes of an interrupted write from %s", found.tail, folder / JOURNAL)

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -72,8 +73,8 @@ def read(folder: Path) -> Contents:
     """
     require_store(folder)
     found = Contents()
-    found.header = _read_header(folder, found.problems)
-    data = _bytes(folder / JOURNAL) or b""
+    header, seal, data = _small_files(folder)
+    found.header = _read_header(folder, header, found.problems)
     parsed = journal.parse(data)
     found.num_lines, found.size, found.tail = len(parsed.records), parsed.size, parsed.tail
     found.problems += [f"journal: {reason}" for reason in parsed.damaged]
@@ -82,8 +83,9 @@ def read(folder: Path) -> Contents:
     for record in parsed.records:
         _take(record, found)
     _compare_headers(found, parsed.records)
-    _check_seal(folder, found, data)
-    _check_files(folder, found)
+    _check_seal(found, seal, data)
+    with durable.refusals(folder, "read"):
+        _check_files(folder, found)
     return found
 
 
@@ -93,7 +95,9 @@ def require_store(folder: Path) -> None:
     Raises:
         StoreNotFoundError: If so.
     """
-    if not folder.is_dir() or not {HEADER, JOURNAL, SHARDS} & {path.name for path in folder.iterdir()}:
+    with durable.refusals(folder, "read"):
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not {HEADER, JOURNAL, SHARDS} & names:
         raise StoreNotFoundError(
             f"{str(folder)!r} holds no store of collected gradients. Check the path, or make one: "
             "FisherCollector(store=path)."
@@ -130,7 +134,19 @@ def contents_digest(found: Contents) -> str:
 
 def read_seal(folder: Path) -> dict[str, Any] | None:
     """Return what a seal says, ``{}`` for a damaged one and None without any."""
-    data = _bytes(folder / SEAL)
+    return _seal_of(_bytes(folder / SEAL))
+
+
+def _small_files(folder: Path) -> tuple[bytes | None, bytes | None, bytes]:
+    """Read header, seal and journal as they were at one time, although a writer may be at work."""
+    while True:
+        before = _bytes(folder / HEADER), _bytes(folder / SEAL)
+        data = _bytes(folder / JOURNAL) or b""
+        if (_bytes(folder / HEADER), _bytes(folder / SEAL)) == before:
+            return *before, data
+
+
+def _seal_of(data: bytes | None) -> dict[str, Any] | None:
     return None if data is None else _unsigned("seal", data) or {}
 
 
@@ -151,8 +167,7 @@ def _unsigned(name: str, data: bytes) -> dict[str, Any] | None:
     return value if sound and _signed(name, value) == data else None
 
 
-def _read_header(folder: Path, problems: list[str]) -> dict[str, Any] | None:
-    data = _bytes(folder / HEADER)
+def _read_header(folder: Path, data: bytes | None, problems: list[str]) -> dict[str, Any] | None:
     if data is None:
         return None
     value = _unsigned("header", data)
@@ -202,8 +217,8 @@ def _compare_headers(found: Contents, records: tuple[dict[str, Any], ...]) -> No
         found.problems.append("the journal's first line is not the header")
 
 
-def _check_seal(folder: Path, found: Contents, data: bytes) -> None:
-    seal = read_seal(folder)
+def _check_seal(found: Contents, signed: bytes | None, data: bytes) -> None:
+    seal = _seal_of(signed)
     if seal is None:
         return
     if not seal:
@@ -216,14 +231,16 @@ def _check_seal(folder: Path, found: Contents, data: bytes) -> None:
 
 def _check_files(folder: Path, found: Contents) -> None:
     there = {}
-    if (folder / SHARDS).is_dir():
-        there = {path.name: path.stat().st_size for path in (folder / SHARDS).iterdir()}
+    for path in (folder / SHARDS).iterdir() if (folder / SHARDS).is_dir() else ():
+        if not path.name.endswith(durable.PART):
+            with contextlib.suppress(FileNotFoundError):  # a writer took it away since
+                there[path.name] = path.stat().st_size
     for task, entry in found.entries:
         size = there.pop(entry.file, None)
         if size != entry.size:
             what = "is missing" if size is None else f"has {size} bytes instead of {entry.size}"
             found.problems.append(f"shard {entry.file!r} of sample {entry.sample_id!r} of task {task!r} {what}")
-    found.unlisted = tuple(sorted(name for name in there if not name.endswith(durable.PART)))
+    found.unlisted = tuple(sorted(there))
 
 
 def _bytes(path: Path) -> bytes | None:

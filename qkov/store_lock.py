@@ -54,7 +54,9 @@ def acquire(folder: Path) -> int:
 
 def release(handle: int) -> None:
     """Give a lock back."""
-    os.close(handle)  # closing releases it; the file stays, because removing it would race with the next writer
+    # Closing releases it, whatever it returns; the file stays, because removing it would race with the next writer.
+    with contextlib.suppress(OSError):
+        os.close(handle)
 
 
 def _owner(path: Path) -> str:

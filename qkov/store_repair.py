@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import durable, journal, shards, store, store_contents, store_lock
-from .errors import StoreDamagedError
+from .errors import DiskError, StoreDamagedError
 from .shards import Entry
 from .store_contents import HEADER, JOURNAL, SEAL, SHARDS, Contents
 
@@ -162,14 +164,21 @@ def _unnumbered(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fault(folder: Path, entry: Entry) -> str:
-    """Why a shard is not the one that was committed, or an empty string."""
+    """Why a shard is not the one that was committed, or an empty string.
+
+    Raises:
+        DiskError: If the system does not let it be read: a repair must not take that for damage.
+    """
+    path = folder / SHARDS / entry.file
     try:
-        with open(folder / SHARDS / entry.file, "rb") as stream:
+        with durable.refusals(path, "read"), open(path, "rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
+    except DiskError as error:
+        if error.errno == errno.ENOENT:
+            return "is missing"
+        if error.errno == errno.EIO:  # the disk has lost it
+            return f"cannot be read ({os.strerror(errno.EIO)})"
+        raise
     return "" if found == entry.sha256 else "is not what was written"
 
 
@@ -192,4 +201,5 @@ def _report(folder: Path, found: Contents, problems: list[str], damaged: list[tu
 
 
 def _bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
+    with durable.refusals(path, "read"):
+        return path.read_bytes() if path.exists() else b""

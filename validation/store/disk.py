@@ -172,7 +172,7 @@ class Recorder:
 
     def _opened(self, path: Path, flags: int, handle: int) -> None:
         if flags & os.O_DIRECTORY:
-            self.handles[handle] = self.disk.folder(path)
+            self.handles[handle] = self.disk.folder(path) if path.is_relative_to(self.disk.root) else Folder()
             return
         names = self.disk.folder(path.parent).current
         if path.name not in names:
