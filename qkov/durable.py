@@ -122,8 +122,8 @@ def make_folder(path: Path) -> None:
 
     The name of the folder in which the first is made is synced too: a process that ended before it did so may have made it.
     """
-    missing = [one for one in (path, *path.parents) if not one.exists()]
     with refusals(path, "make the folder"):
+        missing = [one for one in (path, *path.parents) if not one.exists()]
         if missing:
             _sync_if_allowed(missing[-1].parent.parent)
         for one in reversed(missing):

@@ -232,7 +232,9 @@ class Store:
 
     def _append(self, record: dict[str, Any], shards_of_it: Iterable[Path] = ()) -> None:
         self.require_open()
-        if (self.folder / SEAL).exists():  # of an ending that was refused and could not be undone
+        with durable.refusals(self.folder, "read"):
+            left = (self.folder / SEAL).exists()
+        if left:  # of an ending that was refused and could not be undone
             durable.remove([self.folder / SEAL])
         data = journal.line({"n": self.contents.num_lines, **record})
         try:
@@ -268,9 +270,10 @@ class Store:
 
 
 def _require_ours(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{str(folder)!r} is a file; a store is a folder. Choose another path.")
-    foreign = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    with durable.refusals(folder, "read"):
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"{str(folder)!r} is a file; a store is a folder. Choose another path.")
+        foreign = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     foreign = sorted(name for name in foreign if name not in store_contents.OURS and not name.endswith(durable.PART))
     if foreign:
         raise OptionError(
@@ -281,7 +284,8 @@ def _require_ours(folder: Path) -> None:
 def _recovered(folder: Path) -> Contents:
     """Read a store for writing; finish or remove what an interruption left."""
     found = store_contents.read(folder)
-    never_begun = found.header is None and not (folder / HEADER).exists() and not (folder / SEAL).exists()
+    with durable.refusals(folder, "read"):
+        never_begun = found.header is None and not (folder / HEADER).exists() and not (folder / SEAL).exists()
     if never_begun and found.num_lines <= 1 and not found.unlisted and not found.entries:
         durable.remove([*_parts(folder), folder / JOURNAL])  # interrupted before anything was collected
         return Contents()
@@ -341,6 +345,10 @@ def left_over(folder: Path, found: Contents) -> list[LeftOver]:
         first = members[0][0]
         known = found.tasks.get(first.task, {})
         whole = [place.place for place, _ in members] == list(range(first.of)) and commit >= found.num_lines
+        # A line is begun when all shards of its pass are safe. Part of one beside part of a pass is no interruption: the
+        # line of a pass that a repair had cut down was damaged, and what is left of the pass had been acknowledged.
+        whole = whole or bool(found.tail and commit == found.num_lines)
+        whole = whole and len({(place.task, place.loss, place.of) for place, _ in members}) == 1
         whole = whole and not any(entry.sample_id in known for _, entry in members)
         record = pass_record(first.task, first.loss, [entry for _, entry in members]) if whole else None
         result.append(LeftOver(tuple(place.file for place, _ in members), record, commit == found.num_lines))

@@ -49,7 +49,6 @@ def _trials(root: Path, points: int, draw: random.Random) -> Iterator[tuple[str,
     for name, share, moments in runs:
         moments = recorded(root, int(name.split()[2].rstrip(","))) if moments is None else moments
         for disk, acked, point in _drawn(moments, share, draw, name):
-            workload.restore(root / "store", {})
             yield point, judged(root, disk.crashed(draw), acked)
     yield from _repairs(root, points // 5, draw)
 

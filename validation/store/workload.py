@@ -151,7 +151,7 @@ def _bytes(tensor: torch.Tensor | None) -> bytes:
 
 
 def tree(folder: Path, *, left_out: frozenset[str] = frozenset({"lock"})) -> dict[str, bytes]:
-    """Every file below a folder with its bytes, apart from the lock."""
+    """Every file below a folder with its bytes, apart from the lock; nothing where there is no folder."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -160,9 +160,10 @@ def tree(folder: Path, *, left_out: frozenset[str] = frozenset({"lock"})) -> dic
 
 
 def restore(folder: Path, files: dict[str, bytes]) -> Path:
-    """Make a folder hold these files and no others."""
+    """Make a folder hold these files and no others; without any there is no folder."""
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "shards").mkdir(parents=True)
+    if files:
+        (folder / "shards").mkdir(parents=True)
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
