@@ -16,7 +16,6 @@ scoring makes from tokens when it takes the slice at once.
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
@@ -31,7 +30,7 @@ import torch
 
 from . import durable, gradients
 from .canonical import canonical_json
-from .errors import DiskError, PrecisionError, SampleIdError, StoreDamagedError
+from .errors import PrecisionError, SampleIdError, StoreDamagedError
 from .gradients import Factors
 from .layout import QKOVConfig
 from .samples import Sample
@@ -345,18 +344,13 @@ def _read(path: Path, start: int, size: int, fail: Any) -> bytearray:
 
 
 def inspect(path: Path) -> tuple[Place, Entry] | None:
-    """Judge a shard by itself, every byte of it; None where it is not whole, the disk has lost it, or it is not ours.
+    """Judge a shard by itself, every byte of it; None where it is not whole, or not ours.
 
     Raises:
         DiskError: If the system does not let it be read, which says nothing of the shard.
     """
-    try:
-        with durable.refusals(path, "read"):
-            data = path.read_bytes()
-    except DiskError as error:
-        if error.errno == errno.EIO:
-            return None
-        raise
+    with durable.refusals(path, "read"):
+        data = path.read_bytes()
     try:
         size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + size])

@@ -367,4 +367,6 @@ def pass_record(task: str, loss: str, entries: list[Entry]) -> dict[str, Any]:
 
 
 def _parts(folder: Path) -> list[Path]:
-    return [path for one in (folder, folder / SHARDS) for path in one.glob(f".*{durable.PART}")]
+    with durable.refusals(folder, "read"):
+        every = [path for one in (folder, folder / SHARDS) for path in one.iterdir()]
+    return [path for path in every if path.name.startswith(".") and path.name.endswith(durable.PART)]

@@ -116,7 +116,7 @@ def _repair(folder: Path) -> StoreReport:
     passes = [(record["n"], _without(record, names)) for record in records if record.get("kind") in PASSED_ON]
     passes += [(commit, record) for commit, record in _unlisted(folder, found)]
     store.set_aside(folder, sorted(name for name in names if (folder / SHARDS / name).exists()))
-    store.set_aside(folder, sorted(name for name in found.unlisted if shards.inspect(folder / SHARDS / name) is None))
+    store.set_aside(folder, sorted(name for name in found.unlisted if _inspected(folder, name) is None))
     lines = [
         {"kind": "store", "header": header},
         *(record for _, record in sorted(passes, key=lambda one: one[0]) if record),
@@ -149,7 +149,7 @@ def _unlisted(folder: Path, found: Contents) -> list[tuple[int, dict[str, Any]]]
     """Lines for sound shards that none lists, each with the number of its pass."""
     by_pass: dict[tuple[int, str, str], list[tuple[int, Entry]]] = {}
     for name in found.unlisted:
-        judged = shards.inspect(folder / SHARDS / name)
+        judged = _inspected(folder, name)
         if judged and judged[1].sample_id not in found.tasks.get(judged[0].task, {}):
             place, entry = judged
             by_pass.setdefault((place.commit, place.task, place.loss), []).append((place.place, entry))
@@ -157,6 +157,16 @@ def _unlisted(folder: Path, found: Contents) -> list[tuple[int, dict[str, Any]]]
         (commit, store.pass_record(task, loss, [entry for _, entry in sorted(members, key=lambda one: one[0])]))
         for (commit, task, loss), members in by_pass.items()
     ]
+
+
+def _inspected(folder: Path, name: str) -> tuple[shards.Place, Entry] | None:
+    """Judge a shard; one that the disk has lost is not whole."""
+    try:
+        return shards.inspect(folder / SHARDS / name)
+    except DiskError as error:
+        if error.errno == errno.EIO:
+            return None
+        raise
 
 
 def _unnumbered(record: dict[str, Any]) -> dict[str, Any]:

@@ -113,21 +113,18 @@ def judge_repair(folder: Path, one: Damage) -> Findings:
     """A repair must keep what is sound, name what is lost, and a collection afterwards restore all."""
     workload.restore(folder, one.files())
     try:
-        report = store_repair.repair_store(folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            report = store_repair.repair_store(folder)
+            found = workload.read_all(folder)
     except QKOVError as error:
         return [("wrong", f"repair: {type(error).__name__}: {error}")]
+    there = {(task, name) for task, samples in found.items() for name in samples}
+    findings = [("lost", f"{sample} was sound") for sample in sorted(one.sound - there, key=str)]
     lost = set(damage.places()) - one.sound
-    findings: Findings = []
-    if lost != set(report.damaged) and lost <= _missing(folder):
-        findings.append(("silent", f"the repair names {sorted(report.damaged, key=str)}, lost are {lost}"))
+    if set(report.damaged) != lost:
+        findings.append(("silent", f"the repair names {list(report.damaged)} as lost, and lost are {list(lost)}"))
     return findings + kills.judge_repair(folder, one.sound)
-
-
-def _missing(folder: Path) -> set[tuple[str, Any]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = workload.read_all(folder)
-    return set(damage.places()) - {(task, name) for task, samples in found.items() for name in samples}
 
 
 def judge_resuming(folder: Path, one: Damage) -> Findings:

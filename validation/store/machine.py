@@ -223,7 +223,9 @@ class StoreMachine(stateful.RuleBasedStateMachine):
             self.sealed = False
         self.damaged = set()
         self.store = Store.writing(self.folder)
-        expect(self.store.sealed == self.sealed, f"sealed is {self.store.sealed} after a repair, should be {self.sealed}")
+        expect(
+            self.store.sealed == self.sealed, f"sealed is {self.store.sealed} after a repair, should be {self.sealed}"
+        )
         self.compare(self.store)
 
     @stateful.precondition(lambda self: self.whole)
@@ -260,7 +262,9 @@ def expected(task: str, name: Any) -> Any:
                 for one in range(13):
                     workload.commit(store, one_task, [one])
                 store.close()
-                _known.update({(one_task, one): value for one, value in workload.read_all(folder / "store")[one_task].items()})
+                _known.update(
+                    {(one_task, one): value for one, value in workload.read_all(folder / "store")[one_task].items()}
+                )
     return _known[task, name]
 
 

@@ -57,7 +57,7 @@ class TraceError(Exception):
 
 
 def run(points: int, *, progress: bool = False, stop: bool = False) -> Outcome:
-    """Inject so many times: each call with each action in turn, at occurrences spread over the run."""
+    """Inject so many times: each call in turn, with the actions in turn, at occurrences spread over the run."""
     outcome = Outcome(NAME, stop=stop, not_run=missing())
     if outcome.not_run:
         return outcome
@@ -81,17 +81,17 @@ def occurrences(folder: Path) -> dict[str, int]:
 
 
 def _points(points: int, counts: dict[str, int]) -> Iterator[tuple[str, str, int]]:
-    """Pairs of call and action in turn; their n-th turn is at a place that halves the gaps between the earlier ones."""
-    taken = 0
-    for turn in range(points):
-        fraction = _halving(turn)
-        for call in (one for one in CALLS if one in counts):
-            for action in ACTIONS:
-                if taken == points:
+    """Calls in turn; the n-th turn of each is at a place that halves the gaps between its earlier ones."""
+    taken: set[tuple[str, str, int]] = set()
+    for turn in range(len(ACTIONS) * 2 * max(counts.values())):
+        for number, call in enumerate(one for one in CALLS if one in counts):
+            at = 1 + int(_halving(turn % (2 * counts[call])) * counts[call])
+            point = call, ACTIONS[(turn + turn // (2 * counts[call]) + number) % len(ACTIONS)], at
+            if point not in taken:
+                taken.add(point)
+                yield point
+                if len(taken) == points:
                     return
-                if turn < counts[call]:
-                    taken += 1
-                    yield call, action, 1 + int(fraction * counts[call])
 
 
 def _halving(turn: int) -> float:
@@ -191,7 +191,7 @@ class Traced:
         except QKOVError as error:
             number = error.errno if isinstance(error, DiskError) else 0
             self._write(TOLD, number or 0, error.exit_status, f"{type(error).__name__}: {error}")
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever ended the child is the finding
             self._write(UNTOLD, 0, 0, f"{type(error).__name__}: {error}")
 
     def _write(self, how: int, number: int, status: int, said: str) -> None:

@@ -104,7 +104,9 @@ def acknowledged(step: tuple[str, str, tuple[Any, ...]]) -> Acknowledged:
     return {(task, one) for one in ids} if what == "pass" else {(what, task)} if what in ("task", "skip") else set()
 
 
-def collect(folder: Path, plan=PLAN, *, ack: Callable = lambda step: None, opened: Callable = lambda store: None) -> None:
+def collect(
+    folder: Path, plan=PLAN, *, ack: Callable = lambda step: None, opened: Callable = lambda store: None
+) -> None:
     """Follow a plan from wherever the store stands.
 
     Args:
