@@ -8,7 +8,8 @@ lines can be typed. With `QKOV_TORCH=system` nothing is installed and the `pytho
 with whatever PyTorch it holds.
 
 Options after `--` go to the program of the session: `nox -s tests -- -k geometry`, `nox -s validate -- --model NAME`,
-`nox -s validate -- --long` (makes the studies in full and rewrites their committed evidence).
+`nox -s validate -- --long` (makes the studies in full and rewrites their committed evidence; of stores `nox -s soak` alone
+does that).
 """
 
 import hashlib
@@ -109,6 +110,12 @@ def validate(session):
 def coverage(session):
     """The tests again with branch coverage of qkov; at least 95 %."""
     run(session, "pytest", "-n", "2", "--cov", "--cov-report=term-missing:skip-covered", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def soak(session):
+    """Try in full to make a store lose samples; rewrites its committed evidence."""
+    run(session, "validation.store", *session.posargs)
 
 
 @nox.session(venv_backend="none", requires=["environment"])

@@ -27,6 +27,7 @@ from . import (
     remedies_pictures,
     remedies_tables,
     statistics_tables,
+    store_tables,
     tables,
 )
 
@@ -104,7 +105,7 @@ def build_book(options, found, manifest, comparisons, planted):
     of_studies = statistics_tables.statistics_tables(found) | remedies_tables.remedies_tables(found)
     of_studies |= prediction_tables.prediction_tables(found) | reliability_tables.reliability_tables(found)
     of_studies |= determinism_tables.determinism_tables(found, manifest)
-    of_studies |= fault_tables.fault_tables(found)
+    of_studies |= fault_tables.fault_tables(found) | store_tables.store_tables(found)
     shown = determinism_tables.without_arrays(manifest)
     tables.write_tables(sources / "generated", found, shown, comparisons, planted, **of_studies)
     for pictures in (prediction_pictures, remedies_pictures):
@@ -112,6 +113,7 @@ def build_book(options, found, manifest, comparisons, planted):
     numbers = tables.substitutions(found, evidence.count(found), comparisons)
     numbers |= statistics_tables.statistics_numbers(found) | remedies_tables.remedies_numbers(found)
     numbers |= prediction_tables.prediction_numbers(found) | reliability_tables.reliability_numbers(found)
+    numbers |= store_tables.store_numbers(found)
     book.assemble(options.book, options.output / "notebooks", sources, numbers)
     started = time.perf_counter()
     built = book.build(sources, options.output / "pages")

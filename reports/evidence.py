@@ -25,6 +25,8 @@ The file formats are the interface between the two packages:
     determinism      settings (tier, setting, model, bits, bits_error, gradients_error, scores_error, ranks, compared,
                      status, reason), arrays (a record of the first run's), tiers_run and tiers_not_run in words; its
                      verdicts are among the results
+    store, store_long  what harnesses did to stores and found, and which noticed stores that are wrong on purpose; further
+                     keys are described in `validation/store/evidence.py`
     not_run   what, reason
     summary   numbers of the run as a whole
 
@@ -38,7 +40,7 @@ from collections import Counter
 from pathlib import Path
 
 FORMAT = "qkov-evidence-1"
-STUDIES = ("statistics", "prediction", "remedies", "head_types")
+STUDIES = ("statistics", "prediction", "remedies", "head_types", "store")
 """What is measured in two lengths: rows of this build under the name, the committed ones under the name with "_long"."""
 
 # Of all faults, so many at most may be proved to be no fault.

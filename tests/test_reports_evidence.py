@@ -291,7 +291,7 @@ def test_failed_results_are_counted_not_objected_to():
     assert evidence.audit(found) == []
     assert evidence.count(found) == {"checks": (1, 1, 2), "faults": (1, 1, 0), "families": (2, 0, 1), "bad_input": (1, 0, 1),
                                         "statistics": (3, 0, 0), "prediction": (1, 0, 0), "remedies": (1, 0, 0),
-                                        "head_types": (1, 0, 0)}  # fmt: skip
+                                        "head_types": (1, 0, 0), "store": (0, 0, 0)}  # fmt: skip
 
 
 def test_rates_that_failed_and_complaints_about_the_long_run_count_as_failed():

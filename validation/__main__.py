@@ -35,6 +35,7 @@ from . import (
     tasks,
     trained,
 )
+from .store import evidence as store_evidence
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = "qkov-evidence-1"
@@ -43,6 +44,7 @@ STUDIES = {
     "prediction": prediction_evidence,
     "remedies": remedies_evidence,
     "head_types": induction,
+    "store": store_evidence,
 }
 """What is measured in two lengths, the long one committed; head types have one length, made every time. The name is also that
 of the stage and of its rows."""

@@ -49,7 +49,7 @@ def harnesses(long: bool, *, progress: bool = False) -> list[Outcome]:
             refusals.run(2000, progress=progress),
             traced.run(600, progress=progress),
             corruption.run(10_000, 1000, 1000, progress=progress),
-            machine.run(1000),
+            machine.run(500),
         ]
     return [
         kills.run(50),

@@ -83,6 +83,14 @@ class StoreMachine(stateful.RuleBasedStateMachine):
         workload.commit(self.store, task, ids)
         self.samples.setdefault(task, set()).update(ids)
 
+    @stateful.precondition(lambda self: self.open and not self.sealed and any(self.samples.values()))
+    @stateful.rule(place=strategies.integers(0, 50))
+    def commit_again(self, place):
+        """A known id beside a new one is refused."""
+        every = [(task, one) for task, found in sorted(self.samples.items()) for one in sorted(found)]
+        task, one = every[place % len(every)]
+        self.commit(task, [max(self.samples[task]) + 1, one])
+
     @stateful.precondition(lambda self: self.open and self.sealed)
     @stateful.rule(task=TASKS)
     def commit_to_sealed(self, task):

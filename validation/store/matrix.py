@@ -14,18 +14,19 @@ from qkov.errors import QKOVError
 from . import corruption, damage, faults, kills, machine, power, refusals, traced, workload
 from .outcomes import Outcome
 
-POINTS = {"kills": 160, "power": 300, "refusals": 226, "strace": 120, "machine": 30}
-"""How far a harness goes with a fault that it does not notice."""
+POINTS = {"kills": 160, "power": 300, "refusals": 280, "strace": 120, "corruption": 480, "machine": 30}
+"""How far a harness goes with a fault that it must notice."""
 
-DAMAGE = 320, 80, 80
+OTHERS = 4
+"""One in so many of these points is tried with faults that a harness need not notice."""
 
-RUN: dict[str, Callable[[], Outcome]] = {
-    "kills": lambda: kills.run(POINTS["kills"], stop=True),
-    "power": lambda: power.run(POINTS["power"], stop=True),
-    "refusals": lambda: refusals.run(POINTS["refusals"], stop=True),
-    "strace": lambda: traced.run(POINTS["strace"], stop=True),
-    "corruption": lambda: corruption.run(*DAMAGE, stop=True),
-    "machine": lambda: machine.run(POINTS["machine"], stop=True),
+RUN: dict[str, Callable[[int], Outcome]] = {
+    "kills": lambda points: kills.run(points, stop=True),
+    "power": lambda points: power.run(points, stop=True),
+    "refusals": lambda points: refusals.run(points, stop=True),
+    "strace": lambda points: traced.run(points, stop=True),
+    "corruption": lambda points: corruption.run(points * 2 // 3, points // 6, points // 6, stop=True),
+    "machine": lambda points: machine.run(points, stop=True),
 }
 
 
@@ -41,10 +42,11 @@ def prepare() -> None:
 def run_fault(name: str, harness: str) -> Outcome:
     """Plant a fault and run one harness until it notices."""
     prepare()
+    points = POINTS[harness] // (1 if harness == faults.FAULTS[name].expected else OTHERS)
     with faults.FAULTS[name].plant(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return RUN[harness]()
+            return RUN[harness](points)
         except (QKOVError, AssertionError, OSError) as error:  # the store does not even work undisturbed
             outcome = Outcome(harness)
             outcome.add("before anything was done to it", [("wrong", f"{type(error).__name__}: {error}")])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import errno
 import functools
+import itertools
 import mmap
 import os
 import re
@@ -81,17 +82,20 @@ def occurrences(folder: Path) -> dict[str, int]:
 
 
 def _points(points: int, counts: dict[str, int]) -> Iterator[tuple[str, str, int]]:
-    """Calls in turn; the n-th turn of each is at a place that halves the gaps between its earlier ones."""
-    taken: set[tuple[str, str, int]] = set()
-    for turn in range(len(ACTIONS) * 2 * max(counts.values())):
-        for number, call in enumerate(one for one in CALLS if one in counts):
-            at = 1 + int(_halving(turn % (2 * counts[call])) * counts[call])
-            point = call, ACTIONS[(turn + turn // (2 * counts[call]) + number) % len(ACTIONS)], at
-            if point not in taken:
-                taken.add(point)
-                yield point
-                if len(taken) == points:
-                    return
+    """Calls in turn, each at places spread over its occurrences, with the actions in turn; all pairs in the end."""
+    order = {call: sorted(range(counts[call]), key=_halving) for call in CALLS if call in counts}
+    turns = range(len(ACTIONS) * max(counts.values()))
+    every = (
+        (
+            call,
+            ACTIONS[(turn % len(places) + turn // len(places) + number) % len(ACTIONS)],
+            1 + places[turn % len(places)],
+        )
+        for turn in turns
+        for number, (call, places) in enumerate(order.items())
+        if turn < len(ACTIONS) * len(places)
+    )
+    return itertools.islice(every, points)
 
 
 def _halving(turn: int) -> float:
