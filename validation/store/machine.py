@@ -25,19 +25,16 @@ from .outcomes import Outcome
 NAME = "machine"
 TASKS = strategies.sampled_from(("alpha", "beta"))
 IDS = strategies.lists(strategies.integers(0, 12), min_size=1, max_size=3, unique=True)
-FINDING = AssertionError
 
 
 def expect(condition: bool, what: str) -> None:
     """Fail with what was found."""
     if not condition:
-        raise FINDING(what)
+        raise AssertionError(what)
 
 
 class StoreMachine(stateful.RuleBasedStateMachine):
     """A store and what it must hold: ``samples`` by task, ``skipped``, whether it is sealed and whether it is open."""
-
-    trials = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +75,7 @@ class StoreMachine(stateful.RuleBasedStateMachine):
             except SampleIdError:
                 expect(workload.tree(self.folder) == before, "a refused pass changed the store")
             else:
-                raise FINDING("an id was committed twice")
+                raise AssertionError("an id was committed twice")
             return
         workload.commit(self.store, task, ids)
         self.samples.setdefault(task, set()).update(ids)
@@ -91,13 +88,15 @@ class StoreMachine(stateful.RuleBasedStateMachine):
         task, one = every[place % len(every)]
         self.commit(task, [max(self.samples[task]) + 1, one])
 
-    @stateful.precondition(lambda self: self.open and self.sealed)
+    @stateful.precondition(lambda self: self.whole and self.sealed)
     @stateful.rule(task=TASKS)
     def commit_to_sealed(self, task):
         """A sealed store takes nothing."""
+        if not self.open:
+            self.reopen()
         with contextlib.suppress(SealedStoreError):
             workload.commit(self.store, task, [99])
-            raise FINDING("a sealed store took a pass")
+            raise AssertionError("a sealed store took a pass")
 
     @stateful.precondition(lambda self: not self.open)
     @stateful.rule(task=TASKS)
@@ -106,7 +105,7 @@ class StoreMachine(stateful.RuleBasedStateMachine):
         if self.store is not None:
             with contextlib.suppress(OptionError, SealedStoreError):
                 workload.commit(self.store, task, [98])
-                raise FINDING("a closed store took a pass")
+                raise AssertionError("a closed store took a pass")
 
     @stateful.precondition(lambda self: self.open and not self.sealed)
     @stateful.rule(task=strategies.sampled_from(("empty", "alpha")))
@@ -160,7 +159,7 @@ class StoreMachine(stateful.RuleBasedStateMachine):
         except StoreBusyError:
             return
         other.close()
-        raise FINDING("two writers at a time")
+        raise AssertionError("two writers at a time")
 
     @stateful.precondition(lambda self: self.open and not self.sealed)
     @stateful.rule(task=TASKS, ids=IDS, half=strategies.booleans(), orphans=strategies.integers(0, 3))
@@ -246,7 +245,6 @@ class StoreMachine(stateful.RuleBasedStateMachine):
 
     def compare(self, store: Store) -> None:
         """What a store holds is what the dictionary says, every number of it."""
-        StoreMachine.trials += 1
         held = {task: set(entries) for task, entries in store.contents.tasks.items()}
         expect(held == self.samples, f"holds {held}, should hold {self.samples}")
         skipped = {(task, one) for task, found in store.contents.skipped.items() for one in found}
@@ -285,7 +283,6 @@ def run(examples: int, *, steps: int = 30, stop: bool = False, seed: int | None 
         max_examples=examples, stateful_step_count=steps, deadline=None, database=None, derandomize=seed is None,
         phases=phases, suppress_health_check=list(hypothesis.HealthCheck), print_blob=False, report_multiple_bugs=False,
     )  # fmt: skip
-    StoreMachine.trials = 0
     with workload.scratch():  # for its quiet
         try:
             stateful.run_state_machine_as_test(StoreMachine, settings=settings)

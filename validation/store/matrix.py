@@ -14,7 +14,7 @@ from qkov.errors import QKOVError
 from . import corruption, damage, faults, kills, machine, power, refusals, traced, workload
 from .outcomes import Outcome
 
-POINTS = {"kills": 160, "power": 300, "refusals": 280, "strace": 120, "corruption": 480, "machine": 30}
+POINTS = {"kills": 160, "power": 300, "refusals": 280, "strace": 120, "corruption": 480, "machine": 100}
 """How far a harness goes with a fault that it must notice."""
 
 OTHERS = 4

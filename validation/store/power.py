@@ -38,19 +38,20 @@ def run(points: int, *, progress: bool = False, stop: bool = False, seed: int = 
 
 
 def _trials(root: Path, points: int, draw: random.Random) -> Iterator[tuple[str, Findings]]:
-    runs = [("collection", points // 5, recorded(root, None))]
-    size = len(runs[0][2])
+    plain = recorded(root, None)
+    yield from _crashes(root, "collection", plain, points // 5, draw)
     killed = points - 2 * (points // 5)
     places = max(1, killed // 5)
     for number in range(places):
-        at = number * size // places
-        share = killed // places + (number < killed % places)
-        runs.append((f"kill at {at}, then collection", share, None))
-    for name, share, moments in runs:
-        moments = recorded(root, int(name.split()[2].rstrip(","))) if moments is None else moments
-        for disk, acked, point in _drawn(moments, share, draw, name):
-            yield point, judged(root, disk.crashed(draw), acked)
+        at, share = number * len(plain) // places, killed // places + (number < killed % places)
+        yield from _crashes(root, f"kill at {at}, then collection", recorded(root, at), share, draw)
     yield from _repairs(root, points // 5, draw)
+
+
+def _crashes(root: Path, name: str, moments: list, share: int, draw: random.Random) -> Iterator[tuple[str, Findings]]:
+    for disk, acked, point in _drawn(moments, share, draw, name):
+        _put(root, disk.crashed(draw))
+        yield point, workload.judge(root / "store", acked)
 
 
 def _drawn(moments: list, share: int, draw: random.Random, name: str) -> Iterator[tuple[Disk, Acknowledged, str]]:
@@ -84,12 +85,6 @@ def recorded(root: Path, kill_at: int | None) -> list:
     with system.installed(recorder.act):
         workload.collect(root / "store", ack=ack, opened=opened)
     return recorder.moments
-
-
-def judged(root: Path, state: dict[str, bytes | None], acked: Acknowledged) -> Findings:
-    """Put a state on the real disk and judge it."""
-    _put(root, state)
-    return workload.judge(root / "store", acked)
 
 
 def _repairs(root: Path, points: int, draw: random.Random) -> Iterator[tuple[str, Findings]]:
