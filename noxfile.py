@@ -8,8 +8,8 @@ lines can be typed. With `QKOV_TORCH=system` nothing is installed and the `pytho
 with whatever PyTorch it holds.
 
 Options after `--` go to the program of the session: `nox -s tests -- -k geometry`, `nox -s validate -- --model NAME`,
-`nox -s validate -- --long` (makes the studies in full and rewrites their committed evidence; of stores `nox -s soak` alone
-does that).
+`nox -s validate -- --long` (makes the studies in full and rewrites their committed evidence; `nox -s soak` only that of
+stores).
 """
 
 import hashlib

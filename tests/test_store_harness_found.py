@@ -5,8 +5,11 @@ import os
 from unittest import mock
 
 import pytest
+import torch
+import transformers
 
 from qkov import durable, shards, store, store_contents, store_lock, store_repair
+from qkov.collector import FisherCollector
 from qkov.errors import DiskError, SampleIdError
 from qkov.store import Store
 from validation.store import damage, system, workload
@@ -88,6 +91,7 @@ def test_a_journal_that_has_shrunk_is_not_filled_with_zeros(begun):
 def test_a_refused_seal_is_taken_off(begun):
     with mock.patch.object(durable, "sync_folder", side_effect=DiskError("refused")), pytest.raises(DiskError):
         begun.seal()
+    assert not (begun.folder / "seal.json").exists()
     workload.commit(begun, "alpha", [1])
     begun.seal()
     assert set(workload.read_all(begun.folder)["alpha"]) == {0, 1}
@@ -108,6 +112,24 @@ def test_an_id_is_not_committed_twice(begun):
         with pytest.raises(SampleIdError, match="already, or they occur twice"):
             workload.commit(begun, "alpha", ids)
     assert workload.tree(begun.folder) == before
+
+
+def test_a_collector_that_takes_the_seal_off_knows_what_others_added(tmp_path):
+    config = transformers.LlamaConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    model, batch = transformers.LlamaForCausalLM(config), {"input_ids": torch.arange(12).reshape(3, 4)}
+    first = FisherCollector(store=tmp_path / "store")
+    first.collect_fisher(model, {"input_ids": batch["input_ids"][:1]}, "task", sample_ids=[0], progress=False)
+    first.seal()
+    with FisherCollector(store=tmp_path / "store") as second:
+        second.unseal()
+        second.collect_fisher(model, batch, "task", sample_ids=[0, 1, 2], progress=False)
+    first.unseal()
+    assert first.sample_ids("task") == (0, 1, 2)
+    first.collect_fisher(model, batch, "task", sample_ids=[0, 1, 2], progress=False)
+    first.seal()
+    assert FisherCollector.open(tmp_path / "store").sample_ids("task") == (0, 1, 2)
 
 
 def test_unseal_gives_the_lock_back_where_it_fails(begun):
