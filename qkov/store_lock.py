@@ -54,7 +54,12 @@ def acquire(folder: Path) -> int:
 
 def release(handle: int) -> None:
     """Give a lock back."""
-    # Closing releases it, whatever it returns; the file stays, because removing it would race with the next writer.
+    import fcntl
+
+    # Closing alone would not release it while a forked process, a loader of data, holds a copy of the handle. The file stays,
+    # because removing it would race with the next writer.
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_UN)
     with contextlib.suppress(OSError):
         os.close(handle)
 

@@ -289,6 +289,14 @@ def test_a_lock_whose_closing_fails_is_given_back(begun):
     store_lock.release(store_lock.acquire(begun.folder))
 
 
+def test_a_lock_is_given_back_although_a_forked_process_holds_a_copy_of_the_handle(tmp_path):
+    handle = store_lock.acquire(tmp_path)
+    copy = os.dup(handle)
+    store_lock.release(handle)
+    store_lock.release(store_lock.acquire(tmp_path))
+    os.close(copy)
+
+
 def test_damage_knows_what_it_leaves_sound():
     one = damage.cases()[1]
     assert len(one.sound) == len(damage.places()) - 1

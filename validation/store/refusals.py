@@ -50,13 +50,18 @@ def _trials(folder: Path) -> Iterator[tuple[str, Findings]]:
     for most in SHORT:
         workload.restore(folder, {})
         yield f"writes of at most {most} bytes", _short(folder, most)
-    names = system.count(lambda: workload.collect(workload.restore(folder, {})), lock=True)
+    starts = [{}, _torn_line()]
+    names = [
+        system.count(lambda files=files: workload.collect(workload.restore(folder, files)), lock=True)
+        for files in starts
+    ]
     reads = refused_reads(folder)
     for turn in itertools.count():
-        for at, name in enumerate(names):
-            number = ERRORS[(at + turn // len(WAYS)) % len(ERRORS)]
-            way = WAYS[(at + turn) % len(WAYS)]
-            workload.restore(folder, {})
+        start = starts[turn % 2]  # every other turn goes on behind a torn line
+        for at, name in enumerate(names[turn % 2]):
+            number = ERRORS[(at + turn // 2 // len(WAYS)) % len(ERRORS)]
+            way = WAYS[(at + turn // 2) % len(WAYS)]
+            workload.restore(folder, start)
             yield (
                 f"{errno.errorcode[number]} at primitive {at} ({name}), {way}",
                 Refusal(folder, at, number, way).judged(),
