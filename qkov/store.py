@@ -67,7 +67,8 @@ class Store:
         if found.unlisted or found.tail:
             warnings.warn(
                 f"the store {str(folder)!r} has {len(found.unlisted)} shards that its journal does not list, and "
-                f"{found.tail} bytes of an unfinished line, of a pass that is being written or was interrupted; they are left out. Resuming the collection takes care of them.",
+                f"{found.tail} bytes of an unfinished line, of a pass that is being written or was interrupted; they are left "
+                "out. Resuming the collection takes care of them.",
                 StoreWarning,
                 stacklevel=3,
             )
