@@ -159,9 +159,7 @@ class FisherCollector:
         """Take the seal off a store, so that more samples can be added; no-op in memory."""
         if self._store is not None:
             self._store.unseal()
-            self._tasks = (
-                self._store.samples()
-            )  # another process may have added some since this one gave the store back
+            self._tasks = self._store.samples()  # another process may have added some in between
 
     def close(self):
         """Give a store back to other writers without ending its collection; no-op in memory."""

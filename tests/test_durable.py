@@ -72,13 +72,22 @@ def test_a_refused_write_changes_nothing(monkeypatch, tmp_path, number, fail_at)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": b"old"}
 
 
-@pytest.mark.parametrize("fail_at", [1, 2, 3])
-def test_a_refused_append_is_cut_back(monkeypatch, tmp_path, fail_at):
+@pytest.mark.parametrize("fail_at", [1, 2, 3, 4])
+def test_what_a_refused_append_left_does_not_stay_in_the_way(monkeypatch, tmp_path, fail_at):
     (tmp_path / "x").write_bytes(b"12")
-    watched(monkeypatch, fail_at=fail_at, short=1)
+    watched(monkeypatch, fail_at=fail_at, short=2)
     with pytest.raises(errors.DiskError):
         durable.append(tmp_path / "x", b"3456", size=2)
-    assert (tmp_path / "x").read_bytes() == b"12"
+    monkeypatch.undo()
+    durable.append(tmp_path / "x", b"78", size=2)
+    assert (tmp_path / "x").read_bytes() == b"1278"
+
+
+def test_nothing_is_appended_to_a_file_that_lost_bytes(tmp_path):
+    (tmp_path / "x").write_bytes(b"1")
+    with pytest.raises(errors.DiskError, match="it has 1 bytes, 2 were written before"):
+        durable.append(tmp_path / "x", b"34", size=2)
+    assert (tmp_path / "x").read_bytes() == b"1"
 
 
 def test_an_append_after_a_failed_one_that_could_not_be_cut_back(tmp_path):

@@ -223,7 +223,7 @@ def test_a_missing_shard_is_named(tmp_path, collected):
     collector, config = collected
     shard = written(tmp_path, collector.samples("a")[1], config).factors
     shard.path.unlink()
-    with pytest.raises(errors.StoreDamagedError, match="cannot be read"):
+    with pytest.raises(errors.StoreDamagedError, match="it is missing"):
         list(shard)
 
 
