@@ -11,24 +11,20 @@ from . import (
     interruption,
     linear_weights,
     losses,
-    memory,
-    parts,
     passes,
     reproducibility,
-    resources,
     sample_rows,
     shards,
-    store_identity,
 )
 from . import non_finite as non_finite_gradients
 from .errors import (
     LayoutError,
-    ModelChangedError,
     UnknownParameterError,
     UnknownSampleError,
     UnknownTaskError,
     UnsealedStoreError,
 )
+from .keeping import InMemory, OnDisk
 from .layout import QKOVConfig, uncompiled
 from .lazy_mapping import LazyMapping
 from .store import Store
@@ -88,25 +84,24 @@ class FisherCollector:
         self._asked = tuple(dict.fromkeys(("attention", *asked)))
         self._weights, self._left_out = (), {}
         self.config = None
-        self.model_fingerprint = None
-        self._tasks, self._skipped = {}, {}
+        self._tasks, self._skipped, self._next_number = {}, {}, {}
         self._seen = None, None  # the latest loss, and what passes with it showed of the first axis
         formula.require_choice("store_form", store_form, shards.FORMS)
         if store_dtype is not None:
             formula.require_choice("store_dtype", store_dtype, tuple(shards.STORED_DTYPES))
         self.allow_unsealed = allow_unsealed
-        self._settings = {
-            "contribution_normalisation": contribution_normalisation,
-            "ema_decay": ema_decay,
-            "attention": attention,
-            "weights": list(self._asked),
-            "store_dtype": store_dtype,
-            "store_form": store_form,
-            "tokenizer": None if tokenizer is None else reproducibility.tokenizer_fingerprint(tokenizer),
-        }
-        self._store, self._header, self._next_number = None, None, {}
+        self._keeping = InMemory()
         if store is not None:
-            self._take(Store.writing(store))
+            settings = {
+                "contribution_normalisation": contribution_normalisation,
+                "ema_decay": ema_decay,
+                "attention": attention,
+                "weights": list(self._asked),
+                "store_dtype": store_dtype,
+                "store_form": store_form,
+                "tokenizer": None if tokenizer is None else reproducibility.tokenizer_fingerprint(tokenizer),
+            }
+            self._take(OnDisk(Store.writing(store), settings))
 
     @classmethod
     def open(cls, path, allow_unsealed=False):
@@ -126,8 +121,7 @@ class FisherCollector:
         settings = found.header["settings"]
         names = ("contribution_normalisation", "ema_decay", "attention", "weights", "store_dtype", "store_form")
         collector = cls(allow_unsealed=allow_unsealed, **{name: settings[name] for name in names})
-        collector._settings = dict(settings)
-        collector._take(found)
+        collector._take(OnDisk(found, settings))
         return collector
 
     def __enter__(self):
@@ -143,28 +137,31 @@ class FisherCollector:
     @property
     def store(self):
         """Folder of the store, or None."""
-        return None if self._store is None else self._store.folder
+        return self._keeping.folder
 
     @property
     def sealed(self):
         """Whether a stored collection has ended; None in memory."""
-        return None if self._store is None else self._store.sealed
+        return self._keeping.sealed
+
+    @property
+    def model_fingerprint(self):
+        """That of the model whose gradients are held; None before the first collection."""
+        return self._keeping.fingerprint
 
     def seal(self):
         """End a stored collection; in memory there is nothing to end, and collecting may go on."""
-        if self._store is not None:
-            self._store.seal()
+        self._keeping.seal()
 
     def unseal(self):
         """Take the seal off a store, so that more samples can be added; no-op in memory."""
-        if self._store is not None:
-            self._store.unseal()
-            self._tasks = self._store.samples()  # another process may have added some in between
+        if self.store is not None:
+            self._keeping.store.unseal()
+            self._tasks, self._skipped = self._keeping.samples()  # another process may have added some in between
 
     def close(self):
         """Give a store back to other writers without ending its collection; no-op in memory."""
-        if self._store is not None:
-            self._store.close()
+        self._keeping.close()
 
     @property
     def tasks(self):
@@ -229,14 +226,15 @@ class FisherCollector:
         ids = passes.Supply(sample_ids, "sample_ids") if sample_ids is not None else self._numbers(task)
         supplies = ids, passes.Supply(clusters, "clusters")
         name, skipped = passes.full_name(loss_fn), self._skipped.setdefault(task, {})
-        with interruption.deferred() if self._store is not None else contextlib.nullcontext() as interrupted:
+        with interruption.deferred() if self.store is not None else contextlib.nullcontext() as interrupted:
             for found in passes.collect_passes(
                 model, batch, task, known, self.config, self._weights, loss_fn, self._seen[1], *supplies,
-                micro_batch=micro_batch, progress=progress, plan=self._planned(model, task),
-                skipped=skipped, skip=non_finite == "skip",
+                micro_batch=micro_batch, progress=progress, skipped=skipped,
+                skip=non_finite == "skip", plan=self._keeping.plan(model, self.config, self._weights, task),
             ):  # fmt: skip
-                self._keep_skipped(task)
-                self._tasks.setdefault(task, {}).update((one.sample_id, one) for one in self._kept(task, name, found))
+                self._keeping.add_skipped(task, skipped)
+                kept = self._keeping.keep(task, name, found, self.config)
+                self._tasks.setdefault(task, {}).update((one.sample_id, one) for one in kept)
                 if interrupted is not None:
                     interrupted.check(
                         f"{len(self._tasks[task])} samples of task {task!r} are committed in {str(self.store)!r}. To go on, "
@@ -244,9 +242,8 @@ class FisherCollector:
                     )
         if task not in self._tasks:  # a batch of no samples makes an empty task
             self._tasks[task] = {}
-            if self._store is not None:
-                self._started_store().add_task(task)
-        self._keep_skipped(task)
+            self._keeping.add_task(task)
+        self._keeping.add_skipped(task, skipped)
         for supply in supplies:
             supply.check_used(task)
         if isinstance(ids, passes.Numbers):
@@ -380,94 +377,29 @@ class FisherCollector:
 
     def _bind(self, model):
         check_one_device(model)
-        stored = None if self._store is None else self._store.header
-        if stored is not None:
-            found = store_identity.describe_model(model, self.config)
-            store_identity.require_same_model(stored["model"], found, self.store)
-            store_identity.warn_of_environment(
-                stored["environment"], store_identity.describe_environment(model), self.store
-            )
+        begun = any(self._tasks.values()) if self.store is None else self._keeping.layout() is not None
+        if begun:
+            self._keeping.require_same(model, self.config)
             return
-        fingerprint = reproducibility.model_fingerprint(model)
-        if not any(self._tasks.values()):  # nothing is held yet, so a failed first call binds to no model
-            self.config = QKOVConfig.from_model(model, attention=self.attention)
-            self._weights = linear_weights.find_linear_weights(model, self.config, self._asked)
-            self._left_out = linear_weights.explain_left_out(model, self.config, self._asked)
-            self.model_fingerprint = fingerprint
-            self._seen = None, None
-            if self._store is not None:
-                self._header = store_identity.header(model, self._settings, self.config, self._weights, self._left_out)
-        elif fingerprint != self.model_fingerprint:
-            raise ModelChangedError(
-                "this collector holds gradients of other weights than the model's current ones; scores across the two "
-                "would mean nothing. Use a new FisherCollector for the changed model."
-            )
+        # Nothing is held yet, so a failed first call binds to no model.
+        self.config = QKOVConfig.from_model(model, attention=self.attention)
+        self._weights = linear_weights.find_linear_weights(model, self.config, self._asked)
+        self._left_out = linear_weights.explain_left_out(model, self.config, self._asked)
+        self._seen = None, None
+        self._keeping.begin(model, self.config, self._weights, self._left_out)
 
     def _numbers(self, task):
         """Ids of samples that were given none. In a store they begin at 0 again in each process, so that it resumes."""
-        if self._store is None or any(isinstance(one, str) for one in self._tasks.get(task, ())):
+        if self.store is None or any(isinstance(one, str) for one in self._tasks.get(task, ())):
             return passes.Supply(None, "sample_ids")
         return passes.Numbers(self._next_number.get(task, 0))
 
-    def _take(self, found):
+    def _take(self, keeping):
         """Take over what a store holds."""
-        try:
-            if found.header is not None:
-                store_identity.require_same_settings(found.header["settings"], self._settings, found.folder)
-                self._weights, self.config = parts.read_layout(found.header["layout"])
-                self._left_out = found.header["left_out"]
-                self.model_fingerprint = found.header["model"]["fingerprint"]
-                self._tasks = found.samples()
-                self._skipped = {task: dict(skipped) for task, skipped in found.contents.skipped.items()}
-        except BaseException:
-            found.close()
-            raise
-        self._store = found
-
-    def _started_store(self):
-        """The store, with its header."""
-        if self._store.header is None:
-            self._store.create(self._header)
-        return self._store
-
-    def _kept(self, task, loss, found):
-        """Commit the samples of a pass, if they are stored; return them as they are held."""
-        if self._store is None:
-            return found
-        dtype = shards.STORED_DTYPES.get(self._settings["store_dtype"])
-        form = self._settings["store_form"]
-        return self._started_store().commit(task, loss, found, self.config, dtype=dtype, form=form)
-
-    def _keep_skipped(self, task):
-        """Write down which samples were left out, if samples are stored."""
-        if self._store is not None:
-            stored = self._store.contents.skipped.get(task, {})
-            for sample_id, reason in self._skipped[task].items():
-                if sample_id not in stored:
-                    self._started_store().add_skipped(task, sample_id, reason)
-
-    def _planned(self, model, task):
-        """What refuses, before the first pass of a batch, samples that cannot be kept."""
-        itemsize = next(model.parameters()).dtype.itemsize
-        on_cpu = next(model.parameters()).device.type == "cpu"
-
-        def plan(num_samples, num_tokens):
-            what = f"collecting {num_samples} samples of task {task!r}"
-            if self._store is None:
-                if on_cpu:  # an accelerator says by itself when it is full, and the pass is halved
-                    needed = resources.sample_bytes(self._weights, self.config, num_tokens, itemsize)
-                    memory.require(
-                        needed, what, "Keep the samples on disk, FisherCollector(store=path), or collect fewer."
-                    )
-                return
-            self._store.require_open()
-            dtype = shards.STORED_DTYPES.get(self._settings["store_dtype"])
-            needed = resources.sample_bytes(
-                self._weights, self.config, num_tokens, itemsize if dtype is None else dtype.itemsize
-            )
-            resources.require_disk(self.store, needed, what)
-
-        return plan
+        self._keeping = keeping
+        if (found := keeping.layout()) is not None:
+            self._weights, self.config, self._left_out = found
+            self._tasks, self._skipped = keeping.samples()
 
 
 def check_one_device(model):

@@ -216,7 +216,6 @@ def sealed_unseen(_original):
         ("killed", "store.Store.samples", always({})),
         ("interrupted_store", "interruption.Interruption.check", nothing),
         ("flipped_shard", "shards.zlib.crc32", always(0)),
-        ("missing_shard", "store_contents._check_files", nothing),
         ("truncated_journal", "store_contents._check_seal", sealed_unseen),
         ("flipped_seal", "store_contents._check_seal", sealed_unseen),
         ("flipped_header", "store_contents._sha", always("0" * 64)),

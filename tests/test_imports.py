@@ -67,6 +67,7 @@ LEVELS = (
         "attention_patterns",
     ),
     (
+        "keeping",
         "collector",
         "meaning",
         "result_file",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import qkov
-from qkov import durable, errors, journal, store_contents
+from qkov import durable, errors, journal, resources, store_contents
 from qkov.store import Store
 from tests.builders import build_batch, build_model
 from tests.stores import LENGTHS_A, digest, fill, flip, make_store, same_samples, shard_of
@@ -342,7 +342,7 @@ def test_part_of_a_pass_is_removed_and_collected_again(unsealed, model):
     (unsealed / "shards" / ".x.part").write_bytes(b"half")
     again = qkov.FisherCollector(store=unsealed)
     assert sorted(path.name for path in (unsealed / "shards").iterdir()) == sorted(
-        entry.file for _, entry in again._store.contents.entries
+        entry.file for _, entry in again._keeping.store.contents.entries
     )
     assert again.tasks == ("a",)
     fill(again, model)
@@ -462,7 +462,7 @@ def test_a_refused_commit_keeps_what_was_there(tmp_path, model, monkeypatch, num
 def test_a_plan_that_does_not_fit_the_disk_is_refused_before_any_pass(tmp_path, model, monkeypatch):
     collector = qkov.FisherCollector(store=tmp_path / "s")
     usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
-    monkeypatch.setattr(qkov.collector.resources.shutil, "disk_usage", lambda _path: usage)
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _path: usage)
     with pytest.raises(errors.DiskError, match=r"5 samples of task 'a' needs about .* kB on disk and 10 kB are free"):
         fill(collector, model, loss_fn=lambda *_: pytest.fail("a pass was made"))
     assert digest(tmp_path / "s") == {}

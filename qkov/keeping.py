@@ -1,0 +1,172 @@
+"""Where a collector keeps its samples: in memory, or in a store on disk. Two classes with the same methods.
+
+In memory, samples stay as collection made them, and most methods have nothing to do. On disk, each pass is committed before
+the next begins, the model must be the one of the store, and what is handed back is read from the disk on demand.
+"""
+
+from . import memory, parts, reproducibility, resources, shards, store_identity
+from .errors import ModelChangedError
+from .store import Store
+
+
+class InMemory:
+    """Samples as collection made them."""
+
+    folder = sealed = None
+
+    def __init__(self):
+        self.fingerprint = None
+
+    def require_same(self, model, config):
+        """Refuse another model than that of the samples.
+
+        Raises:
+            ModelChangedError: If its weights differ.
+        """
+        if reproducibility.model_fingerprint(model) != self.fingerprint:
+            raise ModelChangedError(
+                "this collector holds gradients of other weights than the model's current ones; scores across the two "
+                "would mean nothing. Use a new FisherCollector for the changed model."
+            )
+
+    def begin(self, model, config, weights, left_out):
+        """Take note of the model that samples are collected from."""
+        self.fingerprint = reproducibility.model_fingerprint(model)
+
+    def plan(self, model, config, weights, task):
+        """Return what refuses, before the first pass of a batch, samples that the memory cannot hold."""
+        one = next(model.parameters())
+
+        def plan(num_samples, num_tokens):
+            if one.device.type == "cpu":  # an accelerator says by itself when it is full, and the pass is halved
+                memory.require(
+                    resources.sample_bytes(weights, config, num_tokens, one.dtype.itemsize),
+                    f"collecting {num_samples} samples of task {task!r}",
+                    "Keep the samples on disk, FisherCollector(store=path), or collect fewer.",
+                )
+
+        return plan
+
+    def keep(self, task, loss, samples, config):
+        """Return the samples of a pass as they are held."""
+        return samples
+
+    def add_task(self, task):
+        """Nothing to write down."""
+
+    def add_skipped(self, task, skipped):
+        """Nothing to write down."""
+
+    def seal(self):
+        """There is nothing to end."""
+
+    def close(self):
+        """There is nothing to give back."""
+
+
+class OnDisk:
+    """Samples in a store.
+
+    Args:
+        store: A :class:`qkov.store.Store`.
+        settings: How samples are collected and stored, JSON-able; those of the store must be the same.
+
+    Raises:
+        StoreMismatchError: If they are not; the store is then closed.
+    """
+
+    def __init__(self, store: Store, settings):
+        self.store, self.settings = store, settings
+        self._header = store.header
+        if self._header is not None:
+            try:
+                store_identity.require_same_settings(self._header["settings"], settings, store.folder)
+            except BaseException:
+                store.close()
+                raise
+
+    @property
+    def folder(self):
+        """Folder of the store."""
+        return self.store.folder
+
+    @property
+    def sealed(self):
+        """Whether collection has ended."""
+        return self.store.sealed
+
+    @property
+    def fingerprint(self):
+        """That of the model, or None before collection has begun."""
+        return None if self._header is None else self._header["model"]["fingerprint"]
+
+    def layout(self):
+        """Return ``(weights, config, left_out)`` of the store, or None before collection has begun."""
+        if self.store.header is None:
+            return None
+        return *parts.read_layout(self.store.header["layout"]), self.store.header["left_out"]
+
+    def samples(self):
+        """Return ``(samples, skipped)`` by task and id."""
+        skipped = {task: dict(found) for task, found in self.store.contents.skipped.items()}
+        return self.store.samples(), skipped
+
+    def require_same(self, model, config):
+        """Refuse another model than that of the samples; warn of another environment.
+
+        Raises:
+            ModelChangedError: If a hard field differs; see :mod:`qkov.store_identity`.
+        """
+        found = store_identity.describe_model(model, config)
+        store_identity.require_same_model(self._header["model"], found, self.folder)
+        store_identity.warn_of_environment(
+            self._header["environment"], store_identity.describe_environment(model), self.folder
+        )
+
+    def begin(self, model, config, weights, left_out):
+        """Take note of what is collected; it is written down with the first samples."""
+        self._header = store_identity.header(model, self.settings, config, weights, left_out)
+
+    def plan(self, model, config, weights, task):
+        """Return what refuses, before the first pass of a batch, samples that the disk cannot hold or the store not take."""
+        itemsize = (self._dtype or next(model.parameters()).dtype).itemsize
+
+        def plan(num_samples, num_tokens):
+            self.store.require_open()
+            needed = resources.sample_bytes(weights, config, num_tokens, itemsize)
+            resources.require_disk(self.folder, needed, f"collecting {num_samples} samples of task {task!r}")
+
+        return plan
+
+    def keep(self, task, loss, samples, config):
+        """Commit the samples of a pass; return them as they are read from now on."""
+        form = self.settings["store_form"]
+        return self._started().commit(task, loss, samples, config, dtype=self._dtype, form=form)
+
+    def add_task(self, task):
+        """Write down a task without samples."""
+        self._started().add_task(task)
+
+    def add_skipped(self, task, skipped):
+        """Write down which samples were left out."""
+        stored = self.store.contents.skipped.get(task, {})
+        for sample_id, reason in skipped.items():
+            if sample_id not in stored:
+                self._started().add_skipped(task, sample_id, reason)
+
+    def seal(self):
+        """End the collection."""
+        self.store.seal()
+
+    def close(self):
+        """Give the store back to other writers without ending its collection."""
+        self.store.close()
+
+    @property
+    def _dtype(self):
+        return shards.STORED_DTYPES.get(self.settings["store_dtype"])
+
+    def _started(self):
+        if self.store.header is None:
+            self.store.create(self._header)
+        return self.store
