@@ -15,6 +15,7 @@ from . import (
     book,
     controls,
     evidence,
+    mutant_tables,
     notebooks,
     prediction_pictures,
     prediction_tables,
@@ -60,6 +61,8 @@ def name_outcomes(found):
                 say(f"failed: {row['study']} of {row['procedure']} on {row['data']}: {row['value']:.3f}")
         for complaint in found.get(f"{study}_long", {}).get("complaints", []):
             say(f"failed: {complaint}")
+    for complaint in found.get("mutants", {}).get("complaints", []):
+        say(f"failed: {complaint}")
     for entry in found.get("not_run", []):
         say(f"not run: {entry['what']}: {entry['reason']}")
 
@@ -93,13 +96,13 @@ def build_book(options, found, manifest, comparisons, planted):
     """Write the tables, build the book, say what is wrong with it."""
     sources = options.output / "sources"
     of_studies = statistics_tables.statistics_tables(found) | remedies_tables.remedies_tables(found)
-    of_studies |= prediction_tables.prediction_tables(found)
+    of_studies |= prediction_tables.prediction_tables(found) | mutant_tables.mutant_tables(found)
     tables.write_tables(sources / "generated", found, manifest, comparisons, planted, **of_studies)
     for pictures in (prediction_pictures, remedies_pictures):
         pictures.write_pictures(sources / "generated", found)
     numbers = tables.substitutions(found, evidence.count(found), comparisons)
     numbers |= statistics_tables.statistics_numbers(found) | remedies_tables.remedies_numbers(found)
-    numbers |= prediction_tables.prediction_numbers(found)
+    numbers |= prediction_tables.prediction_numbers(found) | mutant_tables.mutant_numbers(found)
     book.assemble(options.book, options.output / "notebooks", sources, numbers)
     started = time.perf_counter()
     built = book.build(sources, options.output / "pages")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from qkov.errors import StatisticsError
+from qkov.errors import ShapeError, StatisticsError
 from qkov.statistics import cross_within, effects, source_effect, splits
 from tests import statistics_loops as loops
 from tests.statistics_cases import gradients, of_sizes, whole_scores
@@ -68,7 +68,46 @@ def test_level_and_clusters_are_checked():
         cross_within(*given[:2], clusters_a="iid", clusters_b="iid", seed=0, n_splits=0)
 
 
+@pytest.mark.parametrize("name", ["g_a", "g_r", "g_b"])
+def test_a_source_effect_names_the_gradients_that_it_refuses(name):
+    given = {"g_a": gradients(1, 7), "g_r": gradients(2, 8), "g_b": gradients(3, 6)} | {name: np.ones((7, 5))}
+    with pytest.raises(ShapeError, match=rf"^{name} has shape \(7, 5\)"):
+        source_effect(**given, clusters_a=LABELS_A, clusters_r=LABELS_R)
+
+
+@pytest.mark.parametrize(("side", "name"), [("clusters_a", "task A"), ("clusters_r", "the reference task")])
+def test_a_source_effect_names_the_task_without_clusters(side, name):
+    given = {"clusters_a": LABELS_A, "clusters_r": LABELS_R} | {side: None}
+    with pytest.raises(StatisticsError, match=f"^clusters of {name} are not known"):
+        source_effect(gradients(1, 7), gradients(2, 8), gradients(3, 6), **given)
+    with pytest.raises(StatisticsError, match="have samples in both task A and the reference task: 'a'"):
+        source_effect(
+            gradients(1, 7),
+            gradients(2, 7),
+            gradients(3, 6),
+            clusters_a=LABELS_A,
+            clusters_r=LABELS_A[:1] + LABELS_R[2:],
+        )
+
+
 # Two tasks
+
+
+@pytest.mark.parametrize("name", ["g_a", "g_b"])
+def test_cross_within_names_the_gradients_that_it_refuses(name):
+    given = {"g_a": gradients(1, 7), "g_b": gradients(2, 8)} | {name: np.ones((7, 5))}
+    with pytest.raises(ShapeError, match=rf"^{name} has shape \(7, 5\)"):
+        cross_within(**given, clusters_a=LABELS_A, clusters_b=LABELS_R, seed=0)
+
+
+@pytest.mark.parametrize(("side", "name"), [("clusters_a", "task A"), ("clusters_b", "task B")])
+def test_cross_within_names_the_task_with_too_few_clusters(side, name):
+    given = {"clusters_a": "iid", "clusters_b": "iid"} | {side: [1, 1, 2, 2, 3, 3, 3, 3]}
+    with pytest.raises(StatisticsError, match=f"^{name} has 3 independent clusters; expected at least 4"):
+        cross_within(gradients(1, 8), gradients(2, 8), **given, seed=0)
+    labels = [1, 2, 3, 4, 4, 4, 4, 4]
+    with pytest.raises(StatisticsError, match=r"^4 clusters have samples in both task A and task B: 1, 2, 3, 4\."):
+        cross_within(gradients(1, 8), gradients(2, 8), clusters_a=labels, clusters_b=labels, seed=0)
 
 
 def test_cross_against_within_equals_the_loop():

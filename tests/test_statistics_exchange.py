@@ -244,6 +244,19 @@ def test_without_labels_of_clusters_there_is_no_test():
         run(*given, clusters_b=["x"] * 8)
 
 
+@pytest.mark.parametrize("name", ["g_a", "g_b"])
+def test_gradients_that_are_refused_are_named(name):
+    given = {"g_a": gradients(1, 7), "g_b": gradients(2, 8)} | {name: np.ones((7, 5))}
+    with pytest.raises(ShapeError, match=rf"^{name} has shape \(7, 5\)"):
+        run(**given)
+
+
+@pytest.mark.parametrize(("side", "name"), [("clusters_a", "task A"), ("clusters_b", "task B")])
+def test_task_without_clusters_is_named(side, name):
+    with pytest.raises(StatisticsError, match=f"^clusters of {name} are not known"):
+        run(gradients(1, 7), gradients(2, 8), **{side: None})
+
+
 @pytest.mark.parametrize("seed", [None, -3, True])
 def test_seed_must_be_given(seed):
     with pytest.raises(StatisticsError, match=f"seed={seed}; expected a non-negative int"):

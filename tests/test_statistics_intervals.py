@@ -1,5 +1,7 @@
 """Intervals and contrasts against their formulas, literal resampling and simulations with a known answer."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -245,3 +247,24 @@ def test_other_options_are_refused():
         head_contrast(*given, layer_of_slice=[0] * 3, adjust="sidak", **iid)
     with pytest.raises(ShapeError, match="layer_of_slice has 2 entries; expected one for each of the 3 slices"):
         head_contrast(*given, layer_of_slice=[0] * 2, **iid)
+
+
+@pytest.mark.parametrize("call", [confidence_interval, lambda *a, **k: head_contrast(*a, layer_of_slice=[0] * 3, **k)])
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_what_is_refused_is_named(call, side):
+    given = {"a": gradients(1, 12), "b": gradients(2, 12)}
+    iid = {"clusters_a": "iid", "clusters_b": "iid"}
+    with pytest.raises(ShapeError, match=rf"^g_{side} has shape \(7, 5\)"):
+        call(*(given | {side: np.ones((7, 5))}).values(), **iid)
+    with pytest.raises(StatisticsError, match=f"^clusters of task {side.upper()} are not known"):
+        call(*given.values(), **(iid | {f"clusters_{side}": None}))
+
+
+@pytest.mark.parametrize("count", [9, 10])
+def test_few_clusters_are_warned_of_at_the_line_that_asked(count):
+    given = gradients(1, count), gradients(2, 12)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        confidence_interval(*given, clusters_a="iid", clusters_b="iid")
+        head_contrast(*given, clusters_a="iid", clusters_b="iid", layer_of_slice=[0] * 3)
+    assert [one.filename for one in caught] == [__file__] * (2 if count < 10 else 0)

@@ -125,3 +125,12 @@ def test_requests_that_make_no_sense_are_refused():
     g_b[1, 0, 0] = np.nan
     with pytest.raises(NonFiniteError, match="sample 1 of g_b"):
         reliability(g_a, g_b, seed=0, **IID)
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_what_is_refused_is_named(side):
+    given = {"g_a": gradients(22, 8), "g_b": gradients(23, 8)}
+    with pytest.raises(ShapeError, match=rf"^g_{side} has shape \(7, 5\)"):
+        reliability(**(given | {f"g_{side}": np.ones((7, 5))}), seed=0, **IID)
+    with pytest.raises(StatisticsError, match=f"^task {side.upper()} has 3 independent clusters; expected at least 4"):
+        reliability(**given, seed=0, **(IID | {f"clusters_{side}": list("aabbcccc")}))

@@ -201,6 +201,19 @@ def test_without_labels_of_clusters_there_is_no_test():
         run(*given, clusters_a=[0] * 7)
 
 
+@pytest.mark.parametrize("name", ["g_a", "g_r", "g_b"])
+def test_gradients_that_are_refused_are_named(name):
+    given = dict(zip(("g_a", "g_r", "g_b"), tasks(), strict=True)) | {name: np.ones((7, 5))}
+    with pytest.raises(ShapeError, match=rf"^{name} has shape \(7, 5\)"):
+        run(**given)
+
+
+@pytest.mark.parametrize(("side", "name"), [("clusters_a", "task A"), ("clusters_r", "the reference task")])
+def test_task_without_clusters_is_named(side, name):
+    with pytest.raises(StatisticsError, match=f"^clusters of {name} are not known"):
+        run(*tasks(), **{side: None})
+
+
 @pytest.mark.parametrize("seed", [None, -3, True])
 def test_seed_must_be_given(seed):
     with pytest.raises(StatisticsError, match=f"seed={seed}; expected a non-negative int"):

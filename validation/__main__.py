@@ -24,6 +24,7 @@ from . import (
     faults,
     induction,
     models,
+    mutant_record,
     prediction_evidence,
     proven,
     remedies_evidence,
@@ -83,6 +84,7 @@ def gather(options):
     planted = timed("faults", faults.run_faults, processes=options.jobs)
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
     studies = {name: timed(name, measure_study, name, options) for name in STUDIES}
+    mutants = mutant_record.read()
     for row in rows:
         row["notes"] = "; ".join(filter(None, [row["notes"], records.get(row["name"], "")]))
     evidence = {
@@ -94,7 +96,8 @@ def gather(options):
         "refused": refused,
         **studies,
         **{f"{name}_long": module.EVIDENCE.read() for name, module in STUDIES.items()},
-        "not_run": [*not_run, *omissions(options)],
+        "mutants": mutants,
+        "not_run": [*not_run, *omissions(options), *mutant_record.omissions(mutants)],
     }
     evidence["summary"] = summarise(evidence)
     return evidence, seconds

@@ -1,0 +1,57 @@
+"""Mutants are judged as if nothing stood between a function and its caller."""
+
+import json
+import types
+import warnings
+
+import pytest
+
+from validation import mutant_conftest
+
+# A function of mutmut that stands between, by the name of its file.
+_NAMES = {}
+exec(compile("def between(function):\n    return function()\n", f"x/{mutant_conftest.BETWEEN}", "exec"), _NAMES)
+BETWEEN = _NAMES["between"]
+
+
+@pytest.fixture
+def patched(monkeypatch):
+    monkeypatch.setattr(warnings, "warn", warnings.warn)  # put back afterwards
+    mutant_conftest.pytest_configure()
+
+
+def frames(stacklevel):
+    """Lines that a warning points at: without anything between, and with mutmut's functions at both steps."""
+
+    def inner():
+        warnings.warn("so", UserWarning, stacklevel=stacklevel)
+
+    def outer(step):
+        return step(inner)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step in (lambda function: function(), BETWEEN):
+            outer(step)
+    return [(one.filename, one.lineno) for one in caught]
+
+
+def test_warnings_point_at_the_caller_past_what_stands_between(patched):
+    assert len(set(frames(1))) == 1  # the line of the warning itself
+    plain, past = frames(2)
+    assert past[0] == plain[0] == __file__
+    assert not past[0].endswith(mutant_conftest.BETWEEN)
+
+
+def test_without_the_change_a_warning_points_at_what_stands_between():
+    assert frames(2)[1][0].endswith(mutant_conftest.BETWEEN)
+
+
+def test_quick_tests_run_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    items = [types.SimpleNamespace(nodeid=name) for name in ("slow", "quick", "new")]
+    mutant_conftest.pytest_collection_modifyitems(items)
+    assert [one.nodeid for one in items] == ["slow", "quick", "new"]
+    (tmp_path / "mutmut-stats.json").write_text(json.dumps({"duration_by_test": {"slow": 2.0, "quick": 0.1}}))
+    mutant_conftest.pytest_collection_modifyitems(items)
+    assert [one.nodeid for one in items] == ["new", "quick", "slow"]

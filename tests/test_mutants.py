@@ -1,0 +1,102 @@
+"""How mutants are made and judged: settings, and what is read back. Making them is `nox -s mutants`."""
+
+import json
+import subprocess
+import sys
+import tomllib
+import types
+
+import pytest
+
+from validation import mutant_diffs, mutant_record, mutants
+from validation.committed import ROOT
+
+SOURCE = "qkov/statistics/splits.py"
+CODES = {"qkov.statistics.splits.x_f__mutmut_1": 1, "qkov.statistics.splits.x_f__mutmut_2": 0,
+         "qkov.statistics.splits.x_f__mutmut_3": 36, "qkov.statistics.splits.x_f__mutmut_4": 33}  # fmt: skip
+STATUSES = {1: "killed", 0: "survived", 36: "timeout", 33: "no tests"}
+
+
+def test_every_source_has_tests():
+    for source in mutant_record.sources():
+        for name in mutants.tests_of(source):
+            assert (ROOT / name).exists(), name
+    assert mutants.tests_of(SOURCE) == ("tests/test_statistics_splits.py", "tests/test_statistics_golden.py")
+
+
+def test_deselected_tests_exist():
+    for name in mutants.DESELECTED:
+        path, _, function = name.partition("::")
+        assert f"def {function}(" in (ROOT / path).read_text(encoding="utf-8")
+
+
+def test_settings_of_the_project_are_kept_and_those_of_mutmut_added(tmp_path):
+    mutants.configure(tmp_path, SOURCE)
+    read = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))
+    assert read["tool"]["mutmut"] == mutants.configuration(SOURCE)
+    assert read["tool"]["mutmut"]["only_mutate"] == [SOURCE]
+    assert read["tool"]["pytest"]["ini_options"]["filterwarnings"] == ["error"]
+
+
+def test_copy_leaves_out_evidence_and_old_files(tmp_path):
+    tree = tmp_path / "tree"
+    (tree / "mutants").mkdir(parents=True)
+    mutants.copy_tree(tree)
+    assert (tree / SOURCE).read_bytes() == (ROOT / SOURCE).read_bytes()
+    assert (tree / "tests" / "conftest.py").exists()
+    assert not (tree / "validation" / "evidence").exists()
+    assert not (tree / "mutants").exists()
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """What mutmut leaves behind, and a mutmut that can say what its exit codes mean."""
+    meta = tmp_path / "mutants" / f"{SOURCE}.meta"
+    meta.parent.mkdir(parents=True)
+    meta.write_text(json.dumps({"exit_code_by_key": CODES}))
+    monkeypatch.setitem(sys.modules, "mutmut", types.ModuleType("mutmut"))
+    stats = types.ModuleType("mutmut.stats")
+    stats.status_by_exit_code = STATUSES
+    monkeypatch.setitem(sys.modules, "mutmut.stats", stats)
+    change = mutant_diffs.Change("f", "a", "b", True)
+    monkeypatch.setattr(mutant_diffs, "changes", lambda source, names: dict.fromkeys(names, change))
+    return tmp_path
+
+
+def test_a_mutant_that_hangs_is_killed_and_one_without_tests_is_not(finished):
+    found = mutants.read_results(SOURCE, finished)
+    counts = ("mutants", "killed", "survived", "wording", "wording_survived")
+    assert [found[name] for name in counts] == [4, 2, 2, 4, 2]
+    assert [(one["mutant"][-1], one["status"]) for one in found["survivors"]] == [("2", "survived"), ("4", "no tests")]
+
+
+def test_survivors_are_judged_again_and_the_others_are_kept(finished, monkeypatch):
+    asked = []
+    monkeypatch.setattr(mutants, "run_mutmut", lambda source, jobs, tree, names: asked.extend(names))
+    old = {"file": SOURCE, "mutants": 50, "killed": 48, "survived": 2, "wording": 9, "wording_survived": 1, "seconds": 1.0,
+           "survivors": [{"mutant": name} for name in list(CODES)[:2]]}  # fmt: skip
+    row = mutants.measure_survivors(old, tree=finished)
+    assert asked == list(CODES)[:2]
+    assert (row["mutants"], row["killed"], row["survived"], row["wording"]) == (50, 49, 1, 9)
+    nothing = old | {"survivors": []}
+    assert mutants.measure_survivors(nothing, tree=finished) == nothing
+
+
+def test_a_failing_run_is_an_error_with_its_own_words(tmp_path, monkeypatch):
+    done = subprocess.CompletedProcess([], 1, stdout="Failed to run clean test", stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *given, **options: done)
+    with pytest.raises(
+        RuntimeError, match=r"mutmut on qkov/statistics/splits\.py ended with status 1:\nFailed to run clean"
+    ):
+        mutants.run_mutmut(SOURCE, 1, tmp_path)
+
+
+def test_tests_of_mutants_do_not_see_the_checkout(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(
+        subprocess, "run", lambda *given, **options: seen.update(options) or subprocess.CompletedProcess([], 0)
+    )
+    mutants.run_mutmut(SOURCE, 1, tmp_path)
+    assert "PYTHONPATH" not in seen["env"]
+    assert seen["cwd"] == tmp_path

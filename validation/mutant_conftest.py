@@ -1,0 +1,37 @@
+"""`conftest.py` of the folder that mutants are judged in; the driver copies it there.
+
+Every process that judges a mutant begins as a copy of one that has imported this file: what the sources import inside of
+functions is here once, instead of seconds for every mutant.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import statsmodels.stats.multitest  # noqa: F401
+
+BETWEEN = "trampoline.py"  # file of mutmut that stands between the caller of a function and the function
+DURATIONS = Path("mutmut-stats.json")  # of a run without any mutant; written in the folder that pytest runs in
+_warn = warnings.warn
+
+
+def pytest_configure():
+    """Put :func:`warn` in the place of Python's, in the processes of mutants only."""
+    warnings.warn = warn
+
+
+def pytest_collection_modifyitems(items):
+    """Run the quick tests first: the first that fails is the last that runs."""
+    if DURATIONS.exists():
+        seconds = json.loads(DURATIONS.read_text(encoding="utf-8"))["duration_by_test"]
+        items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
+
+
+def warn(message, category=None, stacklevel=1, source=None):
+    """Warn as if nothing stood between caller and function: frames of mutmut do not count in ``stacklevel``."""
+    level, left, frame = 1, stacklevel, sys._getframe(1)
+    while frame is not None and left > 0:
+        left -= not frame.f_code.co_filename.endswith(BETWEEN)
+        level, frame = level + 1, frame.f_back
+    _warn(message, category, stacklevel=level, source=source)
