@@ -1,6 +1,8 @@
 """Mutants are judged as if nothing stood between a function and its caller."""
 
+import importlib.util
 import json
+import sys
 import types
 import warnings
 
@@ -55,3 +57,24 @@ def test_quick_tests_run_first(tmp_path, monkeypatch):
     (tmp_path / "mutmut-stats.json").write_text(json.dumps({"duration_by_test": {"slow": 2.0, "quick": 0.1}}))
     mutant_conftest.pytest_collection_modifyitems(items)
     assert [one.nodeid for one in items] == ["new", "quick", "slow"]
+
+
+def test_the_file_may_be_imported_again(monkeypatch):
+    # A second import finds the function of the first in the place of Python's.
+    monkeypatch.setattr(warnings, "warn", warnings.warn)
+    mutant_conftest.pytest_configure()
+    again = importlib.util.module_from_spec(importlib.util.find_spec("validation.mutant_conftest"))
+    again.__spec__.loader.exec_module(again)
+    again.pytest_configure()
+    assert len(set(frames(1))) == 1
+    assert frames(2)[0] == (__file__, frames(2)[0][1])
+    assert again._warn is mutant_conftest._warn
+
+
+def test_every_test_reaches_the_control(monkeypatch):
+    reached = []
+    module = types.SimpleNamespace(_control_of_mutants=lambda: reached.append(1))
+    monkeypatch.setitem(sys.modules, "planted", module)
+    monkeypatch.setenv("QKOV_MUTATED_MODULE", "planted")
+    mutant_conftest.pytest_runtest_setup()
+    assert reached == [1]

@@ -14,6 +14,7 @@ from validation.committed import ROOT
 SOURCE = "qkov/statistics/splits.py"
 CODES = {"qkov.statistics.splits.x_f__mutmut_1": 1, "qkov.statistics.splits.x_f__mutmut_2": 0,
          "qkov.statistics.splits.x_f__mutmut_3": 36, "qkov.statistics.splits.x_f__mutmut_4": 33}  # fmt: skip
+CONTROL = f"qkov.statistics.splits.x_{mutants.CONTROL}__mutmut_1"
 STATUSES = {1: "killed", 0: "survived", 36: "timeout", 33: "no tests"}
 
 
@@ -49,11 +50,25 @@ def test_copy_leaves_out_evidence_and_old_files(tmp_path):
 
 
 @pytest.fixture
+def tree(tmp_path):
+    """A folder with copies of the sources."""
+    for source in mutant_record.sources():
+        (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / source).write_text("")
+    return tmp_path
+
+
+def leave(tree, codes):
+    """Write what mutmut leaves behind."""
+    meta = tree / "mutants" / f"{SOURCE}.meta"
+    meta.parent.mkdir(parents=True, exist_ok=True)
+    meta.write_text(json.dumps({"exit_code_by_key": codes}))
+
+
+@pytest.fixture
 def finished(tmp_path, monkeypatch):
-    """What mutmut leaves behind, and a mutmut that can say what its exit codes mean."""
-    meta = tmp_path / "mutants" / f"{SOURCE}.meta"
-    meta.parent.mkdir(parents=True)
-    meta.write_text(json.dumps({"exit_code_by_key": CODES}))
+    """A folder that mutmut was run in, and a mutmut that can say what its exit codes mean."""
+    leave(tmp_path, CODES | {CONTROL: 0})
     monkeypatch.setitem(sys.modules, "mutmut", types.ModuleType("mutmut"))
     stats = types.ModuleType("mutmut.stats")
     stats.status_by_exit_code = STATUSES
@@ -70,6 +85,22 @@ def test_a_mutant_that_hangs_is_killed_and_one_without_tests_is_not(finished):
     assert [(one["mutant"][-1], one["status"]) for one in found["survivors"]] == [("2", "survived"), ("4", "no tests")]
 
 
+@pytest.mark.parametrize("codes", [CODES, CODES | {CONTROL: 1}, CODES | {CONTROL: 33}])
+def test_where_a_change_of_nothing_is_killed_no_kill_counts(finished, codes):
+    leave(finished, codes)
+    with pytest.raises(RuntimeError, match="a mutant that changes nothing did not survive"):
+        mutants.read_results(SOURCE, finished)
+
+
+def test_the_control_stands_in_one_copy_only(tree):
+    mutants.plant_control(tree, "qkov/fisher.py")
+    mutants.plant_control(tree, SOURCE)
+    source = (tree / SOURCE).read_text(encoding="utf-8")
+    assert source == (ROOT / SOURCE).read_text(encoding="utf-8") + f"\n\ndef {mutants.CONTROL}():\n    return 1\n"
+    assert (tree / "qkov" / "fisher.py").read_bytes() == (ROOT / "qkov" / "fisher.py").read_bytes()
+    assert mutants.module_of(SOURCE) == "qkov.statistics.splits"
+
+
 def test_survivors_are_judged_again_and_the_others_are_kept(finished, monkeypatch):
     asked = []
     monkeypatch.setattr(mutants, "run_mutmut", lambda source, jobs, tree, names: asked.extend(names))
@@ -82,21 +113,27 @@ def test_survivors_are_judged_again_and_the_others_are_kept(finished, monkeypatc
     assert mutants.measure_survivors(nothing, tree=finished) == nothing
 
 
-def test_a_failing_run_is_an_error_with_its_own_words(tmp_path, monkeypatch):
+def test_a_failing_run_is_an_error_with_its_own_words(tree, monkeypatch):
     done = subprocess.CompletedProcess([], 1, stdout="Failed to run clean test", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *given, **options: done)
     with pytest.raises(
         RuntimeError, match=r"mutmut on qkov/statistics/splits\.py ended with status 1:\nFailed to run clean"
     ):
-        mutants.run_mutmut(SOURCE, 1, tmp_path)
+        mutants.run_mutmut(SOURCE, 1, tree)
 
 
-def test_tests_of_mutants_do_not_see_the_checkout(tmp_path, monkeypatch):
+def test_tests_of_mutants_do_not_see_the_checkout(tree, monkeypatch):
     seen = {}
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(
-        subprocess, "run", lambda *given, **options: seen.update(options) or subprocess.CompletedProcess([], 0)
+        subprocess,
+        "run",
+        lambda command, **options: seen.update(options, command=command) or subprocess.CompletedProcess([], 0),
     )
-    mutants.run_mutmut(SOURCE, 1, tmp_path)
+    mutants.run_mutmut(SOURCE, 1, tree)
     assert "PYTHONPATH" not in seen["env"]
-    assert seen["cwd"] == tmp_path
+    assert seen["env"]["QKOV_MUTATED_MODULE"] == "qkov.statistics.splits"
+    assert seen["cwd"] == tree
+    assert seen["command"][-1] == "1"  # all mutants, the control among them
+    mutants.run_mutmut(SOURCE, 1, tree, ["a"])
+    assert seen["command"][-2:] == ["a", CONTROL]  # some, and the control

@@ -56,6 +56,12 @@ def test_samples_that_stand_out_are_selected():
     assert found.level == 0.1
 
 
+def test_a_rate_that_is_met_exactly_is_enough():
+    found = conformal_samples([1.0], np.zeros(9), q=0.1)
+    assert found.q.tolist() == [0.1]
+    assert found.selected.tolist() == [True]
+
+
 def test_warns_that_the_reference_is_too_small():
     with pytest.warns(
         StatisticsWarning, match=r"one sample among 2 cannot be selected by itself at q = 0\.1.*0\.0526"

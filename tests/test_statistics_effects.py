@@ -46,6 +46,17 @@ def test_no_spread_at_all_is_an_interval_of_one_point():
     assert found.ratio == found.low == found.high == pytest.approx(np.exp(0.5))
 
 
+def test_no_spread_of_two_clusters_each_is_a_point_too():
+    found = effects.effect_of_lifts(np.repeat([1.0, 0.5], 2)[:, None], of_sizes([1] * 2), of_sizes([1] * 2))
+    assert found.low == found.high == pytest.approx(np.exp(0.5))
+
+
+@pytest.mark.parametrize("level", [0, 1, 1.5, np.nan])
+def test_level_is_a_share(level):
+    with pytest.raises(StatisticsError, match="expected a coverage between 0 and 1"):
+        effects.effect_of_lifts(np.arange(4.0)[:, None], of_sizes([1] * 2), of_sizes([1] * 2), level=level)
+
+
 def test_slice_without_gradient_has_no_effect():
     g_a = gradients(4, 7)
     g_a[3, 2] = 0
@@ -147,6 +158,18 @@ def test_task_that_does_not_agree_with_itself_has_no_ceiling():
     found = cross_within(g_a, g_b, clusters_a="iid", clusters_b="iid", seed=0)
     assert np.isnan(found.ceiling).all()
     assert np.isnan(found.of_ceiling).all()
+
+
+def test_halves_that_have_nothing_in_common_leave_no_ceiling(monkeypatch):
+    monkeypatch.setattr(splits, "split_half", lambda *given: 0.0)
+    found = cross_within(gradients(14, 8), gradients(15, 8), clusters_a="iid", clusters_b="iid", seed=0)
+    assert np.isnan(found.ceiling).all()
+
+
+def test_ceiling_is_of_twenty_splits_by_default():
+    given = gradients(10, 16, 1, 12, [0], 9.0), gradients(11, 16, 1, 12, [0], 9.0)
+    options = {"clusters_a": "iid", "clusters_b": "iid", "seed": 0}
+    assert cross_within(*given, **options).ceiling == cross_within(*given, **options, n_splits=20).ceiling > 0
 
 
 def test_slice_without_gradient_has_no_ratio():

@@ -4,7 +4,10 @@ Every process that judges a mutant begins as a copy of one that has imported thi
 functions is here once, instead of seconds for every mutant.
 """
 
+import gc
+import importlib
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -13,12 +16,24 @@ import statsmodels.stats.multitest  # noqa: F401
 
 BETWEEN = "trampoline.py"  # file of mutmut that stands between the caller of a function and the function
 DURATIONS = Path("mutmut-stats.json")  # of a run without any mutant; written in the folder that pytest runs in
-_warn = warnings.warn
+# pytest imports this file anew in every process that judges a mutant: what Python's own function is must not be lost.
+_warn = getattr(warnings.warn, "original", warnings.warn)
 
 
 def pytest_configure():
     """Put :func:`warn` in the place of Python's, in the processes of mutants only."""
+    warn.original = _warn
     warnings.warn = warn
+
+
+def pytest_collection_finish():
+    """Leave what is imported to itself: pytest collects garbage at its end, a third of a second among torch's objects."""
+    gc.freeze()
+
+
+def pytest_runtest_setup():
+    """Reach the control before every test, so that its mutant meets all of them; see :mod:`validation.mutants`."""
+    importlib.import_module(os.environ["QKOV_MUTATED_MODULE"])._control_of_mutants()
 
 
 def pytest_collection_modifyitems(items):

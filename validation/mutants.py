@@ -30,6 +30,10 @@ DESELECTED = ("tests/test_interference.py::test_size_of_tiles_does_not_matter",)
 
 KILLED = ("killed", "timeout", "segfault")
 
+# A function added to the copy of a source that every test calls and no test looks at: its mutant changes nothing and must
+# survive. If it is killed, tests fail for another reason where mutants are judged, and no other kill means anything.
+CONTROL = "_control_of_mutants"
+
 
 def tests_of(source):
     """Test files that judge the mutants of a source."""
@@ -111,9 +115,12 @@ def run_mutmut(source, jobs, tree, names=()):
     """
     shutil.rmtree(tree / "mutants", ignore_errors=True)
     configure(tree, source)
+    plant_control(tree, source)
+    names = [*names, f"{module_of(source)}.x_{CONTROL}__mutmut_1"] if names else []
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs), *names]
     # A path to the checkout would let tests import the sources as they are.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    env["QKOV_MUTATED_MODULE"] = module_of(source)
     done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise RuntimeError(
@@ -121,12 +128,35 @@ def run_mutmut(source, jobs, tree, names=()):
         )
 
 
+def plant_control(tree, source):
+    """Add the control to the copy of a source, and take it from the others."""
+    for other in mutant_record.sources():
+        shutil.copyfile(ROOT / other, tree / other)
+    with (tree / source).open("a", encoding="utf-8") as file:
+        file.write(f"\n\ndef {CONTROL}():\n    return 1\n")
+
+
+def module_of(source):
+    """The dotted name of a source."""
+    return ".".join(Path(source).with_suffix("").parts)
+
+
 def read_results(source, tree, names=None):
-    """Count what mutmut left, and read the changed lines of mutants that were not killed; of all, or of those named."""
+    """Count what mutmut left, and read the changed lines of mutants that were not killed; of all, or of those named.
+
+    Raises:
+        RuntimeError: If the control was killed.
+    """
     from mutmut.stats import status_by_exit_code
 
     meta = json.loads((tree / "mutants" / f"{source}.meta").read_text(encoding="utf-8"))
-    codes = {name: code for name, code in meta["exit_code_by_key"].items() if names is None or name in names}
+    every = meta["exit_code_by_key"]
+    control = [code for name, code in every.items() if CONTROL in name]
+    if [status_by_exit_code[code] for code in control] != ["survived"]:
+        raise RuntimeError(
+            f"{source}: a mutant that changes nothing did not survive ({control}); no kill means anything."
+        )
+    codes = {name: code for name, code in every.items() if CONTROL not in name and (names is None or name in names)}
     with chdir(tree):
         changes = mutant_diffs.changes(source, codes)
     statuses = {name: status_by_exit_code[code] for name, code in codes.items()}
