@@ -142,6 +142,15 @@ def test_head_reduction_squares_before_it_sums():
     assert fisher.reduce_heads(grad.square()).dtype == torch.float64
 
 
+def test_head_reduction_leaves_one_number_for_each_sample():
+    assert fisher.reduce_heads(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])).tolist() == [3, 7, 11]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fisher_keeps_the_dtype_of_the_contributions(dtype):
+    assert fisher.weighted_fisher(torch.ones(3, 2, dtype=dtype), fisher.sample_weights(3)).dtype == dtype
+
+
 def test_head_reduction_of_float32_sums_in_float64():
     many = torch.full((1, 2**20), 0.1)
     assert fisher.reduce_heads(many).item() == pytest.approx(2**20 * float(torch.tensor(0.1)), rel=1e-14)

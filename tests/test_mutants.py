@@ -114,7 +114,7 @@ def test_survivors_are_judged_again_and_the_others_are_kept(finished, monkeypatc
 
 
 def test_a_failing_run_is_an_error_with_its_own_words(tree, monkeypatch):
-    done = subprocess.CompletedProcess([], 1, stdout="Failed to run clean test", stderr="")
+    done = subprocess.CompletedProcess([], 1, stdout="\r⠹ Running stats\nFailed to run clean test", stderr="")
     monkeypatch.setattr(subprocess, "run", lambda *given, **options: done)
     with pytest.raises(
         RuntimeError, match=r"mutmut on qkov/statistics/splits\.py ended with status 1:\nFailed to run clean"

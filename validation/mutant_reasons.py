@@ -1,8 +1,8 @@
 """Why a mutant may survive.
 
 Either it is no change (an equivalent mutant), which a line proves, or it changes something that is left untested, and the line
-says why. Most belong to a few families that a rule recognises: the lines before and after are the same once the rule has
-blanked what it is about. The others are listed one by one.
+says why. A rule recognises its mutants by what they change: the lines before and after are the same once the rule has blanked
+what it is about. A rule for one file says so.
 """
 
 import re
@@ -22,40 +22,70 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """A family of survivors: those whose lines are equal but for what matches ``pattern``."""
+    """A family of survivors: those whose lines are equal but for what matches ``pattern``.
+
+    Attributes:
+        pattern: A regular expression for what is changed.
+        kind: One of :data:`KINDS`.
+        reason: Why it survives, in a line.
+        where: What must stand in the line.
+        file: The source, where the reason holds for that one only.
+    """
 
     pattern: str
     kind: str
     reason: str
     where: str = ""
+    file: str = ""
 
-    def covers(self, before, after):
-        """Tell whether blanking the pattern makes both texts the same; ``where`` must be in the first."""
+    def covers(self, file, before, after):
+        """Tell whether blanking the pattern makes both texts the same."""
+        if self.file not in ("", file) or self.where not in before:
+            return False
         first, second = (_plain(re.sub(self.pattern, "", text)) for text in (before, after))
-        return self.where in before and first == second
+        return first == second
 
 
 RULES = (
     Rule(r"strict=(True|False|None)", GUARD, "zip: the lengths are equal by construction"),
     Rule(r'kind=("stable"|"STABLE"|None)', EQUIVALENT,
          "argsort of 64-bit random words: any order of ties is the same where there are none, and NumPy reads the name in "
-         "capitals too"),
-    Rule(r"axis=1", EQUIVALENT, "argsort of a matrix goes along its last axis anyway", where="argsort("),
+         "capitals too", "raw_words"),
+    Rule(r'kind=("stable"|"STABLE"|None)', EQUIVALENT,
+         "argsort of 64-bit random words: any order of ties is the same where there are none, and NumPy reads the name in "
+         "capitals too", "words"),
+    Rule(r"axis=1", EQUIVALENT, "argsort of a matrix goes along its last axis anyway", "argsort("),
     Rule(r"\.astype\((np\.float64|None)\)", EQUIVALENT, "NumPy reads None as float64"),
     Rule(r"dtype=(np\.float64|None)", EQUIVALENT, "NumPy makes float64 by itself here"),
+    Rule(r"\(rows, -[12]\)", EQUIVALENT, "NumPy takes any negative length as the one to be found", "reshape"),
+    Rule(r'\bdivide=("ignore"|None)', GUARD, "the numerator is 0 wherever the denominator is", "errstate"),
+    # Single files
+    Rule(r'normalisation="\w+"', EQUIVALENT, 'every word but "none" means tokens', file="qkov/formula.py"),
+    Rule(r'normalize_gj="\w+"', EQUIVALENT, 'every word but "per_token" means none', file="qkov/formula.py"),
+    Rule(r"num_tokens_b\.to\((grad_b|None)\)", EQUIVALENT,
+         "torch divides by whole numbers in the type of the gradients", file="qkov/formula.py"),
+    Rule(r"shape\[[-+]1\]", EQUIVALENT, "factors are matrices, of which axis 1 is the last", file="qkov/formula.py"),
+    Rule(r"(sum|amax)\([-+]1", EQUIVALENT, "gradients of a slice are a matrix, of which axis 1 is the last",
+         file="qkov/formula.py"),
+    Rule(r"dim=[-+]1", EQUIVALENT, "gradients of a slice are a matrix, and 1 is also what torch takes by itself",
+         file="qkov/formula.py"),
+    Rule(r"sum\([-+]1", EQUIVALENT, "contributions of a slice are a matrix, of which axis 1 is the last",
+         file="qkov/fisher.py"),
+    Rule(r'"(sym|XXsymXX|SYM)"|None', EQUIVALENT, 'every word but "asym" means sym', "exchange.effect",
+         "qkov/statistics/effects.py"),
+    Rule(r"(\(|\)| and False)", EQUIVALENT, "a pair without a score makes a mean NaN, and with it the effect",
+         "exchange.effect", "qkov/statistics/effects.py"),
+    Rule(r"[-+] 1", EQUIVALENT, "the half-width is 0 times the quantile, whatever its degrees of freedom", "no spread at all",
+         "qkov/statistics/effects.py"),
+    Rule(r">=?", EQUIVALENT, "the bound with its tolerance, no product of whole numbers, is never met exactly", "1e-12",
+         "qkov/statistics/conformal.py"),
 )  # fmt: skip
 
-# By source and function: (before, after, kind, reason); a line and its mutant.
-LISTED = {}
 
-
-def reason(source, survivor):
+def reason(file, survivor):
     """Return ``{"kind": ..., "reason": ...}`` of a survivor."""
-    for function, before, after, kind, text in LISTED.get(source, ()):
-        if (function, before, after) == (survivor["function"], survivor["before"], survivor["after"]):
-            return {"kind": kind, "reason": text}
     for rule in RULES:
-        if rule.covers(survivor["before"], survivor["after"]):
+        if rule.covers(file, survivor["before"], survivor["after"]):
             return {"kind": rule.kind, "reason": rule.reason}
     if survivor["wording"]:
         return {"kind": WORDING, "reason": "a message that says the same in other letters"}
@@ -63,5 +93,5 @@ def reason(source, survivor):
 
 
 def _plain(text):
-    """Without white space and without commas before a closing bracket."""
+    """Without white space, and without commas that are doubled or stand before a closing bracket."""
     return re.sub(r",(?=[)\]])", "", re.sub(r",+", ",", re.sub(r"\s+", "", text)))

@@ -51,11 +51,11 @@ def share_without_wording(row):
 
 
 def update(row, path=PATH, root=ROOT):
-    """Put the row of one source in, with its hash and the reasons of its survivors; the others stay as they are."""
-    document = _load(path) or {"format": FORMAT, "files": []}
+    """Put the row of one source in, with its hash; the others keep their figures. All reasons are looked up again."""
+    document = _load(path) or {"format": FORMAT, "environment": {}, "files": []}
     rows = {one["file"]: one for one in document["files"]}
-    explained = [one | mutant_reasons.reason(row["file"], one) for one in row["survivors"]]
-    rows[row["file"]] = row | {"survivors": explained, "sha256": source_hash(row["file"], root)}
+    rows[row["file"]] = row | {"sha256": source_hash(row["file"], root)}
+    rows = {name: explained(one) for name, one in rows.items()}
     order = {name: place for place, name in enumerate(sources(root))}
     document["files"] = sorted((one for one in rows.values() if one["file"] in order), key=lambda r: order[r["file"]])
     document["environment"] = reproducibility.environment_record()
@@ -65,9 +65,20 @@ def update(row, path=PATH, root=ROOT):
     os.replace(temporary, path)
 
 
+def explained(row):
+    """Give every survivor of a row its reason of today."""
+    return row | {"survivors": [one | mutant_reasons.reason(row["file"], one) for one in row["survivors"]]}
+
+
 def written(document):
-    """JSON with a survivor a line."""
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """JSON with a file, and each of its survivors, on a line of its own: a change of one is a changed line."""
+    head = json.dumps({**document, "files": []}, indent=1).removesuffix("[]\n}")
+    files = []
+    for row in document["files"]:
+        survivors = ",\n".join(f"   {json.dumps(one, ensure_ascii=False)}" for one in row["survivors"])
+        rest = {name: value for name, value in row.items() if name != "survivors"}
+        files.append(f'  {json.dumps(rest).removesuffix("}")}, "survivors": [\n{survivors}\n  ]}}')
+    return f"{head}[\n" + ",\n".join(files) + "\n ]\n}\n"
 
 
 def read(path=PATH, root=ROOT):

@@ -10,6 +10,7 @@ works. What was found is written to `validation/evidence/mutants.json`, see :mod
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,15 @@ from .committed import ROOT
 TREE = ROOT / "_build" / "mutants"
 COPIED = ("qkov", "validation", "tests")
 
-# Tests beside the file of the module's name; by folder of the source. None may need more than the copied folders.
-MORE_TESTS = {"qkov/statistics": ("tests/test_statistics_golden.py",)}
+# Tests beside the file of the module's name, for a source or a folder of them. None may need more than the copied folders.
+MORE_TESTS = {
+    "qkov/statistics": ("tests/test_statistics_golden.py",),
+    "qkov/interference.py": (
+        "tests/test_curvature.py",
+        "tests/test_sampled_labels.py",
+        "tests/test_latent_attention.py",
+    ),
+}
 # Properties of other modules that need seconds: a survivor meets every test.
 DESELECTED = ("tests/test_interference.py::test_size_of_tiles_does_not_matter",)
 
@@ -39,7 +47,7 @@ def tests_of(source):
     """Test files that judge the mutants of a source."""
     path = Path(source)
     name = "_".join(path.with_suffix("").parts[1:])
-    return (f"tests/test_{name}.py", *MORE_TESTS.get(path.parent.as_posix(), ()))
+    return (f"tests/test_{name}.py", *MORE_TESTS.get(source, ()), *MORE_TESTS.get(path.parent.as_posix(), ()))
 
 
 def configuration(source):
@@ -123,9 +131,10 @@ def run_mutmut(source, jobs, tree, names=()):
     env["QKOV_MUTATED_MODULE"] = module_of(source)
     done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, errors="replace")
     if done.returncode:
-        raise RuntimeError(
-            f"mutmut on {source} ended with status {done.returncode}:\n{done.stdout[-3000:]}{done.stderr}"
+        said = re.sub(
+            r".*(Generating mutants|Running stats).*\n?", "", f"{done.stdout}{done.stderr}".replace("\r", "\n")
         )
+        raise RuntimeError(f"mutmut on {source} ended with status {done.returncode}:\n{said.strip()[-3000:]}")
 
 
 def plant_control(tree, source):
