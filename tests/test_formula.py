@@ -221,6 +221,20 @@ def test_slices_of_different_sizes_are_refused():
         formula.interference(torch.ones(1, 3), torch.ones(4), torch.ones(1, 3))
 
 
+def test_refused_sizes_say_what_was_found_and_what_to_do():
+    with pytest.raises(ShapeError) as of_pair:
+        formula.pair_scores(torch.ones(2, 3), torch.ones(5, 4))
+    assert str(of_pair.value) == (
+        "task A's slice has 3 parameters and task B's has 4; expected the same slice of the same model on both sides. "
+        "Collect both tasks with one model."
+    )
+    with pytest.raises(ShapeError) as of_fisher:
+        formula.interference(torch.ones(2, 3), torch.ones(4), torch.ones(5, 3))
+    assert str(of_fisher.value) == (
+        "contributions have 3 parameters and the Fisher diagonal 4; expected one Fisher value per parameter of the slice."
+    )
+
+
 def test_unknown_choice_names_the_known_ones():
     with pytest.raises(OptionError, match=r"variant='sum' is not known; expected one of 'a', 'b'"):
         formula.require_choice("variant", "sum", ("a", "b"))

@@ -1,5 +1,6 @@
 """Heatmaps and single pairs against the slow reference for every option, and what is said about them."""
 
+import dataclasses
 import functools
 import itertools
 import warnings
@@ -219,6 +220,29 @@ def test_selection_that_does_not_exist_is_refused(selection, error):
         score(two_tasks("llama")[0], **selection)
 
 
+def test_refused_selections_say_why():
+    metric = metric_of(two_tasks("llama")[0])
+
+    def refused(**selection):
+        with pytest.raises(OptionError) as caught:
+            metric.compute_heatmap("a", "b", progress=False, **selection)
+        return str(caught.value)
+
+    assert refused(layers=[]) == "layers is empty, so there is nothing to score; leave it None for all."
+    assert refused(heads=[]) == "heads is empty, so there is nothing to score; leave it None for all."
+    assert refused(layers=[1, 1]) == "layers is [1, 1]; expected each number once."
+    assert refused(heads=[0, 0]) == "heads is [0, 0]; expected each number once."
+    assert refused(max_samples_per_task=0) == "max_samples_per_task is 0; expected at least 1, or None for all."
+
+
+def test_a_head_that_does_not_exist_is_named_with_its_place():
+    metric = metric_of(two_tasks("llama")[0])
+    with pytest.raises(SliceIndexError, match=r"^No head of layer 1 with index 6; valid are the integers 0 to 5\.$"):
+        metric.compute_sample_pair("a", "p", "b", 10, 1, 6)
+    with pytest.raises(SliceIndexError, match=r"^No head with index 6; valid are the integers 0 to 5\.$"):
+        metric.compute_heatmap("a", "b", heads=[6], progress=False)
+
+
 def test_most_samples_limits_scores_and_fisher_takes_all():
     collector, _ = two_tasks("llama")
     whole, part = score(collector), score(collector, most=1)
@@ -385,6 +409,33 @@ def test_attributes_say_what_was_computed():
     assert {name: attributes[name] for name in expected} == expected
     assert attributes["versions"]["torch"] == torch.__version__
     assert len(attributes["model_fingerprint"]) == 64
+
+
+def test_options_have_the_defaults_that_are_written_down():
+    collector, _ = two_tasks("llama")
+    metric = qkov.QKOVInterferenceMetric(collector.config, collector)
+    assert dataclasses.asdict(metric.options) | {"device": str(metric.options.device)} == {
+        "variant": "unsigned", "fisher_pool": "A", "fisher_source": "contributions", "aggregate": "mean",
+        "normalize_gj": "none", "contribution_normalisation": "tokens", "include_bias": False, "epsilon": None,
+        "ridge_lambda": None, "ridge_lambda_rel": metric.options.ridge_lambda_rel, "ema_decay": 0.99,
+        "tile_elements": 4_194_304, "device": "cpu",
+    }  # fmt: skip
+    assert (metric.min_samples_for_fisher, metric.fisher_tasks) == (10, {})
+
+
+def test_attributes_hold_every_option_but_the_device():
+    collector, _ = two_tasks("llama")
+    metric = metric_of(collector, aggregate="sum", normalize_gj="per_token")
+    attributes = metric.compute_heatmap("a", "b", progress=False).attributes
+    options = dataclasses.asdict(metric.options)
+    assert "device" not in attributes
+    assert {name: attributes[name] for name in options if name != "device"} == {
+        name: value for name, value in options.items() if name != "device"
+    }
+    assert sorted(attributes["versions"]) == ["qkov", "torch"]
+    assert attributes["model_fingerprint"] == collector.model_fingerprint
+    assert "fisher_tasks" not in attributes
+    assert "slice_note" not in attributes
 
 
 def test_attributes_warn_of_averages_only_where_they_say_nothing_on_a():
