@@ -221,7 +221,7 @@ def test_requests_that_make_no_sense_are_refused(call):
     for level in (0, 1, -0.5, 95, np.nan):
         with pytest.raises(StatisticsError, match=r"expected a coverage between 0 and 1, such as 0\.95"):
             call(g_a, g_b, level=level, **iid)
-    with pytest.raises(OptionError, match="^estimand='median' is not known"):
+    with pytest.raises(OptionError, match=r"^estimand='median' is not known"):
         call(g_a, g_b, estimand="median", **iid)
     with pytest.raises(StatisticsError, match="clusters of task B are not known"):
         call(g_a, g_b, clusters_a="iid", clusters_b=None)
@@ -239,11 +239,11 @@ def test_requests_that_make_no_sense_are_refused(call):
 def test_other_options_are_refused():
     given = gradients(1, 12), gradients(2, 12)
     iid = {"clusters_a": "iid", "clusters_b": "iid"}
-    with pytest.raises(OptionError, match="^method='bca' is not known"):
+    with pytest.raises(OptionError, match=r"^method='bca' is not known"):
         confidence_interval(*given, method="bca", **iid)
     with pytest.raises(StatisticsError, match="n_draws=0; expected a positive int"):
         confidence_interval(*given, method="pigeonhole", seed=0, n_draws=0, **iid)
-    with pytest.raises(OptionError, match="^adjust='sidak' is not known"):
+    with pytest.raises(OptionError, match=r"^adjust='sidak' is not known"):
         head_contrast(*given, layer_of_slice=[0] * 3, adjust="sidak", **iid)
     with pytest.raises(ShapeError, match="layer_of_slice has 2 entries; expected one for each of the 3 slices"):
         head_contrast(*given, layer_of_slice=[0] * 2, **iid)

@@ -118,7 +118,7 @@ def test_requests_that_make_no_sense_are_refused():
         reliability(g_a, g_b, seed=None, **IID)
     with pytest.raises(StatisticsError, match="n_splits=0"):
         reliability(g_a, g_b, seed=0, n_splits=0, **IID)
-    with pytest.raises(OptionError, match="^estimand='median' is not known"):
+    with pytest.raises(OptionError, match=r"^estimand='median' is not known"):
         reliability(g_a, g_b, seed=0, estimand="median", **IID)
     with pytest.raises(ShapeError, match="g_a 3, g_b 3, g_other 2 slices"):
         reliability(g_a, g_b, seed=0, g_other=g_b[:, :2], **IID)
