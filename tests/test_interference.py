@@ -52,6 +52,12 @@ def small_tasks():
     return two_tasks("llama", layers=1, **sizes)
 
 
+def before_mutants():
+    """Make what tests share, and the metric has no part in, before mutants of the metric are judged one by one."""
+    small_tasks()
+    two_tasks("llama")
+
+
 def metric_of(collector, **options):
     return qkov.QKOVInterferenceMetric(collector.config, collector, **{"min_samples_for_fisher": 0} | options)
 

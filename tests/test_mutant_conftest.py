@@ -78,3 +78,13 @@ def test_every_test_reaches_the_control(monkeypatch):
     monkeypatch.setenv("QKOV_MUTATED_MODULE", "planted")
     mutant_conftest.pytest_runtest_setup()
     assert reached == [1]
+
+
+def test_what_test_modules_share_is_made_once(monkeypatch):
+    made = []
+    monkeypatch.setattr(mutant_conftest.gc, "freeze", lambda: made.append("frozen"))
+    items = [types.SimpleNamespace(module=types.ModuleType(name)) for name in "aab"]
+    items[0].module.before_mutants = lambda: made.append("shared")
+    items[1].module = items[0].module
+    mutant_conftest.pytest_collection_finish(types.SimpleNamespace(items=items))
+    assert made == ["shared", "frozen"]

@@ -1,5 +1,7 @@
 """The committed figures of mutants speak for the sources that were measured, and for no others."""
 
+import json
+
 import pytest
 
 from validation import mutant_record
@@ -78,6 +80,14 @@ def test_a_row_replaces_that_of_its_file_and_leaves_the_others(checkout):
         ("qkov/formula.py", 3.0),
         (SOURCE, 9.0),
     ]
+
+
+def test_a_survivor_is_a_line_and_nothing_is_lost():
+    rows = [ROW, ROW | {"file": "qkov/formula.py", "survivors": []}]
+    for document in ({"files": rows, "format": "x"}, {"format": "x", "files": rows}):
+        text = mutant_record.written(document)
+        assert json.loads(text) == document
+        assert [line.count('"mutant"') for line in text.splitlines()].count(1) == 2
 
 
 def test_shares_with_and_without_wording():

@@ -244,6 +244,19 @@ def test_without_labels_of_clusters_there_is_no_test():
         run(*given, clusters_b=["x"] * 8)
 
 
+@pytest.mark.parametrize("sizes", [(3, 3), (3, 4)])
+def test_result_says_what_was_relabelled_and_how_small_p_can_be(sizes):
+    given = gradients(1, sizes[0]), gradients(2, sizes[1])
+    found = run(*given, clusters_a="iid", clusters_b="iid", n_permutations=99)
+    # All relabelings are there; with equal sides each has a mirror with the same statistic.
+    assert found.min_p == pytest.approx((2 if sizes == (3, 3) else 1) / found.n_distinct)
+    assert (found.seed, found.unit) == (5, "samples, taken as independent")
+    for named in range(2):
+        labels = ["iid", "iid"]
+        labels[named] = list("uvwx")[: sizes[named]]
+        assert run(*given, *labels).unit == "clusters"
+
+
 @pytest.mark.parametrize("name", ["g_a", "g_b"])
 def test_gradients_that_are_refused_are_named(name):
     given = {"g_a": gradients(1, 7), "g_b": gradients(2, 8)} | {name: np.ones((7, 5))}

@@ -78,6 +78,7 @@ def test_pigeonhole_equals_a_literal_double_resampling(estimand):
         assert [found.low[one], found.high[one]] == pytest.approx(np.quantile(values, [0.05, 0.95]).tolist(), rel=1e-9)
     assert found.df is None
     assert "conservative" in found.note
+    assert (found.level, found.estimand, found.method) == (0.9, estimand, "pigeonhole")
 
 
 def picked_by_hand(count, draws, seed, stream):
@@ -105,12 +106,13 @@ def test_bootstrap_demands_a_seed(seed):
         )
 
 
+@pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("method", intervals.METHODS)
-def test_slice_without_gradient_has_no_interval(method):
+def test_slice_without_gradient_has_no_interval(method, side):
     g_a, g_b = gradients(7, 12), gradients(8, 12)
-    g_a[4, 1] = 0
+    (g_a, g_b)[side][4, 1] = 0
     found = confidence_interval(g_a, g_b, clusters_a="iid", clusters_b="iid", method=method, seed=0, n_draws=20)
-    for values in (found.estimate, found.low, found.high):
+    for values in (found.estimate, found.low, found.high, *([found.df] if method == "jackknife" else [])):
         assert np.isnan(values).tolist() == [False, True, False]
 
 
@@ -183,6 +185,23 @@ def test_contrasts_of_a_layer_add_up_to_zero():
         gradients(17, 12, 4), gradients(18, 12, 4), clusters_a="iid", clusters_b="iid", layer_of_slice=[0] * 4
     )
     assert found.estimate.sum() == pytest.approx(0, abs=1e-9)
+
+
+def test_two_heads_are_each_others_contrast():
+    given = gradients(17, 12, 2), gradients(18, 12, 2)
+    found = head_contrast(*given, clusters_a="iid", clusters_b="iid", layer_of_slice=[0, 0])
+    logs = [np.log(loops.score(given[0][:, one], given[1][:, one], "lift")) for one in range(2)]
+    assert found.estimate.tolist() == pytest.approx([logs[0] - logs[1], logs[1] - logs[0]])
+
+
+@pytest.mark.parametrize("difference", [0.0, 1.0])
+def test_contrast_without_any_spread_has_no_statistic(difference):
+    full = np.array([difference, 0.0])
+    left = jackknife.LeftOut(full, np.tile(full, (3, 1)), np.tile(full, (4, 1)))
+    found = intervals.contrast_of(left, [0, 0], estimand="lift", adjust="holm", level=0.95)
+    assert np.isnan(found.statistic).all()
+    assert np.isnan(found.p).all()
+    assert found.low.tolist() == found.estimate.tolist() == found.high.tolist() == [difference, -difference]
 
 
 def test_head_without_others_has_no_contrast_and_is_no_hypothesis():

@@ -26,8 +26,14 @@ def pytest_configure():
     warnings.warn = warn
 
 
-def pytest_collection_finish():
-    """Leave what is imported to itself: pytest collects garbage at its end, a third of a second among torch's objects."""
+def pytest_collection_finish(session):
+    """Make what test modules share, in the process that the others begin as; then leave all of that to itself.
+
+    A module names what it shares in a function ``before_mutants``; none of that may come from the mutated source. pytest
+    collects garbage at its end, a third of a second among torch's objects: they are frozen.
+    """
+    for module in {item.module for item in session.items}:
+        getattr(module, "before_mutants", int)()
     gc.freeze()
 
 

@@ -72,7 +72,8 @@ def explained(row):
 
 def written(document):
     """JSON with a file, and each of its survivors, on a line of its own: a change of one is a changed line."""
-    head = json.dumps({**document, "files": []}, indent=1).removesuffix("[]\n}")
+    first = {name: value for name, value in document.items() if name != "files"} | {"files": []}
+    head = json.dumps(first, indent=1).removesuffix("[]\n}")
     files = []
     for row in document["files"]:
         survivors = ",\n".join(f"   {json.dumps(one, ensure_ascii=False)}" for one in row["survivors"])
