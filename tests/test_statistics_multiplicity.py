@@ -114,6 +114,15 @@ def test_statistics_that_are_zero_but_for_rounding_tie():
     assert multiplicity.permutation_p(np.array([2e-16]), null).tolist() == [4 / 5]
 
 
+def test_tolerance_of_statistics_is_that_of_one_error():
+    null = np.array([[-0.5e-10], [-1.5e-10]])
+    assert multiplicity.permutation_p(np.array([0.0]), null).tolist() == [2 / 3]
+
+
+def test_zero_reaches_zero():
+    assert multiplicity.reaches(np.array([0.0, -1e-300]), 0.0).tolist() == [True, False]
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_values_in_any_unit_are_compared_relative_to_each_other(scale):
     values = np.array([1.0, 1 - 5e-11, 1 - 5e-10, 2.0, 0.0, -1.0]) * scale
