@@ -1,10 +1,12 @@
 """Tables of the mutants: every file, every survivor with its reason, nothing stale shown as if it were new."""
 
 import copy
+import re
 
 from reports import evidence, mutant_tables
 from tests.test_reports_tables import rows
 from validation import mutant_reasons
+from validation.committed import ROOT
 
 SURVIVOR = {"mutant": "m", "function": "welch", "before": "a * b", "after": "a / b", "wording": False, "status": "survived",
             "kind": "equivalent", "reason": "both are 0"}  # fmt: skip
@@ -69,3 +71,9 @@ def test_files_are_counted_unless_they_are_stale():
     assert evidence.count_mutants({}) == {}
     poor = FOUND["mutants"] | {"complaints": ["qkov/fisher.py: 1 of 2 mutants killed"]}
     assert evidence.count_mutants(poor) == {"mutants": (1, 1, 0)}
+
+
+def test_the_page_takes_in_every_table_and_no_other_number():
+    page = (ROOT / "book" / "mutation.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"generated/(\w+)\.md", page)) == set(mutant_tables.mutant_tables(FOUND))
+    assert set(re.findall(r"{{ (\w+) }}", page)) <= set(mutant_tables.mutant_numbers(FOUND))

@@ -54,7 +54,7 @@ RULES = (
     Rule(r"axis=1", EQUIVALENT, "argsort of a matrix goes along its last axis anyway", "argsort("),
     Rule(r"\.astype\((np\.float64|None)\)", EQUIVALENT, "NumPy reads None as float64"),
     Rule(r"dtype=(np\.float64|None)", EQUIVALENT, "NumPy makes float64 by itself here"),
-    Rule(r"\(rows, -[12]\)", EQUIVALENT, "NumPy takes any negative length as the one to be found", "reshape"),
+    Rule(r"(?<=[( ])-[12](?=[,)])", EQUIVALENT, "NumPy takes any negative length as the one to be found", "reshape("),
     Rule(r'\bdivide=("ignore"|None)', GUARD, "the numerator is 0 wherever the denominator is", "errstate"),
     # Single files
     Rule(r'normalisation="\w+"', EQUIVALENT, 'every word but "none" means tokens', file="qkov/formula.py"),
