@@ -89,6 +89,8 @@ RULES = (
          "qkov/statistics/pair_forms.py"),
     Rule(r"[*/] \(n_a \+ n_b\)", EQUIVALENT, "a constant factor of all slices, which neither a lift nor a correlation sees",
          file="qkov/statistics/map_reliability.py"),
+    Rule(r"directed=(False|True|None)", EQUIVALENT, "SciPy joins what a directed graph joins weakly by itself",
+         file="qkov/statistics/cluster_mass.py"),
     Rule(r"-[12]", EQUIVALENT, "every negative number is refused", "value = ", "qkov/statistics/relabelings.py"),
     Rule(r"np\.float32|None", SPEED, "whole numbers below 2^24 are as exact in float64, which is slower", "first.astype",
          "qkov/statistics/pair_forms.py"),
