@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import types
 import warnings
 
 import numpy as np
@@ -579,6 +580,91 @@ def test_task_a_without_samples_is_refused():
 def test_unknown_task_a_is_refused():
     with pytest.raises(UnknownTaskError, match="known tasks: 'a', 'b'"):
         score(two_tasks("llama")[0], "c", "b")
+
+
+def caught_by(call):
+    """Warnings of a call as (text, file that they point at)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [(str(one.message), one.filename) for one in caught]
+
+
+def test_warnings_say_what_to_do_and_point_at_the_line_that_asked():
+    collector, _ = two_tasks("llama")
+    few = qkov.QKOVInterferenceMetric(collector.config, collector, variant="signed", min_samples_for_fisher=4)
+    assert caught_by(lambda: few.compute_heatmap("a", "b", progress=False)) == [
+        (
+            "the Fisher of task 'a' rests on 3 samples; min_samples_for_fisher is 4. Scores of few samples are noisy: collect "
+            "more, or lower the limit.",
+            __file__,
+        )
+    ]
+    assert caught_by(lambda: metric_of(collector).compute_heatmap("a", "c", progress=False)) == [
+        (
+            "task B, 'c', has no samples; averages are 0 and the result is not valid. Known tasks: 'a', 'b'.",
+            __file__,
+        )
+    ]
+    damped = metric_of(collector, ridge_lambda=1e6)
+    assert caught_by(lambda: damped.compute_heatmap("a", "b", progress=False)) == [
+        (
+            "damping outweighs the median Fisher value in 100% of the slices, so scores there are hardly normalised. Leave "
+            "epsilon and ridge_lambda unset for relative damping, or rescale the loss.",
+            __file__,
+        )
+    ]
+    ridge = metric_of(collector, variant="full", ridge_lambda=1e9)
+    assert caught_by(lambda: ridge.compute_heatmap("a", "b", progress=False)) == [
+        (
+            "damping outweighs the largest eigenvalue of the Fisher matrix in 100% of the slices, so scores there are inner "
+            "products over a constant. Leave ridge_lambda unset for relative damping, or lower it.",
+            __file__,
+        )
+    ]
+
+
+def judged(variant, **health):
+    """Whether a result warns of its damping, from health that is the same in every block."""
+    arrays = {name: np.array(values, float) for name, values in health.items()}
+    result = types.SimpleNamespace(attributes={"variant": variant}, health=dict.fromkeys("QKVO", arrays))
+    return len(caught_by(lambda: interference._warn_if_damped(result)))
+
+
+def test_damping_is_told_of_where_it_outweighs_most_live_slices():
+    assert judged("unsigned", fisher_over_damped=[0.4, 0.4, 0.6], fisher_max=[1, 1, 1]) == 1
+    assert judged("unsigned", fisher_over_damped=[0.4, 0.6], fisher_max=[1, 1]) == 0  # half are not most
+    assert judged("unsigned", fisher_over_damped=[0.5, 0.5], fisher_max=[1, 1]) == 0  # as much is not more
+    assert (
+        judged("unsigned", fisher_over_damped=[0.0, 0.0, 0.6], fisher_max=[0, 0, 1e-9]) == 0
+    )  # dead ones do not count
+    assert judged("unsigned", fisher_over_damped=[0.1], fisher_max=[0]) == 0
+    assert judged("dot", fisher_over_damped=[0.4, 0.4, 0.6], fisher_max=[1, 1, 1]) == 0
+
+
+@pytest.mark.parametrize("variant", ["full", "kfac"])
+def test_a_ridge_is_told_of_where_it_outweighs_most_live_matrices(variant):
+    assert judged(variant, damping=[2, 2, 0.5], fisher_max=[1, 1, 1]) == 1
+    assert judged(variant, damping=[2, 0.5], fisher_max=[1, 1]) == 0
+    assert judged(variant, damping=[1, 1], fisher_max=[1, 1]) == 0
+    assert judged(variant, damping=[2, 2, 0.5], fisher_max=[0, 0, 1]) == 0
+    assert judged(variant, damping=[2, 2, 2e-9], fisher_max=[0, 0, 1e-9]) == 1
+    assert judged(variant, damping=[2, 2], fisher_max=[0, 0]) == 0
+
+
+def test_a_refused_layout_and_an_empty_task_say_what_to_do():
+    collector, _ = two_tasks("llama")
+    with pytest.raises(ModelChangedError) as other_model:
+        qkov.QKOVInterferenceMetric(two_tasks("gpt2")[0].config, collector)
+    assert str(other_model.value) == (
+        "the collector holds gradients of a model with another layout than config. Pass QKOVConfig.from_model(model) of the "
+        "model that was collected."
+    )
+    empty = qkov.FisherCollector()
+    empty.collect_fisher(build_model("llama"), {"input_ids": torch.empty(0, 4, dtype=torch.long)}, "a", progress=False)
+    with pytest.raises(EmptyTaskError) as no_samples:
+        score(empty, "a", "a")
+    assert str(no_samples.value) == "task A, 'a', has no samples; its Fisher is not defined. Collect it first."
 
 
 def test_damping_that_dominates_warns():
