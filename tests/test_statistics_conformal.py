@@ -93,7 +93,7 @@ def test_nothing_to_compare_is_refused():
         conformal_samples([], [1.0])
     with pytest.raises(StatisticsError, match="1 samples and 0 of the reference"):
         conformal_samples([1.0], [])
-    for values in ([np.nan], [np.inf]):
+    for values in ([np.nan], [np.inf], [None]):
         with pytest.raises(NonFiniteError, match="Leave out samples without a gradient"):
             conformal_samples(values, [1.0])
         with pytest.raises(NonFiniteError, match="a score is NaN or infinite"):

@@ -76,6 +76,10 @@ def test_p_outside_zero_to_one_is_refused(p):
         multiplicity.adjust([0.5, p])
 
 
+def test_none_is_no_hypothesis():
+    assert multiplicity.adjust([0.02, None], "bonferroni").tolist() == pytest.approx([0.02, np.nan], nan_ok=True)
+
+
 # Permutation p values
 
 

@@ -53,7 +53,10 @@ RULES = (
          "capitals too", "words"),
     Rule(r"axis=1", EQUIVALENT, "argsort of a matrix goes along its last axis anyway", "argsort("),
     Rule(r"\.astype\((np\.float64|None)\)", EQUIVALENT, "NumPy reads None as float64"),
-    Rule(r"dtype=(np\.float64|None)", EQUIVALENT, "NumPy makes float64 by itself here"),
+    Rule(r"dtype=(np\.float64|None)", EQUIVALENT, "whole numbers are divided as float64 anyway", "np.array(counts",
+         "qkov/statistics/multiplicity.py"),
+    Rule(r"dtype=(np\.float64|None)", EQUIVALENT, "sums and products of sizes are as exact in whole numbers", "asarray(sizes",
+         "qkov/statistics/pair_forms.py"),
     Rule(r"(?<=[( ])-[12](?=[,)])", EQUIVALENT, "NumPy takes any negative length as the one to be found", "reshape("),
     Rule(r'\bdivide=("ignore"|None)', GUARD, "the numerator is 0 wherever the denominator is", "errstate"),
     # Single files
@@ -108,6 +111,8 @@ RULES = (
          "weights[", "qkov/statistics/intervals.py"),
     Rule(r">=?", EQUIVALENT, "the bound with its tolerance, no product of whole numbers, is never met exactly", "1e-12",
          "qkov/statistics/conformal.py"),
+    Rule(r">=?", EQUIVALENT, "the bound with its tolerance, no product of whole numbers, is never met exactly", "1e-12",
+         "qkov/statistics/head_result.py"),
 )  # fmt: skip
 
 

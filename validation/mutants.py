@@ -27,6 +27,7 @@ COPIED = ("qkov", "validation", "tests")
 # Tests beside the file of the module's name, for a source or a folder of them. None may need more than the copied folders.
 MORE_TESTS = {
     "qkov/statistics": ("tests/test_statistics_golden.py",),
+    "qkov/statistics/head_result.py": ("tests/test_statistics_source.py",),
     "qkov/interference.py": (
         "tests/test_curvature.py",
         "tests/test_sampled_labels.py",
