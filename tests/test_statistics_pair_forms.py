@@ -133,11 +133,13 @@ def test_swapping_the_names_keeps_sym_and_negates_asym_exactly():
     np.testing.assert_array_equal(form.asym(one), -form.asym(other))
 
 
-def test_sums_beyond_the_whole_numbers_of_float32_are_exact():
+@pytest.mark.parametrize("plant", [np.multiply, np.add], ids=["blocks", "loud clusters"])
+def test_sums_beyond_the_whole_numbers_of_float32_are_exact(plant):
     count = 60
-    # One sign on one side, so that sums over many clusters grow far beyond 2^24, and odd ones do not fit float32.
+    # Sums over many clusters grow far beyond 2^24 where they have one sign, within a side or over a row.
     side = np.arange(count) < count // 2
-    scores = np.where(side[:, None] == side[None], 1000.0, -1000.0) + whole_scores(9, count, count) / 7.0
+    sign = np.where(side, 1.0, -1.0)
+    scores = 1000.0 * plant(sign[:, None], sign[None]) + whole_scores(9, count, count) / 7.0
     form = pair_forms.PairForm.of(scores, np.arange(count))
     first = np.stack([side, ~side, np.arange(count) < 41, np.arange(count) % 3 > 0])
     labellings = pair_forms.Labellings.of(first, np.ones(count, int))
