@@ -104,12 +104,15 @@ def test_the_control_stands_in_one_copy_only(tree):
 def test_survivors_are_judged_again_and_the_others_are_kept(finished, monkeypatch):
     asked = []
     monkeypatch.setattr(mutants, "run_mutmut", lambda source, jobs, tree, names: asked.extend(names))
-    old = {"file": SOURCE, "mutants": 50, "killed": 48, "survived": 2, "wording": 9, "wording_survived": 1, "seconds": 1.0,
-           "survivors": [{"mutant": name} for name in list(CODES)[:2]]}  # fmt: skip
+    lines = {"function": "f", "before": "a + b", "after": "a - b", "wording": False}
+    proved = lines | {"mutant": "proved", "before": "zip(a, b, strict=True)", "after": "zip(a, b)"}
+    old = {"file": SOURCE, "mutants": 50, "killed": 47, "survived": 3, "wording": 9, "wording_survived": 1, "seconds": 1.0,
+           "survivors": [proved, *(lines | {"mutant": name} for name in list(CODES)[:2])]}  # fmt: skip
     row = mutants.measure_survivors(old, tree=finished)
-    assert asked == list(CODES)[:2]
-    assert (row["mutants"], row["killed"], row["survived"], row["wording"]) == (50, 49, 1, 9)
-    nothing = old | {"survivors": []}
+    assert asked == list(CODES)[:2]  # not the one that no test can kill
+    assert (row["mutants"], row["killed"], row["survived"], row["wording"]) == (50, 48, 2, 9)
+    assert [one["mutant"] for one in row["survivors"]] == ["proved", list(CODES)[1]]
+    nothing = old | {"survivors": [proved]}
     assert mutants.measure_survivors(nothing, tree=finished) == nothing
 
 

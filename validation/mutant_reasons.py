@@ -18,6 +18,7 @@ KINDS = {
     UNTESTED: "deliberately untested",
     UNEXPLAINED: "no reason given",
 }
+PROVED = (EQUIVALENT, GUARD, SPEED)  # no test can be written that kills them
 
 
 @dataclass(frozen=True)

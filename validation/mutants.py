@@ -18,7 +18,7 @@ import time
 from contextlib import chdir
 from pathlib import Path
 
-from . import mutant_diffs, mutant_record
+from . import mutant_diffs, mutant_reasons, mutant_record
 from .committed import ROOT
 
 TREE = ROOT / "_build" / "mutants"
@@ -99,12 +99,14 @@ def measure(source, *, jobs=1, tree=TREE):
 
 
 def measure_survivors(row, *, jobs=1, tree=TREE):
-    """Judge those mutants of a row again that survived: all that there is to do where tests were only added.
+    """Judge those mutants of a row again that survived without proof: all that there is to do where tests were only added.
 
     Returns:
         The row with the counts and survivors that are left.
     """
-    source, names = row["file"], [one["mutant"] for one in row["survivors"]]
+    source = row["file"]
+    proved = [one for one in row["survivors"] if mutant_reasons.reason(source, one)["kind"] in mutant_reasons.PROVED]
+    names = [one["mutant"] for one in row["survivors"] if one not in proved]
     if not names:
         return row
     run_mutmut(source, jobs, tree, names)
@@ -112,7 +114,9 @@ def measure_survivors(row, *, jobs=1, tree=TREE):
     return row | {
         "tests": list(tests_of(source)),
         "killed": row["killed"] + left["killed"],
-        **{name: left[name] for name in ("survived", "wording_survived", "survivors")},
+        "survived": len(proved) + left["survived"],
+        "wording_survived": sum(one["wording"] for one in proved) + left["wording_survived"],
+        "survivors": [*proved, *left["survivors"]],
     }
 
 
