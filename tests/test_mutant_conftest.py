@@ -49,14 +49,19 @@ def test_without_the_change_a_warning_points_at_what_stands_between():
     assert frames(2)[1][0].endswith(mutant_conftest.BETWEEN)
 
 
-def test_quick_tests_run_first(tmp_path, monkeypatch):
+def test_own_and_quick_tests_run_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    items = [types.SimpleNamespace(nodeid=name) for name in ("slow", "quick", "new")]
+    monkeypatch.setenv("QKOV_OWN_TESTS", "own.py")
+    items = [
+        types.SimpleNamespace(nodeid=name) for name in ("other.py::a", "own.py::slow", "own.py::quick", "own.py::new")
+    ]
+    names = [one.nodeid for one in items]
     mutant_conftest.pytest_collection_modifyitems(items)
-    assert [one.nodeid for one in items] == ["slow", "quick", "new"]
-    (tmp_path / "mutmut-stats.json").write_text(json.dumps({"duration_by_test": {"slow": 2.0, "quick": 0.1}}))
+    assert [one.nodeid for one in items] == names
+    durations = {"own.py::slow": 2.0, "own.py::quick": 0.1, "other.py::a": 0.01}
+    (tmp_path / "mutmut-stats.json").write_text(json.dumps({"duration_by_test": durations}))
     mutant_conftest.pytest_collection_modifyitems(items)
-    assert [one.nodeid for one in items] == ["new", "quick", "slow"]
+    assert [one.nodeid for one in items] == ["own.py::new", "own.py::quick", "own.py::slow", "other.py::a"]
 
 
 def test_the_file_may_be_imported_again(monkeypatch):

@@ -133,7 +133,7 @@ def run_mutmut(source, jobs, tree, names=()):
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs), *names]
     # A path to the checkout would let tests import the sources as they are.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    env["QKOV_MUTATED_MODULE"] = module_of(source)
+    env |= {"QKOV_MUTATED_MODULE": module_of(source), "QKOV_OWN_TESTS": tests_of(source)[0]}
     done = subprocess.run(command, cwd=tree, env=env, capture_output=True, text=True, errors="replace")
     if done.returncode:
         said = re.sub(
