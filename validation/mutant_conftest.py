@@ -50,29 +50,6 @@ def pytest_collection_modifyitems(items):
         items.sort(key=lambda item: (not item.nodeid.startswith(own), seconds.get(item.nodeid, 0.0)))
 
 
-def pytest_collection_finish(session):
-    """Make what test modules share, in the process that the others begin as; then leave all of that to itself.
-
-    A module names what it shares in a function ``before_mutants``; none of that may come from the mutated source. pytest
-    collects garbage at its end, a third of a second among torch's objects: they are frozen.
-    """
-    for module in {item.module for item in session.items}:
-        getattr(module, "before_mutants", int)()
-    gc.freeze()
-
-
-def pytest_runtest_setup():
-    """Reach the control before every test, so that its mutant meets all of them; see :mod:`validation.mutants`."""
-    importlib.import_module(os.environ["QKOV_MUTATED_MODULE"])._control_of_mutants()
-
-
-def pytest_collection_modifyitems(items):
-    """Run the quick tests first: the first that fails is the last that runs."""
-    if DURATIONS.exists():
-        seconds = json.loads(DURATIONS.read_text(encoding="utf-8"))["duration_by_test"]
-        items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
-
-
 def warn(message, category=None, stacklevel=1, source=None):
     """Warn as if nothing stood between caller and function: frames of mutmut do not count in ``stacklevel``."""
     level, left, frame = 1, stacklevel, sys._getframe(1)
