@@ -13,6 +13,11 @@ from qkov.errors import LayoutError, ShapeError, SliceIndexError
 from qkov.layout import BLOCKS, BlockHeadSlice, QKOVConfig, QKOVIndexer
 
 
+def before_mutants():
+    """Import the models of the tests, which takes a second, before mutants of the layout are judged one by one."""
+    return transformers.Qwen2Model, transformers.LlamaModel, transformers.T5Model
+
+
 @pytest.fixture(scope="module")
 def model():
     config = transformers.Qwen2Config(

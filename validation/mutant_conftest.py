@@ -12,7 +12,8 @@ import sys
 import warnings
 from pathlib import Path
 
-import statsmodels.stats.multitest  # noqa: F401
+for name in ("scipy.sparse.csgraph", "scipy.stats", "statsmodels.stats.multitest"):
+    importlib.import_module(name)
 
 BETWEEN = "trampoline.py"  # file of mutmut that stands between the caller of a function and the function
 DURATIONS = Path("mutmut-stats.json")  # of a run without any mutant; written in the folder that pytest runs in
