@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import linecache
 import types
 import warnings
 
@@ -339,6 +340,20 @@ def test_gradient_norms_are_means_of_absolute_values():
                     assert norms[block][row, place, unit] == pytest.approx(expected, rel=1e-10)
 
 
+def test_gradient_norms_are_added_up_wider_than_the_gradients():
+    collector, _ = two_tasks("llama", torch.float32)
+    metric = metric_of(collector)
+    norms = metric.compute_gradient_norms("b")
+    for place, layout in enumerate(collector.config.layers):
+        for projection in layout.projections:
+            tiles = list(scoring.slice_tiles(collector.samples("b"), projection, 0, metric.options))
+            assert tiles[0].dtype == torch.float32
+            expected = sum(one.double().abs().sum(-1) for one in tiles) / scoring.num_parameters(
+                projection, metric.options
+            )
+            np.testing.assert_allclose(norms[projection.block][:, place, 0], expected.numpy(), rtol=1e-14)
+
+
 @pytest.mark.parametrize(("pool", "samples"), [("A", 3), ("pooled", 6)])
 def test_score_is_bounded_by_the_number_of_samples(pool, samples):
     collector, _ = two_tasks("llama")
@@ -583,11 +598,12 @@ def test_unknown_task_a_is_refused():
 
 
 def caught_by(call):
-    """Warnings of a call as (text, file that they point at)."""
+    """Warnings of a call as (class, text, whether they point at a line of this file that computes)."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call()
-    return [(str(one.message), one.filename) for one in caught]
+    lines = [linecache.getline(one.filename, one.lineno) if one.filename == __file__ else "" for one in caught]
+    return [(one.category, str(one.message), ".compute_" in line) for one, line in zip(caught, lines, strict=True)]
 
 
 def test_warnings_say_what_to_do_and_point_at_the_line_that_asked():
@@ -595,31 +611,35 @@ def test_warnings_say_what_to_do_and_point_at_the_line_that_asked():
     few = qkov.QKOVInterferenceMetric(collector.config, collector, variant="signed", min_samples_for_fisher=4)
     assert caught_by(lambda: few.compute_heatmap("a", "b", progress=False)) == [
         (
+            FewSamplesWarning,
             "the Fisher of task 'a' rests on 3 samples; min_samples_for_fisher is 4. Scores of few samples are noisy: collect "
             "more, or lower the limit.",
-            __file__,
+            True,
         )
     ]
     assert caught_by(lambda: metric_of(collector).compute_heatmap("a", "c", progress=False)) == [
         (
+            EmptyTaskWarning,
             "task B, 'c', has no samples; averages are 0 and the result is not valid. Known tasks: 'a', 'b'.",
-            __file__,
+            True,
         )
     ]
     damped = metric_of(collector, ridge_lambda=1e6)
     assert caught_by(lambda: damped.compute_heatmap("a", "b", progress=False)) == [
         (
+            DampingWarning,
             "damping outweighs the median Fisher value in 100% of the slices, so scores there are hardly normalised. Leave "
             "epsilon and ridge_lambda unset for relative damping, or rescale the loss.",
-            __file__,
+            True,
         )
     ]
     ridge = metric_of(collector, variant="full", ridge_lambda=1e9)
     assert caught_by(lambda: ridge.compute_heatmap("a", "b", progress=False)) == [
         (
+            DampingWarning,
             "damping outweighs the largest eigenvalue of the Fisher matrix in 100% of the slices, so scores there are inner "
             "products over a constant. Leave ridge_lambda unset for relative damping, or lower it.",
-            __file__,
+            True,
         )
     ]
 

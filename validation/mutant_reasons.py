@@ -98,6 +98,10 @@ RULES = (
     Rule(r"XX", EQUIVALENT, "blocks are the letters Q, K, V and O, of which no other is in the longer word", ' in "KV"',
          "qkov/layout.py"),
     Rule(r"range\([45]\)", EQUIVALENT, "the last column is not padded, its width is not read", file="qkov/layout.py"),
+    Rule(r'right_factor\(("\w+"|None), grad, (grad|None)', EQUIVALENT, "every word that names no other variant is unsigned, "
+         "which reads the raw gradients alone", file="qkov/interference.py"),
+    Rule(r"sum\([-+]1", EQUIVALENT, "gradients of a slice are a matrix, of which axis 1 is the last",
+         file="qkov/interference.py"),
     Rule(r"-[12]", EQUIVALENT, "every negative number is refused", "value = ", "qkov/statistics/relabelings.py"),
     Rule(r"np\.float32|None", SPEED, "whole numbers below 2^24 are as exact in float64, which is slower", "first.astype",
          "qkov/statistics/pair_forms.py"),
