@@ -7,6 +7,7 @@ import types
 import warnings
 
 import pytest
+import tqdm
 
 from validation import mutant_conftest
 
@@ -19,7 +20,11 @@ BETWEEN = _NAMES["between"]
 @pytest.fixture
 def patched(monkeypatch):
     monkeypatch.setattr(warnings, "warn", warnings.warn)  # put back afterwards
+    lock = tqdm.tqdm.get_lock()
     mutant_conftest.pytest_configure()
+    assert tqdm.tqdm.get_lock() is not lock
+    yield
+    tqdm.tqdm.set_lock(lock)
 
 
 def frames(stacklevel):
@@ -64,10 +69,8 @@ def test_own_and_quick_tests_run_first(tmp_path, monkeypatch):
     assert [one.nodeid for one in items] == ["own.py::new", "own.py::quick", "own.py::slow", "other.py::a"]
 
 
-def test_the_file_may_be_imported_again(monkeypatch):
+def test_the_file_may_be_imported_again(patched):
     # A second import finds the function of the first in the place of Python's.
-    monkeypatch.setattr(warnings, "warn", warnings.warn)
-    mutant_conftest.pytest_configure()
     again = importlib.util.module_from_spec(importlib.util.find_spec("validation.mutant_conftest"))
     again.__spec__.loader.exec_module(again)
     again.pytest_configure()

@@ -77,6 +77,7 @@ def test_a_mutant_that_hangs_is_killed_and_one_without_tests_is_not(finished):
     found = mutants.read_results(SOURCE, finished)
     counts = ("mutants", "killed", "survived", "wording", "wording_survived")
     assert [found[name] for name in counts] == [4, 2, 2, 4, 2]
+    assert found["timeouts"] == 1  # among the killed
     assert [(one["mutant"][-1], one["status"]) for one in found["survivors"]] == [("2", "survived"), ("4", "no tests")]
 
 

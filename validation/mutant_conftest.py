@@ -9,8 +9,11 @@ import importlib
 import json
 import os
 import sys
+import threading
 import warnings
 from pathlib import Path
+
+import tqdm
 
 for name in ("scipy.sparse.csgraph", "scipy.stats", "statsmodels.stats.multitest"):
     importlib.import_module(name)
@@ -22,9 +25,13 @@ _warn = getattr(warnings.warn, "original", warnings.warn)
 
 
 def pytest_configure():
-    """Put :func:`warn` in the place of Python's, in the processes of mutants only."""
+    """Put :func:`warn` in the place of Python's, and give bars a lock of their own, in the processes of mutants only.
+
+    The lock of tqdm is shared by all processes: one that ended while it wrote would hold up every later one.
+    """
     warn.original = _warn
     warnings.warn = warn
+    tqdm.tqdm.set_lock(threading.RLock())
 
 
 def pytest_collection_finish(session):

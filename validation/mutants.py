@@ -72,7 +72,7 @@ def configuration(source):
         # Tests keep results in caches; a process that has run them before it is forked hides mutants behind those.
         "process_isolation": "forkserver",
         "use_git_change_detection": False,
-        "timeout_multiplier": 3.0,
+        "timeout_multiplier": 5.0,
     }
 
 
@@ -183,6 +183,7 @@ def read_results(source, tree, names=None):
     return {
         "mutants": len(codes),
         "killed": len(codes) - len(left),
+        "timeouts": sum(status == "timeout" for status in statuses.values()),
         "survived": len(left),
         "wording": sum(change.wording for change in changes.values()),
         "wording_survived": sum(changes[name].wording for name in left),
