@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import linecache
+import re
 import types
 import warnings
 
@@ -799,6 +800,7 @@ def test_bar_appears_on_long_work_unless_switched_off(monkeypatch, capfd, progre
     shown = capfd.readouterr().err
     assert ("score: 100%" in shown) == progress
     assert ("32/32" in shown) == progress
+    assert bool(re.search(r"\d slices/s|s/ slices\]", shown)) == progress
 
 
 def test_bar_stays_away_on_short_work(capfd):

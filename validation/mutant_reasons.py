@@ -95,8 +95,7 @@ RULES = (
          file="qkov/statistics/map_reliability.py"),
     Rule(r"directed=(False|True|None)", EQUIVALENT, "SciPy joins what a directed graph joins weakly by itself",
          file="qkov/statistics/cluster_mass.py"),
-    Rule(r"XX", EQUIVALENT, "blocks are the letters Q, K, V and O, of which no other is in the longer word", ' in "KV"',
-         "qkov/layout.py"),
+    Rule(r"XX", EQUIVALENT, "blocks are the letters Q, K, V and O, of which no other is in the longer word", ' in "KV"'),
     Rule(r"range\([45]\)", EQUIVALENT, "the last column is not padded, its width is not read", file="qkov/layout.py"),
     Rule(r'right_factor\(("\w+"|None), grad, (grad|None)', EQUIVALENT, "every word that names no other variant is unsigned, "
          "which reads the raw gradients alone", file="qkov/interference.py"),
