@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import qkov
-from qkov import interference, losses, reference, scoring
+from qkov import interference, losses, meaning, reference, scoring
 from qkov.errors import (
     DampingWarning,
     EmptyTaskError,
@@ -461,6 +461,28 @@ def test_attributes_hold_every_option_but_the_device():
     assert "slice_note" not in attributes
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"aggregate": "sum"},
+        {"normalize_gj": "per_token"},
+        {"fisher_source": "head"},
+        {"fisher_pool": "B"},
+        {"variant": "dot"},
+    ],
+)
+def test_attributes_mean_what_the_options_mean(options):
+    given = {"aggregate": "mean", "normalize_gj": "none", "fisher_source": "contributions"} | options
+    variant, pool = given.pop("variant", "unsigned"), given.pop("fisher_pool", "A")
+    expected = meaning.describe_scores(variant, pool, **given, own_fisher=True)
+    plain = meaning.describe_scores(
+        "unsigned", "A", aggregate="mean", normalize_gj="none", fisher_source="contributions", own_fisher=True
+    )
+    assert expected != plain
+    attributes = score(two_tasks("llama")[0], **options).attributes
+    assert {name: attributes[name] for name in expected} == expected
+
+
 def test_attributes_warn_of_averages_only_where_they_say_nothing_on_a():
     collector, _ = two_tasks("llama")
     assert "carries no information on task A" in score(collector).attributes["average_caveat"]
@@ -562,7 +584,7 @@ def test_enough_samples_do_not_warn():
     collector, _ = two_tasks("llama")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        score(collector, min_samples_for_fisher=2)
+        score(collector, min_samples_for_fisher=3)  # as many as task A has
     assert caught == []
     with pytest.warns(FewSamplesWarning):
         score(collector, min_samples_for_fisher=4)
