@@ -141,6 +141,11 @@ def test_tensors_of_another_shape_are_refused(indexer, shape):
         indexer.slice_tensor(torch.zeros(shape), 0, 0, "O")
 
 
+def test_refused_tensor_is_told_the_shape_of_the_weight(indexer):
+    with pytest.raises(ShapeError, match=r"does not fit 'layers.0.self_attn.k_proj.weight'; expected \[..., 8, 24\]"):
+        indexer.slice_tensor(torch.zeros(24, 8), 0, 0, "K")
+
+
 @pytest.mark.parametrize("order", [(), (1, 0), (0, 0)])
 def test_layers_must_be_distinct_and_in_order(config, order):
     with pytest.raises(LayoutError, match="each once and in rising order"):

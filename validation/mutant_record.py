@@ -104,7 +104,7 @@ def read(path=PATH, root=ROOT):
 
 def omissions(record):
     """Name the sources whose figures are of other versions, as things that did not run."""
-    reason = f"the committed figures are of another version of it; `{COMMAND}` measures again"
+    reason = f"no committed figures are of its present version; `{COMMAND}` measures it"
     return [{"what": f"mutants of {name}", "reason": reason} for name in record["stale"]]
 
 
