@@ -457,6 +457,13 @@ def test_attributes_hold_every_option_but_the_device():
         name: value for name, value in options.items() if name != "device"
     }
     assert sorted(attributes["versions"]) == ["qkov", "torch"]
+    described = meaning.describe_scores(
+        "unsigned", "A", aggregate="sum", normalize_gj="per_token", fisher_source="contributions", own_fisher=True
+    )
+    assert set(attributes) - set(options) - set(described) == {
+        "damping_rule", "num_fisher_samples_a", "num_fisher_samples_b", "computation_device", "model_fingerprint", "valid",
+        "versions",
+    }  # fmt: skip
     assert attributes["model_fingerprint"] == collector.model_fingerprint
     assert "fisher_tasks" not in attributes
     assert "slice_note" not in attributes
@@ -589,6 +596,19 @@ def test_enough_samples_do_not_warn():
     assert caught == []
     with pytest.warns(FewSamplesWarning):
         score(collector, min_samples_for_fisher=4)
+
+
+def test_attributes_count_the_samples_that_made_each_fisher():
+    collector, _ = two_tasks("llama")
+
+    def counts(tasks, **options):
+        attributes = score(collector, *tasks, **options).attributes
+        return attributes["num_fisher_samples_a"], attributes["num_fisher_samples_b"], attributes["valid"]
+
+    assert counts(("a", "b")) == (3, 2, True)
+    assert counts(("a", "b"), fisher_tasks={"a": "b"}) == (2, 2, True)
+    with pytest.warns(EmptyTaskWarning):
+        assert counts(("a", "never")) == (3, 0, False)
 
 
 @pytest.mark.parametrize("collected", [True, False], ids=["empty", "never collected"])
