@@ -598,6 +598,13 @@ def test_enough_samples_do_not_warn():
         score(collector, min_samples_for_fisher=4)
 
 
+def test_one_sample_of_task_b_is_enough_for_a_valid_result():
+    model, collector = build_model("llama"), qkov.FisherCollector()
+    for task, lengths in (("a", LENGTHS_A), ("b", (4,))):
+        collector.collect_fisher(model, build_batch(lengths), task, progress=False)
+    assert score(collector).attributes["valid"] is True
+
+
 def test_attributes_count_the_samples_that_made_each_fisher():
     collector, _ = two_tasks("llama")
 
@@ -839,7 +846,7 @@ def test_bar_appears_on_long_work_unless_switched_off(monkeypatch, capfd, progre
         return real(*args, delay=1e-9, mininterval=0, **options)
 
     monkeypatch.setattr(interference, "tqdm", hurried)
-    metric_of(collector).compute_heatmap("a", "b", progress=progress)
+    metric_of(collector).compute_heatmap("a", "b", **({} if progress else {"progress": False}))
     shown = capfd.readouterr().err
     assert ("score: 100%" in shown) == progress
     assert ("32/32" in shown) == progress
