@@ -119,6 +119,15 @@ def soak(session):
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def mutants(session):
+    """Change the core one small place at a time: its tests must notice. About an hour; writes the committed figures."""
+    if not SYSTEM:
+        groups = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), "mutants")
+        session.run(python(), "-m", "pip", "install", "-q", "-c", "constraints.txt", *groups)
+    run(session, "validation.mutants", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def bench(session):
     """Measure speed on one thread, as ratios to the machine's own matrix product."""
     run(session, "validation.bench", *session.posargs)

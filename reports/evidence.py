@@ -27,6 +27,8 @@ The file formats are the interface between the two packages:
                      verdicts are among the results
     store, store_long  what harnesses did to stores and found, and which noticed stores that are wrong on purpose; further
                      keys are described in `validation/store/evidence.py`
+    mutants   files (file, mutants, killed, survived, wording, wording_survived, seconds, survivors), stale (files whose rows
+              are of other sources), complaints (sentences about the others): what `validation.mutant_record` reads
     not_run   what, reason
     summary   numbers of the run as a whole
 
@@ -195,7 +197,8 @@ def count(evidence):
     Returns:
         `{"checks": (passed, failed, not_run), "faults": (caught, missed, 0), "families": (proved, failed, not_run),
         "bad_input": (passed, failed, not_run), "statistics": (passed, failed, 0), ...}`, the last for each of `STUDIES` over
-        this build's rows, those of the long run and complaints about it.
+        this build's rows, those of the long run and complaints about it. `"mutants": (files as promised, complaints, 0)`,
+        where any figure is of the present sources; files that are stale are among the things not run.
         Things that the run names as not run count among the checks, so that leaving something out shows; a law that
         does not cover a family counts as not run among the families.
     """
@@ -221,7 +224,16 @@ def count(evidence):
             situations["not run"],
         ),
         **{name: count_study(evidence, name) for name in STUDIES},
+        **count_mutants(evidence.get("mutants", {})),
     }
+
+
+def count_mutants(mutants):
+    """Files whose tests notice as much as promised; nothing where no figure is of the present sources."""
+    stale = set(mutants.get("stale", ()))
+    current = [row["file"] for row in mutants.get("files", ()) if row["file"] not in stale]
+    poor = {name for name in current if any(name in complaint for complaint in mutants["complaints"])}
+    return {"mutants": (len(current) - len(poor), len(mutants["complaints"]), 0)} if current else {}
 
 
 def count_study(evidence, name):

@@ -25,6 +25,12 @@ offline.block_sockets()
 # looks for new ones. No deadline: the first call of anything in torch is slow.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 hypothesis.settings.register_profile("explore", deadline=None, print_blob=True, max_examples=1000)
+# For mutants a failure is enough; nobody reads the smallest example.
+hypothesis.settings.register_profile(
+    "mutants",
+    hypothesis.settings.get_profile("repeatable"),
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+)
 hypothesis.settings.load_profile("repeatable")
 
 

@@ -127,6 +127,10 @@ def test_pool_chooses_or_averages(pool, expected):
     assert fisher.pool_fisher(torch.tensor([1.0]), torch.tensor([4.0]), pool).item() == expected
 
 
+def test_pool_is_that_of_a_by_default():
+    assert fisher.pool_fisher(torch.tensor([1.0]), torch.tensor([4.0])).item() == 1
+
+
 def test_unknown_pool_is_refused():
     with pytest.raises(OptionError, match="fisher_pool='C'"):
         fisher.pool_fisher(torch.ones(1), torch.ones(1), "C")
@@ -136,6 +140,15 @@ def test_head_reduction_squares_before_it_sums():
     grad = torch.tensor([[1.0, -1.0]])
     assert fisher.reduce_heads(grad.square()).item() == 2
     assert fisher.reduce_heads(grad.square()).dtype == torch.float64
+
+
+def test_head_reduction_leaves_one_number_for_each_sample():
+    assert fisher.reduce_heads(torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])).tolist() == [3, 7, 11]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_fisher_keeps_the_dtype_of_the_contributions(dtype):
+    assert fisher.weighted_fisher(torch.ones(3, 2, dtype=dtype), fisher.sample_weights(3)).dtype == dtype
 
 
 def test_head_reduction_of_float32_sums_in_float64():
@@ -197,6 +210,13 @@ def test_variance_below_two_samples_is_not_a_number(count):
     assert state.standard_error.isnan().all()
 
 
+def test_state_of_no_samples_is_wide_and_zero():
+    state = Welford.of(torch.ones(0, 2))
+    for values in (state.mean, state.m2):
+        assert values.dtype == torch.float64
+        assert values.tolist() == [0, 0]
+
+
 def test_means_of_different_shapes_do_not_merge():
     with pytest.raises(ShapeError, match=r"\(2,\) and \(3,\)"):
         Welford.of(torch.ones(1, 2)).merge(Welford.of(torch.ones(1, 3)))
@@ -213,3 +233,9 @@ def test_health_summarises_spectrum_and_damping():
         "fisher_min": 0, "fisher_median": 1, "fisher_max": 4, "share_below_epsilon": 1 / 3, "damping": 0.5,
         "fisher_over_damped": 1 / 1.5,
     })  # fmt: skip
+
+
+@pytest.mark.parametrize(("epsilon", "below"), [(0.0, 0), (1.0, 1), (1.5, 2), (9.0, 3)])
+def test_health_counts_what_lies_below_the_floor_and_not_on_it(epsilon, below):
+    values = torch.tensor([0.0, 1.0, 4.0])
+    assert fisher.slice_health(values, values + 1, epsilon)["share_below_epsilon"] == pytest.approx(below / 3)

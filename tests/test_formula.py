@@ -112,6 +112,17 @@ def test_coarse_numbers_are_refused(dtype):
         formula.interference(torch.ones(2, 2, dtype=dtype), torch.ones(2), torch.ones(1, 2))
 
 
+def test_coarse_numbers_are_called_what_they_are():
+    advice = "Squares of gradients underflow in half precision: convert with .float() before squaring."
+    half = torch.ones(2, 2, dtype=torch.float16)
+    for refuse, what in ((formula.require_wide, "contributions"), (formula.contribution, "gradients")):
+        with pytest.raises(PrecisionError) as caught:
+            refuse(half)
+        assert (
+            str(caught.value) == f"{what} have dtype torch.float16; expected torch.float32 or torch.float64. {advice}"
+        )
+
+
 # Damping
 
 
@@ -160,6 +171,18 @@ def test_rounding_noise_is_not_normalised_up_by_relative_damping():
     assert undamped.min() > 1  # what the floor protects from
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("largest", [2.0**-40, 1.0, 2.0**40])
+def test_a_block_is_noise_up_to_the_square_of_sixteen_roundings(dtype, largest):
+    rounding = 1.0
+    while torch.tensor(1.0 + rounding / 2, dtype=dtype) > 1:
+        rounding /= 2
+    bound = 256 * rounding**2 * largest
+    assert formula.is_noise(bound, largest, dtype)
+    assert not formula.is_noise(bound * (1 + 1e-9), largest, dtype)
+    assert formula.is_noise(0.0, 0.0, dtype)
+
+
 @pytest.mark.parametrize("variant", formula.VARIANTS)
 @pytest.mark.parametrize("scaled", ["a", "b", "both"])
 def test_doubling_a_loss_scales_scores_by_an_exact_power_of_two(variant, scaled):
@@ -198,6 +221,20 @@ def test_slices_of_different_sizes_are_refused():
         formula.interference(torch.ones(1, 3), torch.ones(4), torch.ones(1, 3))
 
 
+def test_refused_sizes_say_what_was_found_and_what_to_do():
+    with pytest.raises(ShapeError) as of_pair:
+        formula.pair_scores(torch.ones(2, 3), torch.ones(5, 4))
+    assert str(of_pair.value) == (
+        "task A's slice has 3 parameters and task B's has 4; expected the same slice of the same model on both sides. "
+        "Collect both tasks with one model."
+    )
+    with pytest.raises(ShapeError) as of_fisher:
+        formula.interference(torch.ones(2, 3), torch.ones(4), torch.ones(5, 3))
+    assert str(of_fisher.value) == (
+        "contributions have 3 parameters and the Fisher diagonal 4; expected one Fisher value per parameter of the slice."
+    )
+
+
 def test_unknown_choice_names_the_known_ones():
     with pytest.raises(OptionError, match=r"variant='sum' is not known; expected one of 'a', 'b'"):
         formula.require_choice("variant", "sum", ("a", "b"))
@@ -211,6 +248,20 @@ def test_lift_is_one_where_a_is_even_and_counts_the_concentration_elsewhere():
     even, on_b, off_b = torch.ones(4), torch.tensor([0.0, 1, 0, 0]), torch.tensor([0.0, 0, 1, 0])
     lift = formula.lift(torch.stack([even, on_b, off_b]).double(), grad_b, torch.ones(4, dtype=torch.float64))
     np.testing.assert_allclose(lift.numpy(), [1.0, 3.0, 0.0], rtol=1e-15)
+
+
+def test_lift_is_its_definition():
+    generator = torch.Generator().manual_seed(2)
+    grad_a, grad_b = (torch.randn(n, 5, generator=generator, dtype=torch.float64) for n in (3, 4))
+    grad_b[1] = 0  # a sample without a gradient is one with no direction, and counts in the mean
+    grad_b[2] *= 1e3  # a loud one counts as much as any other
+    damped = torch.tensor([3.0, 50.0, 7.0, 400.0, 90.0], dtype=torch.float64)
+    units = [[[float(x) / (math.hypot(*row) or 1) for x in row] for row in grad.tolist()] for grad in (grad_a, grad_b)]
+    profile = [sum(abs(row[k]) for row in units[1]) / 4 for k in range(5)]
+    for found, row in zip(formula.lift(grad_a, grad_b, damped).tolist(), units[0], strict=True):
+        u = [x * x / float(d) for x, d in zip(row, damped, strict=True)]
+        both = sum(x * y for x, y in zip(u, profile, strict=True))
+        assert found == pytest.approx(5 * both / (sum(u) * sum(profile)), rel=1e-13)
 
 
 def test_lift_of_a_zero_gradient_is_zero():

@@ -1,7 +1,11 @@
 """Heatmaps and single pairs against the slow reference for every option, and what is said about them."""
 
+import dataclasses
 import functools
 import itertools
+import linecache
+import re
+import types
 import warnings
 
 import numpy as np
@@ -10,7 +14,7 @@ import torch
 import transformers
 
 import qkov
-from qkov import errors, interference, losses, memory, reference, scoring
+from qkov import errors, interference, losses, meaning, memory, reference, scoring
 from qkov.errors import (
     DampingWarning,
     EmptyTaskError,
@@ -49,6 +53,13 @@ def small_tasks():
     """One layer, two query heads on one kv head, biases: small enough to try every combination."""
     sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 8}
     return two_tasks("llama", layers=1, **sizes)
+
+
+def before_mutants():
+    """Make what tests share, and the metric has no part in, before mutants of the metric are judged one by one."""
+    small_tasks()
+    for family in FAMILIES:
+        two_tasks(family)
 
 
 def metric_of(collector, **options):
@@ -219,6 +230,29 @@ def test_selection_that_does_not_exist_is_refused(selection, error):
         score(two_tasks("llama")[0], **selection)
 
 
+def test_refused_selections_say_why():
+    metric = metric_of(two_tasks("llama")[0])
+
+    def refused(**selection):
+        with pytest.raises(OptionError) as caught:
+            metric.compute_heatmap("a", "b", progress=False, **selection)
+        return str(caught.value)
+
+    assert refused(layers=[]) == "layers is empty, so there is nothing to score; leave it None for all."
+    assert refused(heads=[]) == "heads is empty, so there is nothing to score; leave it None for all."
+    assert refused(layers=[1, 1]) == "layers is [1, 1]; expected each number once."
+    assert refused(heads=[0, 0]) == "heads is [0, 0]; expected each number once."
+    assert refused(max_samples_per_task=0) == "max_samples_per_task is 0; expected at least 1, or None for all."
+
+
+def test_a_head_that_does_not_exist_is_named_with_its_place():
+    metric = metric_of(two_tasks("llama")[0])
+    with pytest.raises(SliceIndexError, match=r"^No head of layer 1 with index 6; valid are the integers 0 to 5\.$"):
+        metric.compute_sample_pair("a", "p", "b", 10, 1, 6)
+    with pytest.raises(SliceIndexError, match=r"^No head with index 6; valid are the integers 0 to 5\.$"):
+        metric.compute_heatmap("a", "b", heads=[6], progress=False)
+
+
 def test_most_samples_limits_scores_and_fisher_takes_all():
     collector, _ = two_tasks("llama")
     whole, part = score(collector), score(collector, most=1)
@@ -308,6 +342,20 @@ def test_gradient_norms_are_means_of_absolute_values():
                     assert norms[block][row, place, unit] == pytest.approx(expected, rel=1e-10)
 
 
+def test_gradient_norms_are_added_up_wider_than_the_gradients():
+    collector, _ = two_tasks("llama", torch.float32)
+    metric = metric_of(collector)
+    norms = metric.compute_gradient_norms("b")
+    for place, layout in enumerate(collector.config.layers):
+        for projection in layout.projections:
+            tiles = list(scoring.slice_tiles(collector.samples("b"), projection, 0, metric.options))
+            assert tiles[0].dtype == torch.float32
+            expected = sum(one.double().abs().sum(-1) for one in tiles) / scoring.num_parameters(
+                projection, metric.options
+            )
+            np.testing.assert_allclose(norms[projection.block][:, place, 0], expected.numpy(), rtol=1e-14)
+
+
 @pytest.mark.parametrize(("pool", "samples"), [("A", 3), ("pooled", 6)])
 def test_score_is_bounded_by_the_number_of_samples(pool, samples):
     collector, _ = two_tasks("llama")
@@ -385,6 +433,62 @@ def test_attributes_say_what_was_computed():
     assert {name: attributes[name] for name in expected} == expected
     assert attributes["versions"]["torch"] == torch.__version__
     assert len(attributes["model_fingerprint"]) == 64
+
+
+def test_options_have_the_defaults_that_are_written_down():
+    collector, _ = two_tasks("llama")
+    metric = qkov.QKOVInterferenceMetric(collector.config, collector)
+    assert dataclasses.asdict(metric.options) | {"device": str(metric.options.device)} == {
+        "variant": "unsigned", "fisher_pool": "A", "fisher_source": "contributions", "aggregate": "mean",
+        "normalize_gj": "none", "contribution_normalisation": "tokens", "include_bias": False, "epsilon": None,
+        "ridge_lambda": None, "ridge_lambda_rel": metric.options.ridge_lambda_rel, "ema_decay": 0.99,
+        "tile_elements": 4_194_304, "device": "cpu",
+    }  # fmt: skip
+    assert (metric.min_samples_for_fisher, metric.fisher_tasks) == (10, {})
+
+
+def test_attributes_hold_every_option_but_the_device():
+    collector, _ = two_tasks("llama")
+    metric = metric_of(collector, aggregate="sum", normalize_gj="per_token")
+    attributes = metric.compute_heatmap("a", "b", progress=False).attributes
+    options = dataclasses.asdict(metric.options)
+    assert "device" not in attributes
+    assert {name: attributes[name] for name in options if name != "device"} == {
+        name: value for name, value in options.items() if name != "device"
+    }
+    assert sorted(attributes["versions"]) == ["qkov", "torch"]
+    described = meaning.describe_scores(
+        "unsigned", "A", aggregate="sum", normalize_gj="per_token", fisher_source="contributions", own_fisher=True
+    )
+    assert set(attributes) - set(options) - set(described) == {
+        "damping_rule", "num_fisher_samples_a", "num_fisher_samples_b", "computation_device", "model_fingerprint", "valid",
+        "versions",
+    }  # fmt: skip
+    assert attributes["model_fingerprint"] == collector.model_fingerprint
+    assert "fisher_tasks" not in attributes
+    assert "slice_note" not in attributes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"aggregate": "sum"},
+        {"normalize_gj": "per_token"},
+        {"fisher_source": "head"},
+        {"fisher_pool": "B"},
+        {"variant": "dot"},
+    ],
+)
+def test_attributes_mean_what_the_options_mean(options):
+    given = {"aggregate": "mean", "normalize_gj": "none", "fisher_source": "contributions"} | options
+    variant, pool = given.pop("variant", "unsigned"), given.pop("fisher_pool", "A")
+    expected = meaning.describe_scores(variant, pool, **given, own_fisher=True)
+    plain = meaning.describe_scores(
+        "unsigned", "A", aggregate="mean", normalize_gj="none", fisher_source="contributions", own_fisher=True
+    )
+    assert expected != plain
+    attributes = score(two_tasks("llama")[0], **options).attributes
+    assert {name: attributes[name] for name in expected} == expected
 
 
 def test_attributes_warn_of_averages_only_where_they_say_nothing_on_a():
@@ -488,10 +592,30 @@ def test_enough_samples_do_not_warn():
     collector, _ = two_tasks("llama")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        score(collector, min_samples_for_fisher=2)
+        score(collector, min_samples_for_fisher=3)  # as many as task A has
     assert caught == []
     with pytest.warns(FewSamplesWarning):
         score(collector, min_samples_for_fisher=4)
+
+
+def test_one_sample_of_task_b_is_enough_for_a_valid_result():
+    model, collector = build_model("llama"), qkov.FisherCollector()
+    for task, lengths in (("a", LENGTHS_A), ("b", (4,))):
+        collector.collect_fisher(model, build_batch(lengths), task, progress=False)
+    assert score(collector).attributes["valid"] is True
+
+
+def test_attributes_count_the_samples_that_made_each_fisher():
+    collector, _ = two_tasks("llama")
+
+    def counts(tasks, **options):
+        attributes = score(collector, *tasks, **options).attributes
+        return attributes["num_fisher_samples_a"], attributes["num_fisher_samples_b"], attributes["valid"]
+
+    assert counts(("a", "b")) == (3, 2, True)
+    assert counts(("a", "b"), fisher_tasks={"a": "b"}) == (2, 2, True)
+    with pytest.warns(EmptyTaskWarning):
+        assert counts(("a", "never")) == (3, 0, False)
 
 
 @pytest.mark.parametrize("collected", [True, False], ids=["empty", "never collected"])
@@ -522,6 +646,97 @@ def test_task_a_without_samples_is_refused():
 def test_unknown_task_a_is_refused():
     with pytest.raises(UnknownTaskError, match="known tasks: 'a', 'b'"):
         score(two_tasks("llama")[0], "c", "b")
+
+
+def caught_by(call):
+    """Warnings of a call as (class, text, whether they point at a line of this file that computes)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    lines = [linecache.getline(one.filename, one.lineno) if one.filename == __file__ else "" for one in caught]
+    return [(one.category, str(one.message), ".compute_" in line) for one, line in zip(caught, lines, strict=True)]
+
+
+def test_warnings_say_what_to_do_and_point_at_the_line_that_asked():
+    collector, _ = two_tasks("llama")
+    few = qkov.QKOVInterferenceMetric(collector.config, collector, variant="signed", min_samples_for_fisher=4)
+    assert caught_by(lambda: few.compute_heatmap("a", "b", progress=False)) == [
+        (
+            FewSamplesWarning,
+            "the Fisher of task 'a' rests on 3 samples; min_samples_for_fisher is 4. Scores of few samples are noisy: collect "
+            "more, or lower the limit.",
+            True,
+        )
+    ]
+    assert caught_by(lambda: metric_of(collector).compute_heatmap("a", "c", progress=False)) == [
+        (
+            EmptyTaskWarning,
+            "task B, 'c', has no samples; averages are 0 and the result is not valid. Collect it, or "
+            "correct its name; known tasks: 'a', 'b'.",
+            True,
+        )
+    ]
+    damped = metric_of(collector, ridge_lambda=1e6)
+    assert caught_by(lambda: damped.compute_heatmap("a", "b", progress=False)) == [
+        (
+            DampingWarning,
+            "damping outweighs the median Fisher value in 100% of the slices, so scores there are hardly normalised. Leave "
+            "epsilon and ridge_lambda unset for relative damping, or rescale the loss.",
+            True,
+        )
+    ]
+    ridge = metric_of(collector, variant="full", ridge_lambda=1e9)
+    assert caught_by(lambda: ridge.compute_heatmap("a", "b", progress=False)) == [
+        (
+            DampingWarning,
+            "damping outweighs the largest eigenvalue of the Fisher matrix in 100% of the slices, so scores there are inner "
+            "products over a constant. Leave ridge_lambda unset for relative damping, or lower it.",
+            True,
+        )
+    ]
+
+
+def judged(variant, **health):
+    """Whether a result warns of its damping, from health that is the same in every block."""
+    arrays = {name: np.array(values, float) for name, values in health.items()}
+    result = types.SimpleNamespace(attributes={"variant": variant}, health=dict.fromkeys("QKVO", arrays))
+    return len(caught_by(lambda: interference._warn_if_damped(result)))
+
+
+def test_damping_is_told_of_where_it_outweighs_most_live_slices():
+    assert judged("unsigned", fisher_over_damped=[0.4, 0.4, 0.6], fisher_max=[1, 1, 1]) == 1
+    assert judged("unsigned", fisher_over_damped=[0.4, 0.6], fisher_max=[1, 1]) == 0  # half are not most
+    assert judged("unsigned", fisher_over_damped=[0.5, 0.5], fisher_max=[1, 1]) == 0  # as much is not more
+    assert (
+        judged("unsigned", fisher_over_damped=[0.0, 0.0, 0.6], fisher_max=[0, 0, 1e-9]) == 0
+    )  # dead ones do not count
+    assert judged("unsigned", fisher_over_damped=[0.1], fisher_max=[0]) == 0
+    assert judged("dot", fisher_over_damped=[0.4, 0.4, 0.6], fisher_max=[1, 1, 1]) == 0
+
+
+@pytest.mark.parametrize("variant", ["full", "kfac"])
+def test_a_ridge_is_told_of_where_it_outweighs_most_live_matrices(variant):
+    assert judged(variant, damping=[2, 2, 0.5], fisher_max=[1, 1, 1]) == 1
+    assert judged(variant, damping=[2, 0.5], fisher_max=[1, 1]) == 0
+    assert judged(variant, damping=[1, 1], fisher_max=[1, 1]) == 0
+    assert judged(variant, damping=[2, 2, 0.5], fisher_max=[0, 0, 1]) == 0
+    assert judged(variant, damping=[2, 2, 2e-9], fisher_max=[0, 0, 1e-9]) == 1
+    assert judged(variant, damping=[2, 2], fisher_max=[0, 0]) == 0
+
+
+def test_a_refused_layout_and_an_empty_task_say_what_to_do():
+    collector, _ = two_tasks("llama")
+    with pytest.raises(ModelChangedError) as other_model:
+        qkov.QKOVInterferenceMetric(two_tasks("gpt2")[0].config, collector)
+    assert str(other_model.value) == (
+        "the collector holds gradients of a model with another layout than config. Pass QKOVConfig.from_model(model) of the "
+        "model that was collected."
+    )
+    empty = qkov.FisherCollector()
+    empty.collect_fisher(build_model("llama"), {"input_ids": torch.empty(0, 4, dtype=torch.long)}, "a", progress=False)
+    with pytest.raises(EmptyTaskError) as no_samples:
+        score(empty, "a", "a")
+    assert str(no_samples.value) == "task A, 'a', has no samples; its Fisher is not defined. Collect it first."
 
 
 def test_damping_that_dominates_warns():
@@ -684,10 +899,11 @@ def test_bar_appears_on_long_work_unless_switched_off(monkeypatch, capfd, progre
         return real(*args, delay=1e-9, mininterval=0, **options)
 
     monkeypatch.setattr(interference, "tqdm", hurried)
-    metric_of(collector).compute_heatmap("a", "b", progress=progress)
+    metric_of(collector).compute_heatmap("a", "b", **({} if progress else {"progress": False}))
     shown = capfd.readouterr().err
     assert ("score: 100%" in shown) == progress
     assert ("32/32" in shown) == progress
+    assert bool(re.search(r"\d slices/s|s/ slices\]", shown)) == progress
 
 
 def test_bar_stays_away_on_short_work(capfd):

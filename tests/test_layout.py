@@ -13,6 +13,11 @@ from qkov.errors import LayoutError, ShapeError, SliceIndexError
 from qkov.layout import BLOCKS, BlockHeadSlice, QKOVConfig, QKOVIndexer
 
 
+def before_mutants():
+    """Import the models of the tests, which takes a second, before mutants of the layout are judged one by one."""
+    return transformers.Qwen2Model, transformers.LlamaModel, transformers.T5Model
+
+
 @pytest.fixture(scope="module")
 def model():
     config = transformers.Qwen2Config(
@@ -136,6 +141,11 @@ def test_tensors_of_another_shape_are_refused(indexer, shape):
         indexer.slice_tensor(torch.zeros(shape), 0, 0, "O")
 
 
+def test_refused_tensor_is_told_the_shape_of_the_weight(indexer):
+    with pytest.raises(ShapeError, match=r"does not fit 'layers.0.self_attn.k_proj.weight'; expected \[..., 8, 24\]"):
+        indexer.slice_tensor(torch.zeros(24, 8), 0, 0, "K")
+
+
 @pytest.mark.parametrize("order", [(), (1, 0), (0, 0)])
 def test_layers_must_be_distinct_and_in_order(config, order):
     with pytest.raises(LayoutError, match="each once and in rising order"):
@@ -148,6 +158,58 @@ def test_table_has_a_line_for_every_slice(config):
     assert len(lines) == 1 + 2 * (6 + 2 + 2 + 6)
     assert lines[8].split() == ["0", "K", "3-5", "1", "layers.0.self_attn.k_proj.weight[4:8,", ":]", "+", "bias[4:8]"]
     assert lines[-1].split() == ["2", "O", "5", "-", "layers.2.self_attn.o_proj.weight[:,", "20:24]"]
+
+
+def test_columns_of_the_table_begin_at_one_place(config):
+    # Layer 100 is wider than its head; every other cell is narrower.
+    far = dataclasses.replace(config.layers[2], layer=1_000_000)
+    header, *lines = QKOVConfig((config.layers[0], far)).describe().split("\n")
+    assert header.split() == ["layer", "block", "head", "kv", "head", "slice"]
+    starts = [header.index(word) for word in (" block", " head", " kv head", " slice")]
+    end = header.index("layer") + len("layer")
+    for line in lines:
+        assert line[:end].strip() in ("0", "1000000")
+        assert line[end - 1].isdigit()  # numbers end at one place
+        for start in starts:
+            assert line[start] == " " != line[start + 1]
+    assert {line[starts[1] : starts[2]].strip() for line in lines} == {*"012345", "0-2", "3-5"}
+
+
+def test_table_without_biases_shows_weights_alone():
+    config = transformers.LlamaConfig(
+        hidden_size=8, intermediate_size=8, vocab_size=11, num_hidden_layers=1, num_attention_heads=2
+    )
+    lines = QKOVConfig.from_model(transformers.LlamaModel(config)).describe().split("\n")
+    assert lines[2].split("  ")[-1] == "layers.0.self_attn.q_proj.weight[4:8, :]"
+
+
+def test_runs_of_numbers_are_written_shortly(config):
+    layers = [dataclasses.replace(config.layers[0], layer=layer) for layer in (0, 1, 3, 5, 6, 7)]
+    with pytest.raises(SliceIndexError, match=r"^No attention in layer 2; valid layers are 0-1, 3, 5-7\.$"):
+        QKOVConfig(tuple(layers)).layer(2)
+
+
+def test_a_compiled_model_is_its_original(model, config):
+    wrapped = torch.nn.Module()
+    wrapped._orig_mod = model  # what torch.compile returns holds the model under this name
+    assert QKOVConfig.from_model(wrapped) == config
+
+
+def test_one_of_two_stacks_can_be_named():
+    t5 = transformers.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=11)
+    model = transformers.T5Model(t5)
+    decoder = QKOVConfig.from_model(model, attention="decoder.block.*.layer.0.SelfAttention")
+    assert decoder.layers[0].module_name == "decoder.block.0.layer.0.SelfAttention"
+
+
+def test_repr_names_the_width_of_keys_where_it_differs(config):
+    (layout,) = without_layer(without_layer(config, 0), 1).layers
+    parts = [
+        dataclasses.replace(part, starts=(0, 3), width=3) if part.block == "K" else part for part in layout.projections
+    ]
+    narrow = QKOVConfig((dataclasses.replace(layout, k_head_dim=3, projections=tuple(parts)),))
+    assert "head_dim=4, k_head_dim=3, v_head_dim=4" in repr(narrow)
+    assert (narrow.k_head_dim, config.k_head_dim) == (3, 4)
 
 
 def test_repr_names_layers_and_sizes(config):

@@ -99,6 +99,15 @@ def test_slice_at_the_threshold_is_not_above_it():
     assert len(test_cluster_mass(head_test, LAYERS, threshold=np.nextafter(largest, 0)).layers) == 1
 
 
+def test_slice_at_the_threshold_is_no_member_of_the_cluster_of_its_layer():
+    head_test = heads(lifts_with_effect())
+    lower, higher = sorted((2, 3), key=lambda slot: head_test.statistic[slot])  # both of layer 1
+    found = test_cluster_mass(head_test, LAYERS, threshold=float(head_test.statistic[lower]))
+    members = np.concatenate(found.slices)
+    assert higher in members
+    assert lower not in members
+
+
 def test_no_slice_above_the_threshold_is_no_cluster():
     found = test_cluster_mass(heads(lifts_with_effect()), LAYERS, threshold=1e6)
     assert found.layers == found.slices == ()

@@ -30,6 +30,13 @@ def test_sums_and_means_are_those_of_each_cluster(labels):
         np.testing.assert_allclose(found.means(values)[code], np.mean(chosen, axis=0))
 
 
+@pytest.mark.parametrize("labels", ["iid", [1, 1, 2]])
+def test_sums_of_whole_numbers_are_wide(labels):
+    found = read_clusters(labels, 3, "A").sums(np.array([1, 2, 3]))
+    assert found.dtype == np.float64
+    assert found.sum() == 6
+
+
 def test_iid_makes_every_sample_a_unit():
     found = read_clusters("iid", 5, "A")
     assert found.codes.tolist() == [0, 1, 2, 3, 4]
@@ -81,6 +88,12 @@ def test_cluster_in_both_tasks_is_refused():
         many = read_clusters(list(range(number)), number, "A")
         with pytest.raises(StatisticsError, match=rf"{number} clusters have .* 0, 1, 2, 3, {shown}"):
             require_disjoint(many, many, "A", "B")
+
+
+def test_shared_labels_of_several_kinds_are_named_all_the_same():
+    both = read_clusters([2, "b", 10, "a"], 4, "A")
+    with pytest.raises(StatisticsError, match=r"^4 clusters have samples in both A and B: 10, 2, 'a', 'b'\."):
+        require_disjoint(both, both, "A", "B")
 
 
 def test_disjoint_clusters_and_independent_samples_pass():

@@ -56,6 +56,12 @@ def test_samples_that_stand_out_are_selected():
     assert found.level == 0.1
 
 
+def test_a_rate_that_is_met_exactly_is_enough():
+    found = conformal_samples([1.0], np.zeros(9), q=0.1)
+    assert found.q.tolist() == [0.1]
+    assert found.selected.tolist() == [True]
+
+
 def test_warns_that_the_reference_is_too_small():
     with pytest.warns(
         StatisticsWarning, match=r"one sample among 2 cannot be selected by itself at q = 0\.1.*0\.0526"
@@ -87,7 +93,7 @@ def test_nothing_to_compare_is_refused():
         conformal_samples([], [1.0])
     with pytest.raises(StatisticsError, match="1 samples and 0 of the reference"):
         conformal_samples([1.0], [])
-    for values in ([np.nan], [np.inf]):
+    for values in ([np.nan], [np.inf], [None]):
         with pytest.raises(NonFiniteError, match="Leave out samples without a gradient"):
             conformal_samples(values, [1.0])
         with pytest.raises(NonFiniteError, match="a score is NaN or infinite"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from qkov.errors import StatisticsError
+from qkov.errors import ShapeError, StatisticsError
 from qkov.statistics import cross_within, effects, source_effect, splits
 from tests.statistics_cases import gradients, of_sizes, whole_scores
 from validation import statistics_loops as loops
@@ -46,6 +46,17 @@ def test_no_spread_at_all_is_an_interval_of_one_point():
     assert found.ratio == found.low == found.high == pytest.approx(np.exp(0.5))
 
 
+def test_no_spread_of_two_clusters_each_is_a_point_too():
+    found = effects.effect_of_lifts(np.repeat([1.0, 0.5], 2)[:, None], of_sizes([1] * 2), of_sizes([1] * 2))
+    assert found.low == found.high == pytest.approx(np.exp(0.5))
+
+
+@pytest.mark.parametrize("level", [0, 1, 1.5, np.nan])
+def test_level_is_a_share(level):
+    with pytest.raises(StatisticsError, match="expected a coverage between 0 and 1"):
+        effects.effect_of_lifts(np.arange(4.0)[:, None], of_sizes([1] * 2), of_sizes([1] * 2), level=level)
+
+
 def test_slice_without_gradient_has_no_effect():
     g_a = gradients(4, 7)
     g_a[3, 2] = 0
@@ -68,7 +79,46 @@ def test_level_and_clusters_are_checked():
         cross_within(*given[:2], clusters_a="iid", clusters_b="iid", seed=0, n_splits=0)
 
 
+@pytest.mark.parametrize("name", ["g_a", "g_r", "g_b"])
+def test_a_source_effect_names_the_gradients_that_it_refuses(name):
+    given = {"g_a": gradients(1, 7), "g_r": gradients(2, 8), "g_b": gradients(3, 6)} | {name: np.ones((7, 5))}
+    with pytest.raises(ShapeError, match=rf"^{name} has shape \(7, 5\)"):
+        source_effect(**given, clusters_a=LABELS_A, clusters_r=LABELS_R)
+
+
+@pytest.mark.parametrize(("side", "name"), [("clusters_a", "task A"), ("clusters_r", "the reference task")])
+def test_a_source_effect_names_the_task_without_clusters(side, name):
+    given = {"clusters_a": LABELS_A, "clusters_r": LABELS_R} | {side: None}
+    with pytest.raises(StatisticsError, match=f"^clusters of {name} are not known"):
+        source_effect(gradients(1, 7), gradients(2, 8), gradients(3, 6), **given)
+    with pytest.raises(StatisticsError, match="have samples in both task A and the reference task: 'a'"):
+        source_effect(
+            gradients(1, 7),
+            gradients(2, 7),
+            gradients(3, 6),
+            clusters_a=LABELS_A,
+            clusters_r=LABELS_A[:1] + LABELS_R[2:],
+        )
+
+
 # Two tasks
+
+
+@pytest.mark.parametrize("name", ["g_a", "g_b"])
+def test_cross_within_names_the_gradients_that_it_refuses(name):
+    given = {"g_a": gradients(1, 7), "g_b": gradients(2, 8)} | {name: np.ones((7, 5))}
+    with pytest.raises(ShapeError, match=rf"^{name} has shape \(7, 5\)"):
+        cross_within(**given, clusters_a=LABELS_A, clusters_b=LABELS_R, seed=0)
+
+
+@pytest.mark.parametrize(("side", "name"), [("clusters_a", "task A"), ("clusters_b", "task B")])
+def test_cross_within_names_the_task_with_too_few_clusters(side, name):
+    given = {"clusters_a": "iid", "clusters_b": "iid"} | {side: [1, 1, 2, 2, 3, 3, 3, 3]}
+    with pytest.raises(StatisticsError, match=f"^{name} has 3 independent clusters; expected at least 4"):
+        cross_within(gradients(1, 8), gradients(2, 8), **given, seed=0)
+    labels = [1, 2, 3, 4, 4, 4, 4, 4]
+    with pytest.raises(StatisticsError, match=r"^4 clusters have samples in both task A and task B: 1, 2, 3, 4\."):
+        cross_within(gradients(1, 8), gradients(2, 8), clusters_a=labels, clusters_b=labels, seed=0)
 
 
 def test_cross_against_within_equals_the_loop():
@@ -108,6 +158,18 @@ def test_task_that_does_not_agree_with_itself_has_no_ceiling():
     found = cross_within(g_a, g_b, clusters_a="iid", clusters_b="iid", seed=0)
     assert np.isnan(found.ceiling).all()
     assert np.isnan(found.of_ceiling).all()
+
+
+def test_halves_that_have_nothing_in_common_leave_no_ceiling(monkeypatch):
+    monkeypatch.setattr(splits, "split_half", lambda *given: 0.0)
+    found = cross_within(gradients(14, 8), gradients(15, 8), clusters_a="iid", clusters_b="iid", seed=0)
+    assert np.isnan(found.ceiling).all()
+
+
+def test_ceiling_is_of_twenty_splits_by_default():
+    given = gradients(10, 16, 1, 12, [0], 9.0), gradients(11, 16, 1, 12, [0], 9.0)
+    options = {"clusters_a": "iid", "clusters_b": "iid", "seed": 0}
+    assert cross_within(*given, **options).ceiling == cross_within(*given, **options, n_splits=20).ceiling > 0
 
 
 def test_slice_without_gradient_has_no_ratio():

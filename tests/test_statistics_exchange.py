@@ -244,6 +244,32 @@ def test_without_labels_of_clusters_there_is_no_test():
         run(*given, clusters_b=["x"] * 8)
 
 
+@pytest.mark.parametrize("sizes", [(3, 3), (3, 4)])
+def test_result_says_what_was_relabelled_and_how_small_p_can_be(sizes):
+    given = gradients(1, sizes[0]), gradients(2, sizes[1])
+    found = run(*given, clusters_a="iid", clusters_b="iid", n_permutations=99)
+    # All relabelings are there; with equal sides each has a mirror with the same statistic.
+    assert found.min_p == pytest.approx((2 if sizes == (3, 3) else 1) / found.n_distinct)
+    assert (found.seed, found.unit) == (5, "samples, taken as independent")
+    for named in range(2):
+        labels = ["iid", "iid"]
+        labels[named] = list("uvwx")[: sizes[named]]
+        assert run(*given, *labels).unit == "clusters"
+
+
+@pytest.mark.parametrize("name", ["g_a", "g_b"])
+def test_gradients_that_are_refused_are_named(name):
+    given = {"g_a": gradients(1, 7), "g_b": gradients(2, 8)} | {name: np.ones((7, 5))}
+    with pytest.raises(ShapeError, match=rf"^{name} has shape \(7, 5\)"):
+        run(**given)
+
+
+@pytest.mark.parametrize(("side", "name"), [("clusters_a", "task A"), ("clusters_b", "task B")])
+def test_task_without_clusters_is_named(side, name):
+    with pytest.raises(StatisticsError, match=f"^clusters of {name} are not known"):
+        run(gradients(1, 7), gradients(2, 8), **{side: None})
+
+
 @pytest.mark.parametrize("seed", [None, -3, True])
 def test_seed_must_be_given(seed):
     with pytest.raises(StatisticsError, match=f"seed={seed}; expected a non-negative int"):
@@ -254,7 +280,7 @@ def test_other_options_are_refused():
     given = gradients(1, 7), gradients(2, 8)
     with pytest.raises(StatisticsError, match="n_permutations=0; expected a positive int"):
         run(*given, n_permutations=0)
-    with pytest.raises(OptionError, match="statistic"):
+    with pytest.raises(OptionError, match=r"^statistic='both' is not known; expected one of 'sym', 'asym'\.$"):
         run(*given, statistic="both")
     with pytest.raises(ShapeError, match="g_a 3, g_b 2 slices"):
         run(given[0], given[1][:, :2])

@@ -95,6 +95,39 @@ def test_slices_without_a_statistic_are_counted():
     assert "0 slices" in repr(found)
 
 
+def test_sentences_say_what_cannot_be_found_and_what_to_do():
+    found = quietly(assembled, [1.0, np.nan], np.zeros((9, 2)), relabelings_of(9))
+    assert found.warnings == (
+        "no slice can reach p <= 0.05: the smallest possible p is 0.1; ask for more permutations.",
+        "1 of 2 slices are not tested: a sample has no gradient there, or they score 0 or all the same.",
+    )
+    found = quietly(assembled, np.ones(6), np.zeros((99, 6)), relabelings_of(99, exhaustive=True))
+    assert found.warnings == (
+        "a single slice out of 6 cannot reach q <= 0.05 by itself: the smallest possible p is 0.01, and one rejection needs "
+        "0.00833; no more relabelings exist: collect more clusters.",
+    )
+
+
+def test_result_holds_what_it_was_made_of():
+    null = whole_scores(3, 99, 2) / 100.0
+    found = quietly(assembled, [3.0, -1.0], null, relabelings_of(99), alternative="less")
+    np.testing.assert_array_equal(found.null, null)
+    assert found.statistic.tolist() == found.effect.tolist() == [3.0, -1.0]
+    assert (found.n_permutations, found.n_distinct, found.min_p, found.seed) == (99, 10**6, 0.01, 3)
+    assert (found.alternative, found.null_statement, found.claim, found.effect_name, found.unit) == (
+        "less", "nothing", "something", "size", "clusters",
+    )  # fmt: skip
+
+
+def test_a_p_at_the_bound_is_significant():
+    # 19 relabelings: the smallest p is 0.05, which a slice can reach.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = assembled([1.0], np.zeros((19, 1)), relabelings_of(19))
+    assert found.p[0] == 0.05
+    assert "1 with q <= 0.05, 1 with p_maxt <= 0.05" in repr(found)
+
+
 def test_notes_of_the_test_come_first():
     with pytest.warns(StatisticsWarning, match="look here"):
         found = assembled([1.0], np.zeros((99, 1)), relabelings_of(99), notes=("look here",))

@@ -1,5 +1,7 @@
 """Intervals and contrasts against their formulas, literal resampling and simulations with a known answer."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -76,6 +78,7 @@ def test_pigeonhole_equals_a_literal_double_resampling(estimand):
         assert [found.low[one], found.high[one]] == pytest.approx(np.quantile(values, [0.05, 0.95]).tolist(), rel=1e-9)
     assert found.df is None
     assert "conservative" in found.note
+    assert (found.level, found.estimand, found.method) == (0.9, estimand, "pigeonhole")
 
 
 def picked_by_hand(count, draws, seed, stream):
@@ -103,12 +106,13 @@ def test_bootstrap_demands_a_seed(seed):
         )
 
 
+@pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("method", intervals.METHODS)
-def test_slice_without_gradient_has_no_interval(method):
+def test_slice_without_gradient_has_no_interval(method, side):
     g_a, g_b = gradients(7, 12), gradients(8, 12)
-    g_a[4, 1] = 0
+    (g_a, g_b)[side][4, 1] = 0
     found = confidence_interval(g_a, g_b, clusters_a="iid", clusters_b="iid", method=method, seed=0, n_draws=20)
-    for values in (found.estimate, found.low, found.high):
+    for values in (found.estimate, found.low, found.high, *([found.df] if method == "jackknife" else [])):
         assert np.isnan(values).tolist() == [False, True, False]
 
 
@@ -183,6 +187,23 @@ def test_contrasts_of_a_layer_add_up_to_zero():
     assert found.estimate.sum() == pytest.approx(0, abs=1e-9)
 
 
+def test_two_heads_are_each_others_contrast():
+    given = gradients(17, 12, 2), gradients(18, 12, 2)
+    found = head_contrast(*given, clusters_a="iid", clusters_b="iid", layer_of_slice=[0, 0])
+    logs = [np.log(loops.score(given[0][:, one], given[1][:, one], "lift")) for one in range(2)]
+    assert found.estimate.tolist() == pytest.approx([logs[0] - logs[1], logs[1] - logs[0]])
+
+
+@pytest.mark.parametrize("difference", [0.0, 1.0])
+def test_contrast_without_any_spread_has_no_statistic(difference):
+    full = np.array([difference, 0.0])
+    left = jackknife.LeftOut(full, np.tile(full, (3, 1)), np.tile(full, (4, 1)))
+    found = intervals.contrast_of(left, [0, 0], estimand="lift", adjust="holm", level=0.95)
+    assert np.isnan(found.statistic).all()
+    assert np.isnan(found.p).all()
+    assert found.low.tolist() == found.estimate.tolist() == found.high.tolist() == [difference, -difference]
+
+
 def test_head_without_others_has_no_contrast_and_is_no_hypothesis():
     g_a, g_b = gradients(19, 12, 4), gradients(20, 12, 4)
     g_a[0, 3] = 0
@@ -219,7 +240,7 @@ def test_requests_that_make_no_sense_are_refused(call):
     for level in (0, 1, -0.5, 95, np.nan):
         with pytest.raises(StatisticsError, match=r"expected a coverage between 0 and 1, such as 0\.95"):
             call(g_a, g_b, level=level, **iid)
-    with pytest.raises(OptionError, match="estimand"):
+    with pytest.raises(OptionError, match=r"^estimand='median' is not known"):
         call(g_a, g_b, estimand="median", **iid)
     with pytest.raises(StatisticsError, match="clusters of task B are not known"):
         call(g_a, g_b, clusters_a="iid", clusters_b=None)
@@ -237,11 +258,32 @@ def test_requests_that_make_no_sense_are_refused(call):
 def test_other_options_are_refused():
     given = gradients(1, 12), gradients(2, 12)
     iid = {"clusters_a": "iid", "clusters_b": "iid"}
-    with pytest.raises(OptionError, match="method"):
+    with pytest.raises(OptionError, match=r"^method='bca' is not known"):
         confidence_interval(*given, method="bca", **iid)
     with pytest.raises(StatisticsError, match="n_draws=0; expected a positive int"):
         confidence_interval(*given, method="pigeonhole", seed=0, n_draws=0, **iid)
-    with pytest.raises(OptionError, match="adjust"):
+    with pytest.raises(OptionError, match=r"^adjust='sidak' is not known"):
         head_contrast(*given, layer_of_slice=[0] * 3, adjust="sidak", **iid)
     with pytest.raises(ShapeError, match="layer_of_slice has 2 entries; expected one for each of the 3 slices"):
         head_contrast(*given, layer_of_slice=[0] * 2, **iid)
+
+
+@pytest.mark.parametrize("call", [confidence_interval, lambda *a, **k: head_contrast(*a, layer_of_slice=[0] * 3, **k)])
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_what_is_refused_is_named(call, side):
+    given = {"a": gradients(1, 12), "b": gradients(2, 12)}
+    iid = {"clusters_a": "iid", "clusters_b": "iid"}
+    with pytest.raises(ShapeError, match=rf"^g_{side} has shape \(7, 5\)"):
+        call(*(given | {side: np.ones((7, 5))}).values(), **iid)
+    with pytest.raises(StatisticsError, match=f"^clusters of task {side.upper()} are not known"):
+        call(*given.values(), **(iid | {f"clusters_{side}": None}))
+
+
+@pytest.mark.parametrize("count", [9, 10])
+def test_few_clusters_are_warned_of_at_the_line_that_asked(count):
+    given = gradients(1, count), gradients(2, 12)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        confidence_interval(*given, clusters_a="iid", clusters_b="iid")
+        head_contrast(*given, clusters_a="iid", clusters_b="iid", layer_of_slice=[0] * 3)
+    assert [one.filename for one in caught] == [__file__] * (2 if count < 10 else 0)

@@ -53,6 +53,30 @@ def test_bias_of_a_population_variance_is_removed_exactly():
     assert left.scores()[0] == pytest.approx(values.var(ddof=1), rel=1e-10)
 
 
+def test_scores_far_below_one_are_scores():
+    values = whole_scores(4, 1, 12)[0] / 1e6
+    without = np.log([np.delete(values, index).var() for index in range(12)])[:, None]
+    left = jackknife.LeftOut(np.log([values.var()]), without, np.full((5, 1), np.log(values.var())))
+    assert left.scores()[0] == pytest.approx(values.var(ddof=1), rel=1e-10)
+
+
+def test_slices_are_corrected_and_judged_one_by_one():
+    rows = whole_scores(9, 12, 2) / 1000.0 + [0, 7]  # two slices far apart, both sides biased
+    left = jackknife.LeftOut(rows[0], rows[1:6], rows[6:])
+    for one in range(2):
+        full, a, b = rows[0, one], rows[1:6, one], rows[6:, one]
+        assert left.logs()[one] == pytest.approx(full - 4 * (a.mean() - full) - 5 * (b.mean() - full))
+        spreads = 4 / 5 * np.sum((a - a.mean()) ** 2), 5 / 6 * np.sum((b - b.mean()) ** 2)
+        variance, df = left.error()
+        assert variance[one] == pytest.approx(sum(spreads))
+        assert df[one] == pytest.approx(sum(spreads) ** 2 / (spreads[0] ** 2 / 4 + spreads[1] ** 2 / 5))
+
+
+def test_bias_that_is_the_score_leaves_no_estimate():
+    left = jackknife.LeftOut(np.zeros(1), np.full((2, 1), np.log(2.0)), np.zeros((2, 1)))  # 1 - 1 * (2 - 1)
+    assert np.isnan(left.scores()).all()
+
+
 def test_bias_as_large_as_the_score_leaves_no_estimate():
     left = jackknife.LeftOut(np.zeros(1), np.full((10, 1), np.log(1.2)), np.zeros((10, 1)))
     assert np.isnan(left.scores()).all()
@@ -97,9 +121,10 @@ def test_score_that_rests_on_one_cluster_is_nothing_without_it(size):
     assert np.isnan(left.without_a[:, 0]).tolist() == [False, True, False]
 
 
-def test_slice_without_gradient_or_score_is_nan():
+@pytest.mark.parametrize("side", [0, 1])
+def test_slice_without_gradient_or_score_is_nan(side):
     g_a, g_b = gradients(5, 4, 3), gradients(6, 4, 3)
-    g_b[2, 1] = 0
+    (g_a, g_b)[side][2, 1] = 0
     g_a[:, 2, :3], g_b[:, 2, 3:] = 0, 0
     sides = of_sizes([1] * 4)
     left = jackknife.leave_out(g_a, g_b, sides, sides, "lift")

@@ -118,10 +118,46 @@ def test_requests_that_make_no_sense_are_refused():
         reliability(g_a, g_b, seed=None, **IID)
     with pytest.raises(StatisticsError, match="n_splits=0"):
         reliability(g_a, g_b, seed=0, n_splits=0, **IID)
-    with pytest.raises(OptionError, match="estimand"):
+    with pytest.raises(OptionError, match=r"^estimand='median' is not known"):
         reliability(g_a, g_b, seed=0, estimand="median", **IID)
     with pytest.raises(ShapeError, match="g_a 3, g_b 3, g_other 2 slices"):
         reliability(g_a, g_b, seed=0, g_other=g_b[:, :2], **IID)
     g_b[1, 0, 0] = np.nan
     with pytest.raises(NonFiniteError, match="sample 1 of g_b"):
         reliability(g_a, g_b, seed=0, **IID)
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_what_is_refused_is_named(side):
+    given = {"g_a": gradients(22, 8), "g_b": gradients(23, 8)}
+    with pytest.raises(ShapeError, match=rf"^g_{side} has shape \(7, 5\)"):
+        reliability(**(given | {f"g_{side}": np.ones((7, 5))}), seed=0, **IID)
+    with pytest.raises(StatisticsError, match=f"^task {side.upper()} has 3 independent clusters; expected at least 4"):
+        reliability(**given, seed=0, **(IID | {f"clusters_{side}": list("aabbcccc")}))
+
+
+def test_a_hundred_splits_are_drawn_by_default():
+    given = gradients(25, 8, 4), gradients(26, 8, 4)
+    found = reliability(*given, seed=0, **IID)
+    assert found == reliability(*given, seed=0, n_splits=100, **IID)
+    sides = [map_reliability.read_clusters("iid", 8, "a task") for _ in range(2)]
+    measured = map_reliability.MapReliability(*sides, seed=0)
+    for one in range(4):
+        measured.add(given[0][:, one], given[1][:, one])
+    assert measured.result() == found
+
+
+@pytest.mark.parametrize("estimand", ["lift", "mean"])
+def test_maps_and_norms_of_slices_of_any_size(estimand):
+    sizes = (2, 9, 4, 6)
+    g_a, g_b = ([gradients(seed + size, 8, 1, size)[:, 0] for size in sizes] for seed in (30, 60))
+    found = reliability(g_a, g_b, seed=0, estimand=estimand, n_splits=5, **IID)
+    logs = np.log([loops.score(one_a, one_b, estimand) for one_a, one_b in zip(g_a, g_b, strict=True)])
+    norms = np.log([np.abs(one_b).sum(1).mean() for one_b in g_b])
+    assert found.norm_correlation == pytest.approx(np.corrcoef(logs, norms)[0, 1], rel=1e-9)
+
+
+def test_a_task_of_one_sample_in_the_place_of_a_is_refused_by_name():
+    given = gradients(22, 8), gradients(23, 8)
+    with pytest.raises(StatisticsError, match=r"^the other task has 1 independent clusters; expected at least 2"):
+        reliability(*given, seed=0, g_other=gradients(24, 1), **IID)

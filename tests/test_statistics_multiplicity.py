@@ -76,6 +76,10 @@ def test_p_outside_zero_to_one_is_refused(p):
         multiplicity.adjust([0.5, p])
 
 
+def test_none_is_no_hypothesis():
+    assert multiplicity.adjust([0.02, None], "bonferroni").tolist() == pytest.approx([0.02, np.nan], nan_ok=True)
+
+
 # Permutation p values
 
 
@@ -112,6 +116,15 @@ def test_ties_count():
 def test_statistics_that_are_zero_but_for_rounding_tie():
     null = np.array([[-1e-16], [1e-17], [0.0], [-1.0]])
     assert multiplicity.permutation_p(np.array([2e-16]), null).tolist() == [4 / 5]
+
+
+def test_tolerance_of_statistics_is_that_of_one_error():
+    null = np.array([[-0.5e-10], [-1.5e-10]])
+    assert multiplicity.permutation_p(np.array([0.0]), null).tolist() == [2 / 3]
+
+
+def test_zero_reaches_zero():
+    assert multiplicity.reaches(np.array([0.0, -1e-300]), 0.0).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])

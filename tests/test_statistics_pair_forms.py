@@ -133,6 +133,26 @@ def test_swapping_the_names_keeps_sym_and_negates_asym_exactly():
     np.testing.assert_array_equal(form.asym(one), -form.asym(other))
 
 
+@pytest.mark.parametrize("plant", [np.multiply, np.add], ids=["blocks", "loud clusters"])
+def test_sums_beyond_the_whole_numbers_of_float32_are_exact(plant):
+    count = 60
+    # Sums over many clusters grow far beyond 2^24 where they have one sign, within a side or over a row.
+    side = np.arange(count) < count // 2
+    sign = np.where(side, 1.0, -1.0)
+    scores = 1000.0 * plant(sign[:, None], sign[None]) + whole_scores(9, count, count) / 7.0
+    form = pair_forms.PairForm.of(scores, np.arange(count))
+    first = np.stack([side, ~side, np.arange(count) < 41, np.arange(count) % 3 > 0])
+    labellings = pair_forms.Labellings.of(first, np.ones(count, int))
+    grid, sizes = [[int(value) for value in row] for row in form.grid], []
+    for found, chosen in zip(form.sym(labellings), first, strict=True):
+        a, b = np.flatnonzero(chosen).tolist(), np.flatnonzero(~chosen).tolist()
+        within, outside, across = (sum(grid[g][h] for g in x for h in y) for x, y in ((a, a), (b, b), (a, b)))
+        sizes.append(max(map(abs, (within, outside, across))))
+        pairs = len(a) * (len(a) - 1), len(b) * (len(b) - 1), len(a) * len(b)
+        assert found == form.step * (within / pairs[0] + outside / pairs[1] - 2 * across / pairs[2])
+    assert max(sizes) > 2**26
+
+
 def test_more_labellings_than_are_taken_at_a_time(monkeypatch):
     _, form, given_to = forms_of(whole_scores(9, 13, 13).astype(float), (1, 4, 2, 3, 1, 2))
     expected = form.sym(given_to)

@@ -108,3 +108,17 @@ def test_default_is_twice_what_a_rejection_needs():
     assert relabelings.default_number(24) == 9999
     assert relabelings.default_number(1000) == 40000
     assert relabelings.default_number(1000) + 1 >= 2 * 1000 / 0.05
+
+
+def test_truths_are_truths_and_one_is_a_number():
+    every, drawn = relabelings.draw(2, 2, 5, 0), relabelings.draw(8, 8, 1, 0)
+    assert every.first.dtype == drawn.first.dtype == bool
+    assert (every.exhaustive, drawn.exhaustive) == (True, False)
+    assert drawn.first.shape == (1, 16)
+
+
+def test_seeds_beyond_a_word_begin_again_and_never_reach_another_stream():
+    for seed in (0, 5, 2**64 - 1):
+        expected = np.random.Philox(key=(3 << 64) + seed).random_raw(6).reshape(2, 3)
+        for turn in (0, 1, 2, 3):
+            np.testing.assert_array_equal(relabelings.raw_words(2, 3, seed + turn * 2**64, 3), expected)

@@ -69,6 +69,19 @@ def test_damping_is_relative():
     assert slices.damped(fisher)[2] == pytest.approx(1e-8 * 4 / 3)
 
 
+def test_damping_takes_the_mean_of_each_row_and_is_never_zero():
+    rows = np.array([[1.0, 3.0, 0.0], [100.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(slices.damped(rows), [slices.damped(row) for row in rows])
+    assert (slices.damped(np.zeros(3)) > 0).all()
+
+
+def test_lift_against_a_task_that_mostly_has_no_gradient():
+    # u is 1 in two of three parameters; a quarter of the target looks at one of them, the rest nowhere.
+    sources = np.array([[1.0, 1.0, 0], [1.0, -1.0, 0]])
+    target = np.array([[1.0, 0, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]])
+    np.testing.assert_allclose(slices.log_lifts(sources, target), np.log(1.5), rtol=1e-7)
+
+
 def test_sample_without_gradient_is_nan():
     sources, target = gradients(10, 4)[:, 0], gradients(11, 4)[:, 0]
     sources[1] = 0
@@ -121,6 +134,15 @@ def test_slices_of_different_size_are_taken_as_a_list():
 def test_gradients_that_do_not_belong_together_are_refused(groups, message):
     with pytest.raises(ShapeError, match=message):
         list(slices.by_slice(**groups))
+
+
+def test_refused_shape_says_what_is_expected():
+    with pytest.raises(ShapeError) as caught:
+        slices.num_samples("g_a", np.ones((2, 3)))
+    assert str(caught.value) == (
+        "g_a has shape (2, 3); expected [samples, slices, parameters], or a list of [samples, parameters] where slices "
+        "differ in size."
+    )
 
 
 def test_slices_with_different_samples_are_refused():

@@ -180,6 +180,30 @@ def test_values_that_are_all_equal_are_not_tested():
     assert np.isnan(found.statistic).tolist() == [True, False]
 
 
+def test_what_counts_as_equal_is_relative_to_the_size_of_the_values():
+    step = np.arange(8.0)[:, None]
+    first = np.tile(np.arange(8) < 4, (1, 1))
+    # Rounding beside a million; ten times what could be rounding there; small steps beside nothing.
+    values = np.column_stack([1e6 + 1e-8 * step, 1e6 + 1e-5 * step, 6e-13 * step])
+    assert np.isnan(source.welch(values, first)[0]).tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize(("r", "alternative", "ties"), [(3, "two-sided", 2), (4, "two-sided", 1), (3, "greater", 1)])
+def test_mirrored_labels_tie_where_both_signs_and_both_sizes_are_alike(r, alternative, ties):
+    lifts = np.concatenate([np.full(3, 5.0), np.zeros(r)])[:, None] + np.arange(3.0 + r)[:, None] / 7
+    sides = of_sizes([1] * 3), of_sizes([1] * r)
+    found = quietly(source.from_lifts, lifts, *sides, n_permutations=99, seed=0, alternative=alternative)
+    assert found.min_p == found.p[0] == pytest.approx(ties / found.n_distinct)
+
+
+@pytest.mark.parametrize("named", [0, 1])
+def test_clusters_are_relabelled_where_one_task_has_any(named):
+    labels = ["iid", "iid"]
+    labels[named] = (LABELS_A, LABELS_R)[named]
+    found = quietly(test_source, *tasks(), clusters_a=labels[0], clusters_r=labels[1], n_permutations=20, seed=0)
+    assert found.unit == "clusters"
+
+
 def test_sides_without_any_spread_tie_with_themselves():
     # Perfect separation of values in ties: the error is 0 but for rounding, whose size must not decide.
     values = np.array([0.1, 0.1, 0.1, 0.7, 0.7, 0.7])[:, None] + [[0.0, 1 / 3, 1e5]]
@@ -201,6 +225,19 @@ def test_without_labels_of_clusters_there_is_no_test():
         run(*given, clusters_a=[0] * 7)
 
 
+@pytest.mark.parametrize("name", ["g_a", "g_r", "g_b"])
+def test_gradients_that_are_refused_are_named(name):
+    given = dict(zip(("g_a", "g_r", "g_b"), tasks(), strict=True)) | {name: np.ones((7, 5))}
+    with pytest.raises(ShapeError, match=rf"^{name} has shape \(7, 5\)"):
+        run(**given)
+
+
+@pytest.mark.parametrize(("side", "name"), [("clusters_a", "task A"), ("clusters_r", "the reference task")])
+def test_task_without_clusters_is_named(side, name):
+    with pytest.raises(StatisticsError, match=f"^clusters of {name} are not known"):
+        run(*tasks(), **{side: None})
+
+
 @pytest.mark.parametrize("seed", [None, -3, True])
 def test_seed_must_be_given(seed):
     with pytest.raises(StatisticsError, match=f"seed={seed}; expected a non-negative int"):
@@ -215,7 +252,7 @@ def test_seed_has_no_default():
 def test_other_options_are_refused():
     with pytest.raises(StatisticsError, match="n_permutations=0; expected a positive int"):
         run(*tasks(), n_permutations=0)
-    with pytest.raises(OptionError, match="alternative"):
+    with pytest.raises(OptionError, match=r"^alternative='larger' is not known; expected one of 'greater', 'less'"):
         run(*tasks(), alternative="larger")
 
 

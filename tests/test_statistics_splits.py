@@ -35,6 +35,12 @@ def test_correlation_is_pearsons():
     assert np.isnan(splits.correlation(one, np.ones(9)))
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_correlation_has_no_unit(unit):
+    one, other = whole_scores(1, 2, 9).astype(float)
+    assert splits.correlation(unit * one, unit * other) == pytest.approx(splits.correlation(one, other))
+
+
 def test_split_half_is_the_mean_over_splits():
     sums, halves = whole_scores(2, 6, 8) / 10.0, splits.draw_halves(6, 7, 1, 4)
     expected = [np.corrcoef(sums[half].sum(0), sums[~half].sum(0))[0, 1] for half in halves]

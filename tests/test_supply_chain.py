@@ -61,6 +61,7 @@ EXCEPTIONS = {
     ("tests/test_readme.py", "eval"): MADE_HERE,
     ("tests/test_pages_code.py", "eval"): MADE_HERE,
     ("tests/test_importance_page.py", "eval"): MADE_HERE,
+    ("tests/test_mutant_conftest.py", "eval"): MADE_HERE,
     ("tests/test_hub.py", "remote code"): "asks for code without a commit to show that it is refused",
     ("tests/test_diagonal.py", "pickle"): "writes a pickle to show that it is refused",
     ("validation/bad_input/results.py", "pickle"): "writes pickles to show that they are refused",

@@ -26,6 +26,7 @@ from . import (
     faults,
     induction,
     models,
+    mutant_record,
     offline,
     prediction_evidence,
     proven,
@@ -115,6 +116,7 @@ def gather(options):
     results, planted = results + of_statistics, planted + wrong_statistics
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
     studies = {name: timed(name, measure_study, name, options) for name in STUDIES}
+    mutants = mutant_record.read()
     for row in rows:
         row["notes"] = "; ".join(filter(None, [row["notes"], records.get(row["name"], "")]))
     evidence = {
@@ -129,7 +131,8 @@ def gather(options):
         "determinism": repeated,
         **studies,
         **{f"{name}_long": module.EVIDENCE.read() for name, module in STUDIES.items()},
-        "not_run": [*not_run, *determinism.omissions(repeated), *omissions(options)],
+        "mutants": mutants,
+        "not_run": [*not_run, *determinism.omissions(repeated), *omissions(options), *mutant_record.omissions(mutants)],
     }
     evidence["summary"] = summarise(evidence)
     return evidence, seconds
