@@ -26,7 +26,7 @@ def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
     names["batch_a"], names["batch_b"] = ({"input_ids": names[task]["input_ids"][:3, :7]} for task in ("math", "code"))
     exec(compile(rest, "README.md", "exec"), names)
     if "store=" in rest:
-        assert names["collector"].sealed
+        assert names["stored"].sealed
         for line in re.findall(r"^qkov (store .*)$", TEXT, flags=re.MULTILINE):
             shown = CliRunner().invoke(cli.app, shlex.split(line))
             assert (shown.exit_code, "12 of task 'math'" in shown.output) == (0, True)
@@ -41,6 +41,18 @@ def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
         assert capsys.readouterr().out.count("passed") > 20
     if "parametrize" in rest:
         assert names["test_laws"].pytestmark[0].name == "parametrize"
+
+
+def test_all_blocks_run_one_after_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for number, block in enumerate(BLOCKS):
+        if number == 1:
+            names["batch_a"], names["batch_b"] = (
+                {"input_ids": names[task]["input_ids"][:3, :7]} for task in ("math", "code")
+            )
+        if "check_model" not in block:  # takes long, and ran above
+            exec(compile(block, "README.md", "exec"), names)
 
 
 def test_example_has_at_most_12_lines_of_code():
