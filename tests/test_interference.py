@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import qkov
-from qkov import errors, interference, losses, meaning, memory, reference, scoring
+from qkov import errors, gradients, interference, losses, meaning, memory, reference, samples, scoring
 from qkov.errors import (
     DampingWarning,
     EmptyTaskError,
@@ -761,6 +761,37 @@ def test_squares_that_underflow_are_told():
     with pytest.warns(errors.UnderflowWarning, match=r"underflow to 0 in layers 0, 1.*Scale the loss up"):
         found = score(rescaled(2.0**-90, torch.float32))
     assert not any(found.arrays[block].any() for block in "QKVO")
+    metric = metric_of(rescaled(2.0**-90, torch.float32))
+    assert [(one, at) for one, _, at in caught_by(lambda: metric.compute_heatmap("a", "b", progress=False))] == [
+        (errors.UnderflowWarning, True)
+    ]
+
+
+def test_a_gradient_needs_inputs_and_deltas_in_one_place():
+    layout = two_tasks("llama")[0].config.layers[0]
+    nothing, something = torch.zeros(2, 3), torch.ones(2, 3)
+    for inputs, deltas, expected in (
+        (something, something, True), (something, nothing, False), (nothing, something, False), (nothing, nothing, False),
+    ):  # fmt: skip
+        pair = gradients.Factors(inputs, deltas)
+        member = samples.Sample(0, None, 1, "", {one.module_name: pair for one in layout.projections})
+        assert interference._has_gradient(layout, [member]) is expected
+
+
+def test_samples_that_were_left_out_are_counted():
+    def failing(model, batch):
+        found, tokens = losses.causal_lm_loss(model, batch)
+        return found * torch.where(batch["input_ids"][:, 0] == bad, torch.nan, 1.0), tokens
+
+    batch = build_batch((5, 4, 6))
+    bad = int(batch["input_ids"][1, 0])
+    batch["input_ids"][[0, 2], 0] = 1 if bad != 1 else 2
+    collector, model = qkov.FisherCollector(), build_model("llama")
+    with pytest.warns(errors.SkippedSamplesWarning):
+        collector.collect_fisher(model, batch, "a", loss_fn=failing, non_finite="skip", progress=False)
+    collector.collect_fisher(model, build_batch((4, 5)), "b", progress=False)
+    assert score(collector).attributes["num_skipped"] == {"a": 1, "b": 0}
+    assert "num_skipped" not in score(two_tasks("llama")[0]).attributes
 
 
 @pytest.mark.parametrize(
@@ -781,8 +812,10 @@ def test_heatmap_larger_than_the_memory_is_refused_before_it_is_allocated(monkey
     score(collector)
     monkeypatch.setattr(memory, "available_bytes", lambda: 3 * 2 * 2 * (6 + 2) * 2 * 16 / memory.SHARE - 2)
     monkeypatch.setattr(interference, "Frame", None)
-    with pytest.raises(errors.MemoryLimitError, match=r"3 x 2 samples on 2 layers, 192 scores, .*max_samples_per_task"):
+    with pytest.raises(errors.MemoryLimitError, match=r"3 x 2 samples on 2 layers, 192 scores, ") as raised:
         score(collector)
+    remedy = " Score fewer samples with max_samples_per_task, or fewer layers or heads at a time."
+    assert str(raised.value).endswith(remedy)
 
 
 def test_slice_that_does_not_fit_an_accelerator_names_itself(monkeypatch):
