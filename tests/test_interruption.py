@@ -23,6 +23,14 @@ def model():
     return build_model("llama", dtype=torch.float32)
 
 
+@pytest.fixture(autouse=True)
+def interrupts_as_in_a_terminal():
+    """A shell starts its background jobs with SIGINT ignored, and those that it starts in turn."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupting(number, at):
     """A loss that sends a signal to its own process in one of its passes."""
     calls = []

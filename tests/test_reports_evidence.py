@@ -117,6 +117,27 @@ GOOD = {
         "seconds": 1200.0,
         "complaints": [],
     },
+    "store": [
+        {
+            "study": "store harness",
+            "harness": "kills",
+            "procedure": "SIGKILL at a change of a file",
+            "data": "collection, recovery, repair",
+            "sets": 50,
+            "points": 50,
+            "value": 0,
+            "low": 0.0,
+            "high": 0.0,
+            "bound": 0,
+            "direction": "at most",
+            "status": "passed",
+            "lost": 0,
+            "wrong": 0,
+            "silent": 0,
+            "untold": 0,
+            "seconds": 2.0,
+        }
+    ],
     "head_types": [
         {
             "study": "head types",
@@ -291,7 +312,7 @@ def test_failed_results_are_counted_not_objected_to():
     assert evidence.audit(found) == []
     assert evidence.count(found) == {"checks": (1, 1, 2), "faults": (1, 1, 0), "families": (2, 0, 1), "bad_input": (1, 0, 1),
                                         "statistics": (3, 0, 0), "prediction": (1, 0, 0), "remedies": (1, 0, 0),
-                                        "head_types": (1, 0, 0), "store": (0, 0, 0)}  # fmt: skip
+                                        "head_types": (1, 0, 0), "store": (1, 0, 0)}  # fmt: skip
 
 
 def test_rates_that_failed_and_complaints_about_the_long_run_count_as_failed():
