@@ -84,6 +84,7 @@ class FisherCollector:
         self._asked = tuple(dict.fromkeys(("attention", *asked)))
         self._weights, self._left_out = (), {}
         self.config = None
+        self.model_fingerprint = None
         self._tasks, self._skipped, self._next_number = {}, {}, {}
         self._seen = None, None  # the latest loss, and what passes with it showed of the first axis
         formula.require_choice("store_form", store_form, shards.FORMS)
@@ -143,11 +144,6 @@ class FisherCollector:
     def sealed(self):
         """Whether a stored collection has ended; None in memory."""
         return self._keeping.sealed
-
-    @property
-    def model_fingerprint(self):
-        """That of the model whose gradients are held; None before the first collection."""
-        return self._keeping.fingerprint
 
     def seal(self):
         """End a stored collection; in memory there is nothing to end, and collecting may go on."""
@@ -387,6 +383,7 @@ class FisherCollector:
         self._left_out = linear_weights.explain_left_out(model, self.config, self._asked)
         self._seen = None, None
         self._keeping.begin(model, self.config, self._weights, self._left_out)
+        self.model_fingerprint = self._keeping.fingerprint
 
     def _numbers(self, task):
         """Ids of samples that were given none. In a store they begin at 0 again in each process, so that it resumes."""
@@ -400,6 +397,7 @@ class FisherCollector:
         if (found := keeping.layout()) is not None:
             self._weights, self.config, self._left_out = found
             self._tasks, self._skipped = keeping.samples()
+            self.model_fingerprint = keeping.fingerprint
 
 
 def check_one_device(model):
