@@ -24,7 +24,7 @@ def test_up_to_nine_tenths_are_used(monkeypatch, num_bytes, fits):
 
 def test_nothing_is_refused_where_nobody_tells(monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda: None)
-    memory.require(10**30, "a heatmap", "Do less.")
+    assert memory.require(10**30, "a heatmap", "Do less.") is None
 
 
 def test_the_limit_of_a_container_counts(monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ import transformers
 
 from qkov import durable, shards, store, store_contents, store_lock, store_repair
 from qkov.collector import FisherCollector
-from qkov.errors import DiskError, SampleIdError
+from qkov.errors import DiskError, SampleIdError, StoreBusyError
 from qkov.store import Store
 from validation.store import damage, system, workload
 
@@ -284,16 +284,24 @@ def test_errors_of_listing_are_disk_errors(begun):
 
 
 def test_a_lock_whose_closing_fails_is_given_back(begun):
+    with pytest.raises(StoreBusyError):
+        store_lock.acquire(begun.folder)
     with refusing(["close"]):
         begun.close()
-    store_lock.release(store_lock.acquire(begun.folder))
+    handle = store_lock.acquire(begun.folder)
+    assert not begun.writable
+    store_lock.release(handle)
 
 
 def test_a_lock_is_given_back_although_a_forked_process_holds_a_copy_of_the_handle(tmp_path):
     handle = store_lock.acquire(tmp_path)
     copy = os.dup(handle)
+    with pytest.raises(StoreBusyError):
+        store_lock.acquire(tmp_path)
     store_lock.release(handle)
-    store_lock.release(store_lock.acquire(tmp_path))
+    again = store_lock.acquire(tmp_path)
+    assert os.fstat(copy).st_ino == os.fstat(again).st_ino  # the copy is still open, on the same lock
+    store_lock.release(again)
     os.close(copy)
 
 
