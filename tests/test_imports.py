@@ -64,6 +64,7 @@ LEVELS = (
         "passes",
         "scoring",
         "curvature",
+        "score_frame",
         "attention_patterns",
     ),
     (
