@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from . import curvature, errors, formula, heatmap, latent_attention, meaning, reproducibility, scoring
 from .geometry import BLOCKS, checked_index
-from .score_frame import Frame, require_memory
+from .score_frame import Frame, require_room
 
 
 class QKOVInterferenceMetric:
@@ -127,7 +127,9 @@ class QKOVInterferenceMetric:
             scores[projection.block] = float(result.scores[0, 0])
         return scores
 
-    def compute_heatmap(self, task_a, task_b, *, layers=None, heads=None, max_samples_per_task=None, progress=True):
+    def compute_heatmap(
+        self, task_a, task_b, *, layers=None, heads=None, max_samples_per_task=None, scores_path=None, progress=True
+    ):
         """Score every pair of samples on every slice.
 
         Args:
@@ -136,6 +138,10 @@ class QKOVInterferenceMetric:
                 ``valid=False``, and a warning is given.
             layers: Layer numbers; default all. heads: Query heads; default all.
             max_samples_per_task: Score the first n samples of each task; F still comes from all collected ones.
+            scores_path: None for scores in memory, or a new or empty folder: there they are written slice by slice, and
+                the result reads them a slice at a time, so that memory does not grow with their number. The files, a
+                ``.npy`` per block, must stay, and stay as they are, as long as the result is used; the scores are the
+                same bits. See :meth:`compute_summary` for results that need no pairs at all.
             progress: Show a bar when the work takes longer than two seconds.
 
         Returns:
@@ -143,40 +149,50 @@ class QKOVInterferenceMetric:
 
         Raises:
             EmptyTaskError: If task A has no samples.
-            UnknownTaskError, SliceIndexError, OptionError: If a task, layer, head or number does not exist.
+            UnknownTaskError, SliceIndexError, OptionError: If a task, layer, head or number does not exist, or
+                ``scores_path`` is not empty.
+            MemoryLimitError, DiskError: If the scores fit neither.
         """
         layouts, heads = self._selection(layers, heads)
+        members = self._members(task_a, task_b, max_samples_per_task)
+        counts = [len(part) for part in members]
+        require_room(layouts, heads, *counts, scores_path)
+        with Frame(layouts, heads, *counts, scores_path) as frame:
+            if members[1]:
+                self._warn_if_few(task_a, task_b)
+                self._fill(frame, *self._sides(task_a, task_b, *(list(range(count)) for count in counts)), progress)
+            result = heatmap.Heatmap(
+                **self._names(task_a, task_b, members),
+                attributes=self._attributes(task_a, task_b, counts[1] > 0),
+                **frame.fields(),
+            )
+        if members[1]:
+            _warn_if_damped(result)
+            self._warn_if_underflown(result)
+        return result
+
+    def _members(self, task_a, task_b, most):
+        """The samples of both tasks that are scored; warns of an empty task B."""
         members_a = self.collector.samples(task_a)
         if not members_a:
             raise errors.EmptyTaskError(
                 f"task A, {task_a!r}, has no samples; its Fisher is not defined. Collect it first."
             )
         members_b = self.collector.samples(task_b) if task_b in self.collector.tasks else ()
-        rows_a, rows_b = (range(_limit(len(members), max_samples_per_task)) for members in (members_a, members_b))
-        require_memory(layouts, heads, len(rows_a), len(rows_b))
-        frame = Frame(layouts, heads, len(rows_a), len(rows_b))
-        if members_b:
-            self._warn_if_few(task_a, task_b)
-            self._fill(frame, *self._sides(task_a, task_b, list(rows_a), list(rows_b)), progress)
-        else:
+        if not members_b:
             known = ", ".join(map(repr, self.collector.tasks))
             warnings.warn(
                 f"task B, {task_b!r}, has no samples; averages are 0 and the result is not valid. Collect it, or correct "
                 f"its name; known tasks: {known}.",
-                errors.EmptyTaskWarning, stacklevel=2,
+                errors.EmptyTaskWarning, stacklevel=3,
             )  # fmt: skip
-        result = heatmap.Heatmap(
-            task_a=task_a,
-            task_b=task_b,
-            sample_a=tuple(members_a[row].sample_id for row in rows_a),
-            sample_b=tuple(members_b[row].sample_id for row in rows_b),
-            attributes=self._attributes(task_a, task_b, len(members_b) > 0),
-            **frame.fields(),
-        )
-        if members_b:
-            _warn_if_damped(result)
-            self._warn_if_underflown(result)
-        return result
+        return [members[: _limit(len(members), most)] for members in (members_a, members_b)]
+
+    @staticmethod
+    def _names(task_a, task_b, members):
+        """The fields of a result that say what was scored."""
+        sample_a, sample_b = (tuple(one.sample_id for one in part) for part in members)
+        return {"task_a": task_a, "task_b": task_b, "sample_a": sample_a, "sample_b": sample_b}
 
     def compute_gradient_norms(self, task):
         r"""Return the L1 norm of each sample's gradient on every slice, ``{block: float64 [samples, layers, units]}``.

@@ -17,6 +17,7 @@ def query_head_dataset(heatmap):
     A kv head appears under each query head it serves; the coordinate ``kv_head`` ``(layer, head)`` tells which (-1:
     none), so sums over ``head`` of K and V count it several times. ``by_slice`` does not.
     """
+    heatmap.require_memory("the scores of all blocks on query heads")
     views = [heatmap[block] for block in BLOCKS]
     slices = ("block", "layer", "head")
     variables = {
@@ -75,6 +76,7 @@ def pair_table(heatmap):
 
     ``head`` is missing for K and V, whose slices belong to a kv head; ``kv_head`` of a Q or O row is the one it reads.
     """
+    heatmap.require_memory("a table of all pairs")
     num_a, num_b = len(heatmap.sample_a), len(heatmap.sample_b)
     labels, scores = _slice_labels(heatmap), []
     for block in BLOCKS:
@@ -96,14 +98,12 @@ def slice_table(heatmap):
     parts = []
     for block in BLOCKS:
         exists = heatmap.exists(block)
-        scores = heatmap.arrays[block][:, :, exists]
-        empty = np.full(scores.shape[2], np.nan)
-        pairs = scores.shape[0] * scores.shape[1]
-        part = {"mean": heatmap.mean_map(block)[exists]}
-        part["sd"] = scores.std((0, 1)) if pairs else empty
-        part["sd_over_a"] = scores.mean(1).std(0) if pairs else empty
-        part["max"] = scores.max((0, 1)) if pairs else empty
-        part = pd.DataFrame(part)
+        spread = np.full((int(exists.sum()), 3), np.nan)
+        if heatmap.sample_a and heatmap.sample_b:
+            for row, (_, scores) in zip(spread, heatmap.each_slice(block), strict=True):
+                row[:] = scores.std(), scores.mean(1).std(), scores.max()
+        part = pd.DataFrame(spread, columns=["sd", "sd_over_a", "max"])
+        part.insert(0, "mean", heatmap.mean_map(block)[exists])
         ascending = heatmap.attributes["conflict_order"] == "ascending"
         part["rank"] = part["mean"].rank(method="min", ascending=ascending).astype(np.int64)
         if heatmap.head_types is not None:

@@ -202,7 +202,7 @@ def _described(heatmap, collector, pair):
     block, layer = pair["block"], heatmap.layers.index(pair["layer"])
     own_kv = block in "KV"
     unit = (heatmap.kv_heads if own_kv else heatmap.heads).index(pair["kv_head" if own_kv else "head"])
-    scores = heatmap.arrays[block][:, :, layer, unit]
+    scores = heatmap.slice_scores(block, layer, unit)
     i, j = heatmap.sample_a.index(pair["sample_i"]), heatmap.sample_b.index(pair["sample_j"])
     mean, of_a, of_b = scores.mean(), scores[i].mean(), scores[:, j].mean()
     score, parameter = _one_pair(heatmap, collector, pair)
