@@ -25,7 +25,7 @@ TYPES = {
     "I16": "<i2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
 """Types that numpy and the format share, in the order in which a file holds them."""
-PIECE = 2**24
+PIECE = 2**22
 """Bytes that are read of a file at a time, or one row of the first axis if that is more."""
 
 

@@ -1,9 +1,9 @@
-"""Pair scores in files instead of memory: one ``.npy`` file per block, slice after slice, read through a memory map.
+"""Pair scores in files instead of memory: one ``.npy`` file per block, slice after slice, shown through a memory map.
 
 A file is a plain numpy array, float64 ``[layers, units, n_a, n_b]``, so that a slice is one contiguous piece of it; it is
-shown as ``[n_a, n_b, layers, units]``, as everywhere. Slices are written with plain writes and read into memory one at a
-time; pages of the map are given back after every read, so that what a process holds does not grow with the file. Zeros
-have no sign and there is one NaN of the many bit patterns, as in every result.
+shown as ``[n_a, n_b, layers, units]``, as everywhere. Everything that goes through all scores reads and writes the file
+piece by piece and leaves the map alone, whose pages count as memory of the process once they were touched. Zeros have no
+sign and there is one NaN of the many bit patterns, as in every result.
 """
 
 import io
@@ -20,8 +20,8 @@ from . import durable, errors, resources
 __all__ = ["MappedScores", "ScoreFiles", "require_disk"]
 
 STORED = np.dtype("<f8")
-PIECE = 2**21
-"""Numbers that are copied at a time, 16 MiB."""
+PIECE = 2**19
+"""Numbers that are copied at a time, 4 MiB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,42 +40,41 @@ class MappedScores:
     missing: np.ndarray
 
     @cached_property
-    def _map(self):
-        with open(self.path, "rb") as stream:
-            return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-
-    @cached_property
-    def _stored(self):
-        """Read-only ``[layers, units, n_a, n_b]`` on the map."""
-        stored = _stored_shape(self.shape)
-        return np.ndarray(stored, STORED, buffer=self._map, offset=len(_header(stored)))
-
-    @property
     def view(self):
-        """Read-only array ``[n_a, n_b, layers, units]`` on the map; nothing is copied."""
-        return self._stored.transpose(2, 3, 0, 1)
+        """Read-only array ``[n_a, n_b, layers, units]`` on a map of the file; nothing is copied."""
+        with open(self.path, "rb") as stream:
+            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        stored = _stored_shape(self.shape)
+        return np.ndarray(stored, STORED, buffer=mapped, offset=len(_header(stored))).transpose(2, 3, 0, 1)
 
     def slice(self, layer, unit):
         """Copy the scores of a slice, ``[n_a, n_b]``."""
-        found = np.empty(self.shape[:2])
-        step = max(1, PIECE // max(1, self.shape[1]))
-        for start in range(0, len(found), step):
-            found[start : start + step] = self._stored[layer, unit, start : start + step]
-            self._give_back()
+        found = np.empty(self.shape[:2], STORED)
+        with open(self.path, "rb", buffering=0) as stream:
+            self._read(stream, layer, unit, 0, found)
         return found
 
     def parts(self):
         """Copy all scores in the order of ``[n_a, n_b, layers, units]``, some samples of A at a time."""
         num_a, *others = self.shape
         step = max(1, PIECE // max(1, _count(others)))
-        for start in range(0, num_a, step):
-            part = np.ascontiguousarray(self.view[start : start + step])
-            self._give_back()
-            yield part
+        with open(self.path, "rb", buffering=0) as stream:
+            for start in range(0, num_a, step):
+                part = np.empty(_stored_shape((min(step, num_a - start), *others)), STORED)
+                for layer, unit in np.ndindex(part.shape[:2]):
+                    self._read(stream, layer, unit, start, part[layer, unit])
+                yield np.ascontiguousarray(part.transpose(2, 3, 0, 1))
 
-    def _give_back(self):
-        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows, where the system takes pages back when it needs them
-            self._map.madvise(mmap.MADV_DONTNEED)
+    def _read(self, stream, layer, unit, start, found):
+        """Fill ``found`` with the rows of a slice from ``start`` on."""
+        if not found.size:
+            return
+        stream.seek(_place(self.shape, layer, unit, start))
+        left = memoryview(found).cast("B")
+        while left:
+            if not (count := stream.readinto(left)):
+                raise errors.ResultFileError(f"{self.path} ends before its scores do; it was cut. Score again.")
+            left = left[count:]
 
 
 class ScoreFiles:
@@ -124,10 +123,8 @@ class ScoreFiles:
         scores[absent] = np.nan
         self._finite[block][layer, unit] &= bool(np.isfinite(scores).all())
         self._missing[block][layer, unit] &= bool(absent.all())
-        num_a, num_b, _, units = map(int, self.shapes[block])
-        place = len(_header(_stored_shape(self.shapes[block])))
-        place += STORED.itemsize * num_b * (num_a * (layer * units + unit) + start)
         if scores.size:
+            place = _place(self.shapes[block], layer, unit, start)
             self._parts[block].write_at(place, memoryview(scores.astype(STORED, copy=False)).cast("B"))
 
     def finish(self):
@@ -190,6 +187,12 @@ def _header(stored):
     described = {"descr": STORED.str, "fortran_order": False, "shape": tuple(map(int, stored))}
     np.lib.format.write_array_header_1_0(stream, described)
     return stream.getvalue()
+
+
+def _place(shape, layer, unit, row):
+    """Where a row of a slice begins in its file."""
+    num_a, num_b, _, units = map(int, shape)
+    return len(_header(_stored_shape(shape))) + STORED.itemsize * num_b * (num_a * (layer * units + unit) + row)
 
 
 def _stored_shape(shape):
