@@ -8,7 +8,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import curvature, errors, formula, heatmap, latent_attention, meaning, reproducibility, scoring
+from . import (
+    curvature,
+    errors,
+    formula,
+    heatmap,
+    latent_attention,
+    meaning,
+    pair_summary,
+    reproducibility,
+    scoring,
+    summary_frame,
+)
 from .geometry import BLOCKS, checked_index
 from .score_frame import Frame, require_room
 
@@ -171,6 +182,66 @@ class QKOVInterferenceMetric:
             self._warn_if_underflown(result)
         return result
 
+    def compute_summary(
+        self, task_a, task_b, *, top_k=10, layers=None, heads=None, max_samples_per_task=None, progress=True
+    ):
+        """Reduce the scores of all pairs while they are made, without keeping them.
+
+        Of every slice: the mean over either task, which follows from sums over one task at a time, the lift of A's samples,
+        and health. The strongest pairs need the scores of all pairs, one slice at a time, and so as many operations as a
+        heatmap; with ``top_k=0`` no pair is formed and work grows with the sum of the tasks' sizes instead of their product.
+        Variants that weigh by a matrix ("full", "kfac") have no such sums and no lift: their means are those of the scores of
+        pairs, one slice at a time.
+
+        Args:
+            task_a: Task whose sensitivity is measured.
+            task_b: Task whose gradients act. Without samples as in :meth:`compute_heatmap`.
+            top_k: How many of the strongest pairs of each block to list, in the order of ``Heatmap.top_conflicts``.
+            layers, heads, max_samples_per_task, progress: As for :meth:`compute_heatmap`.
+
+        Returns:
+            A ``PairSummary``.
+
+        Raises:
+            EmptyTaskError: If task A has no samples.
+            UnknownTaskError, SliceIndexError, OptionError: If a task, layer, head or number does not exist.
+            MemoryLimitError: If not even the summary fits.
+        """
+        layouts, heads = self._selection(layers, heads)
+        members = self._members(task_a, task_b, max_samples_per_task)
+        counts = [len(part) for part in members]
+        summary_frame.require_memory(layouts, heads, *counts, top_k)
+        facts = self._attributes(task_a, task_b, counts[1] > 0) | {"top_k": top_k, "num_pairs": counts[0] * counts[1]}
+        frame = summary_frame.SummaryFrame(
+            layouts, heads, *counts, top_k=top_k, ascending=facts["conflict_order"] == "ascending",
+            has_lift=not self.options.weighs_by_matrix,
+        )  # fmt: skip
+        if members[1]:
+            self._warn_if_few(task_a, task_b)
+            sides = self._sides(task_a, task_b, *(list(range(count)) for count in counts))
+            self._over_slices(frame.grid, progress, lambda *place: self._summarise(frame, sides, top_k, *place))
+        if self.options.weighs_by_matrix:
+            facts["lift_note"] = summary_frame.NO_LIFT
+        names = self._names(task_a, task_b, members)
+        result = pair_summary.PairSummary(
+            **names, attributes=facts, **frame.fields(names["sample_a"], names["sample_b"])
+        )
+        if members[1]:
+            _warn_if_damped(result)
+            self._warn_if_underflown(result)
+        return result
+
+    def _summarise(self, frame, sides, top_k, layout, projection, place, column, unit):
+        matrix = self.options.weighs_by_matrix
+        found = self._score_slice(*sides, layout, projection, unit) if top_k or matrix else None
+        # Means are sums over one task at a time also where pairs are scored, so that top_k changes nothing but the list.
+        means = (
+            summary_frame.means_of(found)
+            if matrix
+            else scoring.score_marginals(*sides, layout, projection, unit, self.options)
+        )
+        frame.put(projection.block, place, column, means, found.scores if top_k else None)
+
     def _members(self, task_a, task_b, most):
         """The samples of both tasks that are scored; warns of an empty task B."""
         members_a = self.collector.samples(task_a)
@@ -254,14 +325,21 @@ class QKOVInterferenceMetric:
         return layouts, [checked_index(head, most, "head") for head in heads]
 
     def _fill(self, frame, side_a, side_b, progress):
+        def fill(layout, projection, place, column, unit):
+            frame.put(projection.block, place, column, self._score_slice(side_a, side_b, layout, projection, unit))
+
+        self._over_slices(frame.grid, progress, fill)
+
+    @staticmethod
+    def _over_slices(grid, progress, visit):
+        """Call ``visit(layout, projection, place, column, unit)`` for every slice of a grid."""
         # Where disable is not given, TQDM_DISABLE in the environment still acts.
         hidden = {} if progress else {"disable": True}
-        with tqdm(total=frame.num_slices, desc="score", unit=" slices", delay=2, **hidden) as bar:
-            for place, layout in enumerate(frame.layouts):
+        with tqdm(total=grid.num_slices, desc="score", unit=" slices", delay=2, **hidden) as bar:
+            for place, layout in enumerate(grid.layouts):
                 for projection in layout.projections:
-                    for column, unit in frame.units(layout, projection.block):
-                        result = self._score_slice(side_a, side_b, layout, projection, unit)
-                        frame.put(projection.block, place, column, result)
+                    for column, unit in grid.units(layout, projection.block):
+                        visit(layout, projection, place, column, unit)
                         bar.update()
 
     def _attributes(self, task_a, task_b, valid):

@@ -817,7 +817,9 @@ def test_heatmap_larger_than_the_memory_is_refused_before_it_is_allocated(monkey
     monkeypatch.setattr(interference, "Frame", None)
     with pytest.raises(errors.MemoryLimitError, match=r"3 x 2 samples on 2 layers, 192 scores, ") as raised:
         score(collector)
-    remedy = " Score fewer samples with max_samples_per_task, or fewer layers or heads at a time; keep them in files with "
+    remedy = (
+        " Score fewer samples with max_samples_per_task, or fewer layers or heads at a time; keep them in files with "
+    )
     remedy += "scores_path, or reduce them while they are made (compute_summary)."
     assert str(raised.value).endswith(remedy)
 
