@@ -70,6 +70,7 @@ LEVELS = (
         "factor_tiles",
         "scoring",
         "curvature",
+        "score_frame",
         "attention_patterns",
     ),
     (
