@@ -50,7 +50,8 @@ class Side:
         for one, weight in zip(self.fisher_members, self.weights.tolist(), strict=True):
             key = (layout.layer, projection.block)
             if key not in one.squared_norms:
-                one.squared_norms[key] = gradients.squared_norm(one.factors, projection)
+                norms = gradients.squared_norms(one.factors, layout)
+                one.squared_norms.update({(layout.layer, block): norm for block, norm in norms.items()})
             norm = one.squared_norms[key]
             if options.include_bias and projection.bias_name:
                 norm += gradients.squared_bias_norm(one.factors, projection)
