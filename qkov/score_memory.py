@@ -20,7 +20,7 @@ from . import memory, resources, shards, tiles
 from .errors import MemoryLimitError
 from .sides import factors_about, gradient_dtype
 
-MARGIN = 0.04
+MARGIN = 0.02
 """Share of a budget that is left to what an allocator cannot give back and to small things."""
 LEAST_TILE = 2**18
 """Numbers in a tile below which giving up stacks costs less than narrower tiles."""
