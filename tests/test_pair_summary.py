@@ -117,7 +117,7 @@ def test_lift_is_that_of_the_gradients():
     collector = three_tasks()
     metric = metric_of(collector, fisher_pool="pooled")
     summary = metric.compute_summary("a", "b", top_k=0, progress=False)
-    sides = metric._sides("a", "b", list(range(8)), list(range(6)))
+    sides = [scoring.Side.of_task(collector, task, None, metric.options) for task in "ab"]
     whole = dataclasses.replace(metric.options, tile_elements=2**40)
     for layout in collector.config.layers:
         for projection in layout.projections:
@@ -266,7 +266,7 @@ MEASURED = """
 import sys
 import numpy as np, torch
 import qkov
-from qkov import scoring
+from qkov import scoring, slice_scorer
 from tests.statistics_models import three_tasks
 from tests.test_score_files import peak
 
@@ -285,7 +285,7 @@ scoring.score_slice, scoring.score_marginals = fake_scores, fake_means
 class Named:
     def __init__(self, number): self.sample_id = number
 metric._members = lambda *_: [[Named(number) for number in range(count)]] * 2
-metric._sides = lambda *_: (None, None)
+metric._scorer = lambda *_, **__: slice_scorer.SliceScorer((None, None), metric.options)
 metric._warn_if_underflown = lambda *_: None
 before = peak()
 if top_k < 0:
