@@ -848,6 +848,23 @@ def test_heatmap_larger_than_the_memory_is_refused_before_it_is_allocated(monkey
     assert str(raised.value).endswith(remedy)
 
 
+def test_warnings_point_to_the_line_that_asked():
+    metric = metric_of(two_tasks("llama")[0], min_samples_for_fisher=100, epsilon=1e9)
+    for ask in (
+        lambda: metric.compute_heatmap("a", "b", progress=False),
+        lambda: metric.compute_heatmap("a", "none", progress=False),
+        lambda: metric.compute_heatmaps("a", "b", variants=["signed"], progress=False),
+        lambda: metric.compute_summary("a", "b", progress=False),
+        lambda: metric.compute_summary("a", "none", progress=False),
+        lambda: metric.compute_sample_pair("a", "p", "b", 10, 0, 0),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ask()
+        assert caught
+        assert {one.filename for one in caught} == {__file__}
+
+
 # Scores in files
 
 
