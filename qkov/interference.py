@@ -284,16 +284,19 @@ class QKOVInterferenceMetric:
         members = self._members(task_a, task_b, max_samples_per_task)
         counts = [len(part) for part in members]
         summary_frame.require_memory(layouts, heads, *counts, top_k)
-        facts = self._attributes(task_a, task_b, counts[1] > 0) | {"top_k": top_k, "num_pairs": counts[0] * counts[1]}
+        ascending = meaning.VARIANT_MEANING[self.options.variant]["conflict_order"] == "ascending"
         frame = summary_frame.SummaryFrame(
-            layouts, heads, *counts, top_k=top_k, ascending=facts["conflict_order"] == "ascending",
-            has_lift=not self.options.weighs_by_matrix,
-        )  # fmt: skip
+            layouts, heads, *counts, top_k=top_k, ascending=ascending, has_lift=not self.options.weighs_by_matrix
+        )
+        options = self.options
         if members[1]:
             self._warn_if_few(task_a, task_b)
             rows = [list(range(count)) for count in counts]
-            scorer = self._scorer(task_a, task_b, *rows, layouts, in_place=False)
+            scorer = self._scorer(task_a, task_b, *rows, layouts, later=frame.result_bytes, in_place=False)
+            options = scorer.options
             self._over_slices(frame.grid, progress, lambda *place: self._summarise(frame, scorer, top_k, *place))
+        facts = self._attributes(task_a, task_b, counts[1] > 0, options)
+        facts |= {"top_k": top_k, "num_pairs": counts[0] * counts[1]}
         if self.options.weighs_by_matrix:
             facts["lift_note"] = summary_frame.NO_LIFT
         names = self._names(task_a, task_b, members)

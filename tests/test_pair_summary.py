@@ -316,6 +316,26 @@ def test_more_than_the_memory_is_refused(monkeypatch):
         metric.compute_summary("a", "b", top_k=1, progress=False)
 
 
+def test_a_memory_budget_holds_for_a_summary_too():
+    """And attributes say with which tiles it was made, not which were asked for."""
+    metric = metric_of(three_tasks(), memory_budget=1)
+    with pytest.raises(errors.MemoryLimitError, match=r"the result takes 5\.63 kB more"):  # 8 (8 + 6 + 8) 32 bytes
+        metric.compute_summary("a", "b", progress=False)
+
+
+def test_attributes_say_which_tiles_were_used(monkeypatch):
+    metric = metric_of(three_tasks())
+    plain = metric.compute_summary("a", "b", progress=False)
+    monkeypatch.setattr(
+        interference.score_memory, "fit", lambda options, *_, **__: dataclasses.replace(options, tile_elements=77)
+    )
+    found = metric.compute_summary("a", "b", progress=False)
+    assert (plain.attributes["tile_elements"], found.attributes["tile_elements"]) == (2**22, 77)
+    for block in BLOCKS:
+        np.testing.assert_allclose(found.by_a[block], plain.by_a[block], rtol=1e-10)
+        np.testing.assert_allclose(found.lift[block], plain.lift[block], rtol=1e-10)
+
+
 # Edges
 
 
