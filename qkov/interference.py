@@ -96,7 +96,7 @@ class QKOVInterferenceMetric:
         fisher_tasks=None,
         min_samples_for_fisher=10,
         computation_device="cpu",
-        tile_elements=2**22,
+        tile_elements=2**23,
         tiling="fast",
         memory_budget=None,
     ):

@@ -159,8 +159,7 @@ class _SliceWork:
         self.any = options
         self.means = [side.block_mean(layout, projection, options) for side in self.sides]
         self.largest = [max(side.block_mean(layout, one, options) for one in layout.projections) for side in self.sides]
-        every = {id(side): side.all_members for side in self.sides}
-        self.dtype = gradient_dtype([one for members in every.values() for one in members], projection)
+        self.dtype = torch.float64 if any(side.is_wide(projection) for side in self.sides) else torch.float32
         in_place = len(variants) == 1 and not keeps_gradients
         raws = "dot" in variants, "dot" in variants or "unsigned" in variants
         self.halves = [

@@ -465,7 +465,7 @@ def test_options_have_the_defaults_that_are_written_down():
         "variant": "unsigned", "fisher_pool": "A", "fisher_source": "contributions", "aggregate": "mean",
         "normalize_gj": "none", "contribution_normalisation": "tokens", "include_bias": False, "epsilon": None,
         "ridge_lambda": None, "ridge_lambda_rel": metric.options.ridge_lambda_rel, "ema_decay": 0.99,
-        "tile_elements": 4_194_304, "tiling": "fast", "sample_block": None, "stacked_bytes": 2**30, "reads": "kept",
+        "tile_elements": 8_388_608, "tiling": "fast", "sample_block": None, "stacked_bytes": 2**30, "reads": "kept",
         "device": "cpu",
     }  # fmt: skip
     assert (metric.min_samples_for_fisher, metric.fisher_tasks) == (10, {})
@@ -961,7 +961,7 @@ def test_slice_that_does_not_fit_an_accelerator_names_itself(monkeypatch):
 
     monkeypatch.setattr(scoring, "score_slice", full)
     with pytest.raises(
-        errors.MemoryLimitError, match=r"layer 0, block Q, slice 0 .* Lower tile_elements \(now 4194304\)"
+        errors.MemoryLimitError, match=r"layer 0, block Q, slice 0 .* Lower tile_elements \(now 8388608\)"
     ):
         score(two_tasks("llama")[0])
 
