@@ -57,6 +57,7 @@ LEVELS = (
         "position_tables",
         "sample_rows",
         "gradients",
+        "pass_memory",
         "shards",
         "store_contents",
         "store",
