@@ -78,6 +78,7 @@ LEVELS = (
     ),
     (
         "keeping",
+        "collection_budget",
         "collector",
         "meaning",
         "result_file",
