@@ -10,6 +10,7 @@ of sample i's own loss. Which rows are sample i's is seen from the first axis, o
 import contextlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
@@ -77,7 +78,7 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
         _captured(model, names) as captured,
     ):
         losses, tokens = _per_sample(loss_fn(model, batch), len(sample_names))
-        _check_losses(losses, tokens, sample_names)
+        counts = _checked_counts(losses, tokens, sample_names)
         _check_ran_once(captured, names)
         parts = _by_axis(config, names, first_axis)
         suspects = [
@@ -95,10 +96,10 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
                     axis, losses, _only(edges, part), _only(deltas, part), read, sample_names
                 )
                 owners.update(found or {})
-    return [
-        (_sample_factors(config, groups, captured, deltas, owners, row, sample_names[row]), int(tokens[row]))
-        for row in range(len(sample_names))
-    ]
+    places = _places(groups, deltas, owners, len(sample_names))
+    found = [_sample_factors(groups, captured, deltas, owners, places, row) for row in range(len(sample_names))]
+    _require_finite(found, sample_names)
+    return list(zip(found, counts, strict=True))
 
 
 def slice_factors(factors, projection, unit):
@@ -138,9 +139,18 @@ def parameter_gradient(factors, weight):
 
 def squared_norm(factors, projection):
     r"""Sum the squared gradient over all heads of a block without forming it: ``sum_tt' (U U^T)_tt' (V V^T)_tt'``."""
+    return squared_norms([factors], projection)[0]
+
+
+def squared_norms(many, projection):
+    """Return the :func:`squared_norm` of many samples, asking the device for all of them at once."""
+    return torch.stack([_squared_norm(factors, projection) for factors in many]).tolist() if many else []
+
+
+def _squared_norm(factors, projection):
     parts = [slice_factors(factors, projection, unit) for unit in range(projection.num_units)]
     heads, other = widened(torch.cat([head for head, _ in parts], dim=1)), widened(parts[0][1])
-    return float(((heads @ heads.T) * (other @ other.T)).sum(dtype=torch.float64).clamp_min(0))
+    return ((heads @ heads.T) * (other @ other.T)).sum(dtype=torch.float64).clamp_min(0)
 
 
 def squared_bias_norm(factors, projection):
@@ -287,8 +297,9 @@ def _per_sample(result, num_samples):
     return losses, counts.long()
 
 
-def _check_losses(losses, tokens, sample_names):
-    for loss, count, name in zip(losses.tolist(), tokens.tolist(), sample_names, strict=True):
+def _checked_counts(losses, tokens, sample_names):
+    counts = tokens.tolist()
+    for loss, count, name in zip(losses.tolist(), counts, sample_names, strict=True):
         if count < 1:
             raise BatchError(
                 f"sample {name!r} has no predicted token: every label is masked, padded or the first. "
@@ -299,6 +310,7 @@ def _check_losses(losses, tokens, sample_names):
                 f"sample {name!r} has loss {loss}. A common cause is float64 with eager attention and padding on the "
                 "left, where rows without any visible token become NaN: pad on the right or use sdpa."
             )
+    return counts
 
 
 def _check_ran_once(captured, names):
@@ -330,48 +342,67 @@ def _zero_if_unused(delta, capture):
     return torch.zeros_like(capture.output) if delta is None else delta.detach()
 
 
-def _sample_factors(config, groups, captured, deltas, owners, row, sample_name):
+def _sample_factors(groups, captured, deltas, owners, places, row):
     factors = {}
     for modules in groups:
-        joined = owners[modules[0]] is not None
-        select = _owned_tokens(owners, row) if joined else _leading_tokens(deltas, modules, row)
         kept_inputs = {}  # Q, K and V of split projections read one tensor; keep one copy of it
         for name in modules:
+
+            def select(tensor, name=name):
+                whole = tensor if owners[name] is not None else tensor[row]
+                return whole.reshape(-1, tensor.shape[-1]).index_select(0, places[name][row])
+
             source = captured[name].inputs
             key = _same_tensor(source)
             if key not in kept_inputs:
-                kept_inputs[key] = select(source, name)
-            pair = Factors(kept_inputs[key], select(deltas[name], name))
-            if not (torch.isfinite(pair.inputs).all() and torch.isfinite(pair.deltas).all()):
-                raise non_finite.gradient_error(sample_name, name, pair.inputs, pair.deltas)
-            factors[name] = pair
+                kept_inputs[key] = select(source)
+            factors[name] = Factors(kept_inputs[key], select(deltas[name]))
     return factors
+
+
+def _require_finite(found, sample_names):
+    """Refuse NaN and infinity. The host waits for the device once, not for every sample and module."""
+    tensors = {id(one): one for factors in found for pair in factors.values() for one in (pair.inputs, pair.deltas)}
+    flags = torch.stack([torch.isfinite(one).all() for one in tensors.values()]).tolist() if tensors else []
+    finite = dict(zip(tensors, flags, strict=True))
+    for factors, sample_name in zip(found, sample_names, strict=True):
+        for name, pair in factors.items():
+            if not (finite[id(pair.inputs)] and finite[id(pair.deltas)]):
+                raise non_finite.gradient_error(sample_name, name, pair.inputs, pair.deltas)
 
 
 def _same_tensor(tensor):
     return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
-def _leading_tokens(deltas, modules, row):
-    """Select the tokens of a sample that are reached, where samples lie along the first axis."""
-    parts = {name: _row(deltas[name], row) for name in modules}
-    keep = _reached_tokens(parts)
-    return lambda tensor, name: _row(tensor, row)[keep[len(parts[name])]]
+def _places(groups, deltas, owners, num_samples):
+    """Find out which rows of a module's activations are kept: ``{module_name: [long [tokens] of every sample]}``.
+
+    Where samples lie along the first axis, rows are counted from the sample's first, else from the first of all. The host
+    waits for the device once: a mask taken as an index would have it wait for each sample and module.
+    """
+    masks, key_of = {}, {}
+    for number, modules in enumerate(groups):
+        for name in modules:
+            if owners[name] is None:
+                reached = (deltas[name] != 0).any(-1).reshape(num_samples, -1)
+                key = number, reached.shape[1]  # cross-attention has two numbers of tokens
+                masks[key] = reached | masks.get(key, torch.zeros_like(reached))
+            else:
+                key = id(owners[name])
+                rows = torch.arange(num_samples, device=owners[name].device)
+                masks[key] = owners[name][None] == rows[:, None]
+            key_of[name] = key
+    kept = dict(zip(masks, _indices(list(masks.values())), strict=True))
+    return {name: kept[key] for name, key in key_of.items()}
 
 
-def _owned_tokens(owners, row):
-    """Select the rows that belong to a sample, wherever they lie."""
-    return lambda tensor, name: tensor.reshape(-1, tensor.shape[-1])[owners[name] == row]
-
-
-def _reached_tokens(parts):
-    """Which tokens have an output gradient at any projection, by number of tokens: cross-attention has two."""
-    keep = {}
-    for part in parts.values():
-        reached = (part != 0).any(-1)
-        keep[len(part)] = reached | keep.get(len(part), torch.zeros_like(reached))
-    return keep
-
-
-def _row(tensor, row):
-    return tensor[row].reshape(-1, tensor.shape[-1])
+def _indices(masks):
+    """Turn masks ``[samples, rows]`` into indices, ``[[long [kept], ...] for each mask]``, by one copy to the host and one back."""
+    flat = torch.cat([mask.flatten() for mask in masks]).cpu().numpy()
+    ends = np.cumsum([mask.numel() for mask in masks])[:-1]
+    by_row = [part.reshape(mask.shape) for part, mask in zip(np.split(flat, ends), masks, strict=True)]
+    counts = [part.sum(1).tolist() for part in by_row]
+    found = torch.from_numpy(np.concatenate([part.nonzero()[1] for part in by_row])).to(masks[0].device)
+    by_mask = found.split([sum(count) for count in counts])
+    return [part.split(count) for part, count in zip(by_mask, counts, strict=True)]
