@@ -34,7 +34,7 @@ def check_square_then_reduce(case):
             second = torch.stack(
                 [entry[projection.param_name][projection.slice_of(0).index] for entry in diagonal.values()]
             )
-            second = second.reshape(len(h), -1).double().mean(0).numpy()
+            second = second.reshape(len(h), -1).double().mean(0).cpu().numpy()
             comparison.near(second - h.mean(0) ** 2, h.var(0), (h**2).max())
     return comparison.measurement(case.bound("fisher"))
 
