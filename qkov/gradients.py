@@ -398,7 +398,7 @@ def _places(groups, deltas, owners, num_samples):
 
 
 def _indices(masks):
-    """Turn masks ``[samples, rows]`` into indices, ``[[long [kept], ...] for each mask]``, by one copy to the host and one back."""
+    """Turn masks ``[samples, rows]`` into ``[long [kept] of each sample]`` for each, by one copy to the host and one back."""
     flat = torch.cat([mask.flatten() for mask in masks]).cpu().numpy()
     ends = np.cumsum([mask.numel() for mask in masks])[:-1]
     by_row = [part.reshape(mask.shape) for part, mask in zip(np.split(flat, ends), masks, strict=True)]

@@ -74,7 +74,9 @@ def test_validation_on_a_gpu_says_that_it_did_not_run():
 
 @pytest.mark.parametrize("option", [(), ("--require-gpu",)])
 def test_tests_on_a_gpu_are_collected_or_refused(option):
-    status, said = bare("-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--collect-only", *GPU_TESTS, *option)
+    status, said = bare(
+        "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--collect-only", *GPU_TESTS, *option
+    )
     if option:
         assert status == 1
         assert "--require-gpu: no CUDA device; nothing was run" in said
@@ -86,5 +88,7 @@ def test_tests_on_a_gpu_are_collected_or_refused(option):
 
 def test_every_file_with_tests_of_a_gpu_is_among_them():
     marker = "mark" + ".gpu"
-    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").glob("test_*.py") if marker in path.read_text()}
+    files = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").glob("test_*.py") if marker in path.read_text()
+    }
     assert files == set(GPU_TESTS)

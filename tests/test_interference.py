@@ -318,7 +318,9 @@ def test_no_tile_is_larger_than_allowed(monkeypatch, columns, source):
     assert max(size for _, size in shapes) == 4 * columns
     slices, passes = 2 * (6 + 2 + 2 + 6), 2 if source == "head" else 1
     # Two tasks; a bias is one tile more.
-    kept = 2 * 6 if (columns, source) == (24, "head") else 0  # O has no bias: its only tile is still there at the second pass
+    kept = (
+        2 * 6 if (columns, source) == (24, "head") else 0
+    )  # O has no bias: its only tile is still there at the second pass
     assert len(shapes) == 2 * (passes * (slices * (24 // columns) + 2 * (6 + 2 + 2)) - kept)
 
 

@@ -1,8 +1,8 @@
 """The laws on a GPU, and the same numbers as on the CPU: `python -m validation.gpu`.
 
 A plain program for the image of a GPU runner: it needs torch, transformers, numpy, scipy and xarray alone. What needs another
-package and does not find it is reported as not run, and so is everything where there is no device: with ``--require-gpu`` that is
-exit status 1, without it status 0 and the words "not run".
+package and does not find it is reported as not run, and so is everything where there is no device: with ``--require-gpu`` that
+is exit status 1, without it status 0 and the words "not run".
 
 ===============  ================================================================================================
 what             promise
@@ -57,12 +57,12 @@ def missing_device(device):
     return ""
 
 
-def row(check, model, error, bound, compared, seconds, reason=""):
+def row(check, model, error, bound, compared, seconds):
     """A row of what was compared; beyond its bound, not a number or of nothing at all is a failure."""
     kept = compared > 0 and error <= bound
     return {
         "check": check, "model": model, "status": "passed" if kept else "failed", "error": suite.finite(error),
-        "bound": bound, "compared": compared, "seconds": round(seconds, 3), "reason": "" if kept else reason or "beyond its bound",
+        "bound": bound, "compared": compared, "seconds": round(seconds, 3), "reason": "" if kept else "beyond its bound",
     }  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """Collect and score a model of real size within a budget of memory: `python -m validation.real_size`, or ``nox -s real_size``.
 
-GPT-2 small (124 million parameters, random weights of a fixed seed), 100 + 100 samples of 128 tokens, collected into a store on
-disk and scored on all heads and blocks, on two threads, by a process of its own whose peak of resident memory is read from the
-kernel: Python, torch and the model included. Rates are in operations per second of process time beside the square product of the same
-process, so that other load on the machine matters little; wall time is shown beside.
+GPT-2 small (124 million parameters, random weights of a fixed seed), 100 + 100 samples of 128 tokens, collected into a store
+on disk and scored on all heads and blocks, on two threads, by a process of its own whose peak of resident memory is read from
+the kernel: Python, torch and the model included. Rates are in operations per second of process time beside the square product
+of the same process, so that other load on the machine matters little; wall time is shown beside.
 
 The result goes to ``_build/real_size.json`` and, as committed evidence, to ``validation/evidence/real_size.json`` with the
-SHA-256 of the sources that it rests on. Where one of them has changed since, the figures are shown with a note and count as not run.
+SHA-256 of the sources that it rests on. Where one of them has changed since, the figures are shown with a note and count as
+not run.
 """
 
 import argparse
@@ -21,30 +22,22 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from qkov import memory
+
 from . import committed
 
 ROOT = committed.ROOT
 COMMAND = "nox -s real_size"
 OUTPUT = ROOT / "_build" / "real_size.json"
+SOURCES = (
+    "collector", "passes", "gradients", "sample_rows", "keeping", "shards", "store", "pass_memory", "memory", "interference",
+    "scoring", "tiles", "tile_halves", "sides", "score_options", "frame", "formula", "fisher", "heatmap",
+)  # fmt: skip
+"""Modules of qkov through which the run goes and that decide what it takes."""
 EVIDENCE = committed.CommittedEvidence(
     committed.FOLDER / "real_size.json",
     "qkov-real-size-1",
-    ("validation/real_size.py",)
-    + tuple(
-        f"qkov/{name}.py"
-        for name in (
-            "collector",
-            "passes",
-            "gradients",
-            "sample_rows",
-            "keeping",
-            "shards",
-            "store",
-            "memory",
-            "pass_memory",
-        )
-        + ("interference", "scoring", "tiles", "sides", "score_options", "score_slices", "formula", "fisher", "heatmap")
-    ),
+    ("validation/real_size.py", *(f"qkov/{name}.py" for name in SOURCES)),
 )
 STUDY = "real size"
 STAGES = ("building", "collecting", "scoring")
@@ -64,27 +57,12 @@ class Size:
     config: dict | None = None
 
 
-def peak_bytes():
-    """Return the most memory that this process has had resident since it started.
-
-    The kernel's mark of this program alone: what ``getrusage`` says of it begins with the size of the process that started it.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def measure(size, folder):
     """Build, collect and score in this process; a JSON-able dict of what was measured."""
     import torch
-    import transformers.models.gpt2.modeling_gpt2
+    from transformers import GPT2LMHeadModel  # noqa: F401  # importing takes seconds, which are no part of a stage
 
-    import qkov.interference  # noqa: F401  # importing takes seconds, which are no part of a stage
+    from qkov import interference  # noqa: F401
 
     torch.set_num_threads(size.threads)
     found = {"threads": torch.get_num_threads(), "stages": {}, "square": [square_rate(size.square)]}
@@ -95,7 +73,7 @@ def measure(size, folder):
         found["stages"][stage] = {
             "wall": time.perf_counter() - wall,
             "process": time.process_time() - process,
-            "peak": peak_bytes(),
+            "peak": memory.peak_resident_bytes(),
         }
         return result
 
@@ -106,7 +84,7 @@ def measure(size, folder):
     heatmap = timed("scoring", lambda: score(config, folder))
     found["headline"] = headline(heatmap)
     found["square"].append(square_rate(size.square))
-    found["peak"] = peak_bytes()  # before operations are counted, which is no part of the run
+    found["peak"] = memory.peak_resident_bytes()  # before operations are counted, which is no part of the run
     found["operations"] = {
         "collecting": collection_operations(model, size),
         "scoring": scoring_operations(config, size),
@@ -193,7 +171,7 @@ def collection_operations(model, size):
 
 
 def scoring_operations(config, size):
-    """Operations of scoring: ``2 T K (n_a + n_b)`` for gradients and ``2 K n_a n_b`` for scores, K parameters in all slices."""
+    """Operations of scoring: ``2 T K (n_a + n_b)`` for gradients, ``2 K n_a n_b`` for scores; K parameters in all slices."""
     parameters = sum(
         projection.num_units * projection.width * projection.weight_shape[1 if projection.head_axis == 0 else 0]
         for layout in config.layers

@@ -13,7 +13,7 @@ from .registry import check
 
 @check
 def check_store_keeps(case):
-    """A store gives back the ids, counts and slices of memory, bit for bit; float32 ones of whole gradients within rounding."""
+    """A store gives back the ids, counts and slices of memory, bit for bit; whole float32 gradients but for rounding."""
     comparison, single = Comparison(), case.precision == "single"
     held = case.collect(micro_batch=1)
     with tempfile.TemporaryDirectory(prefix="qkov-") as folder:

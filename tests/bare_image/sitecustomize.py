@@ -1,18 +1,18 @@
 """Make Python look like that of an image with torch, transformers, numpy, scipy, xarray, pytest and hypothesis alone.
 
-A process that has this folder on its path finds neither the modules nor the distributions of :data:`ABSENT`: importing one fails
-as where it is not installed, asking for it answers None, and no plugin of it is loaded.
+A process that has this folder on its path finds neither the modules nor the distributions of :data:`ABSENT`: importing one
+fails as where it is not installed, asking for it answers None, and no plugin of it is loaded.
 """
 
 import re
 import sys
 from importlib.machinery import PathFinder
 
-ABSENT = frozenset(
-    ("nox", "statsmodels", "patsy", "matplotlib", "typer", "h5py", "sklearn", "scikit_learn", "opacus", "kronfluence")
-    + ("nbclient", "nbformat", "jupytext", "jupyter_book", "sphinx", "ipykernel", "IPython", "ipython")
-    + ("pytest_timeout", "pytest_cov", "coverage", "xdist", "pytest_xdist", "mutmut", "ruff")
-)
+ABSENT = frozenset((
+    "nox", "statsmodels", "patsy", "matplotlib", "typer", "h5py", "sklearn", "scikit_learn", "opacus", "kronfluence",
+    "nbclient", "nbformat", "jupytext", "jupyter_book", "sphinx", "ipykernel", "IPython", "ipython",
+    "pytest_timeout", "pytest_cov", "coverage", "xdist", "pytest_xdist", "mutmut", "ruff",
+))  # fmt: skip
 
 
 class Hiding(PathFinder):
