@@ -105,6 +105,15 @@ def test_the_program_fails_over_its_budget_and_writes_what_it_found(monkeypatch,
     assert [one.name for one in tmp_path.iterdir() if one.is_dir()] == ["out"]  # the store's folder is gone
 
 
+def test_sources_that_change_while_it_runs_leave_no_evidence(monkeypatch, tmp_path, capsys, measured):
+    hashes = iter(({"a": "1"}, {"a": "2"}))
+    monkeypatch.setattr(real_size.committed.CommittedEvidence, "source_hashes", lambda *given: next(hashes))
+    status, paths = program(monkeypatch, tmp_path, measured)
+    assert status == 1
+    assert "changed while it ran" in capsys.readouterr().out
+    assert not any(path.exists() for path in paths)
+
+
 def test_figures_of_other_sources_are_not_run_and_no_failure(monkeypatch, tmp_path, measured):
     _, (path, _) = program(monkeypatch, tmp_path, measured)  # a tiny model: its row fails
     assert real_size.read(path)["complaints"]

@@ -31,7 +31,8 @@ COMMAND = "nox -s real_size"
 OUTPUT = ROOT / "_build" / "real_size.json"
 SOURCES = (
     "collector", "passes", "gradients", "sample_rows", "keeping", "shards", "store", "pass_memory", "memory", "interference",
-    "scoring", "tiles", "tile_halves", "sides", "score_options", "frame", "formula", "fisher", "heatmap",
+    "scoring", "tiles", "tile_halves", "factor_tiles", "denominators", "sides", "score_options", "score_frame", "formula",
+    "fisher", "heatmap",
 )  # fmt: skip
 """Modules of qkov through which the run goes and that decide what it takes."""
 EVIDENCE = committed.CommittedEvidence(
@@ -297,7 +298,11 @@ def main(arguments=None):
         found = measure(Size(**options.inside), options.folder / "store")
         options.output.write_text(json.dumps(found), encoding="utf-8")
         return 0
+    before = EVIDENCE.source_hashes()
     rows, seconds = run(replace(Size(), budget=options.budget), options.folder)
+    if EVIDENCE.source_hashes() != before:
+        print("real_size: sources have changed while it ran, so the figures are of none of them; nothing is written")
+        return 1
     for path in (options.output, options.evidence):
         replace(EVIDENCE, path=path).write(rows, seconds)
     for row in rows:
