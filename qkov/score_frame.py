@@ -103,6 +103,11 @@ class Frame:
         for name, value in result.health.items():
             self.health[block][name][place, column] = value
 
+    @property
+    def result_bytes(self):
+        """Memory that a heatmap takes beside this frame, which it copies."""
+        return 0 if self._arrays is None else sum(scores.nbytes for scores in self._arrays.values())
+
     @cached_property
     def arrays(self):
         """Block to scores; files are finished when this is asked for first."""

@@ -28,6 +28,8 @@ class ScoreOptions:
     tile_elements: int = 2**22
     tiling: str = "fast"
     sample_block: int | None = None
+    stacked_bytes: int = 2**30
+    reads: str = "kept"
     device: str = "cpu"
 
     def __post_init__(self):
@@ -40,7 +42,7 @@ class ScoreOptions:
             ("variant", formula.VARIANTS + formula.MATRIX_VARIANTS), ("fisher_pool", formula.FISHER_POOLS),
             ("fisher_source", fisher.FISHER_SOURCES), ("aggregate", formula.AGGREGATES),
             ("normalize_gj", formula.GRAD_NORMALISATIONS),
-            ("contribution_normalisation", formula.NORMALISATIONS), ("tiling", TILINGS),
+            ("contribution_normalisation", formula.NORMALISATIONS), ("tiling", TILINGS), ("reads", ("kept", "again")),
         ):  # fmt: skip
             formula.require_choice(name, getattr(self, name), choices)
         if self.normalize_gj != "none" and self.variant != "unsigned":

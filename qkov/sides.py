@@ -2,7 +2,7 @@
 
 import torch
 
-from . import fisher, gradients
+from . import fisher, gradients, shards
 
 
 class Side:
@@ -50,10 +50,12 @@ class Side:
         for one, weight in zip(self.fisher_members, self.weights.tolist(), strict=True):
             key = (layout.layer, projection.block)
             if key not in one.squared_norms:
-                one.squared_norms[key] = gradients.squared_norm(one.factors, projection)
+                norms = gradients.squared_norms(one.factors, layout)
+                one.squared_norms.update({(layout.layer, block): norm for block, norm in norms.items()})
             norm = one.squared_norms[key]
             if options.include_bias and projection.bias_name:
                 norm += gradients.squared_bias_norm(one.factors, projection)
+            done_with(one, options)
             tokens = one.num_tokens if options.contribution_normalisation == "tokens" else 1
             total += weight * norm / tokens
         return total / (projection.num_units * num_parameters(projection, options))
@@ -66,7 +68,21 @@ def num_parameters(projection, options):
     return projection.width * (other + (1 if options.include_bias and projection.bias_name else 0))
 
 
+def factors_about(one, module_name):
+    """Return ``(tokens, dtype)`` of a sample's factors at a module; where they are on disk, they are not read."""
+    if isinstance(one.factors, shards.Shard):
+        return one.factors.about(module_name)
+    pair = one.factors[module_name]
+    return len(pair.deltas), pair.deltas.dtype
+
+
+def done_with(one, options):
+    """Let go of what was read of a stored sample, where memory is short."""
+    if options.reads == "again" and isinstance(one.factors, shards.Shard):
+        one.factors.forget()
+
+
 def gradient_dtype(members, projection):
     """Return the precision in which slices of these samples are built: float64 if any was collected so, else float32."""
-    wide = any(one.factors[projection.module_name].deltas.dtype == torch.float64 for one in members)
+    wide = any(factors_about(one, projection.module_name)[1] == torch.float64 for one in members)
     return torch.float64 if wide else torch.float32

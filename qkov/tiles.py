@@ -12,13 +12,11 @@ import weakref
 
 import torch
 
-from . import formula, gradients
-from .sides import gradient_dtype
+from . import formula, gradients, shards
+from .sides import done_with, factors_about, gradient_dtype
 
 FIXED_ROWS, FIXED_COLUMNS = 64, 256
 """Samples of a task in one product, and columns of a slice in one tile, with fixed tiling."""
-STACKED_BYTES = 2**30
-"""Largest total of V that is stacked; beyond, each sample's is read, and widened, when its product is made."""
 
 
 class Buffers:
@@ -36,43 +34,70 @@ class Buffers:
 
 
 class Stacks:
-    """The V of many samples at one projection, grouped by number of tokens; not with fixed tiling.
+    """What makes the gradients of many samples at one projection, grouped by number of tokens; not with fixed tiling.
 
     Attributes:
         order: Places of the samples, in the order of the rows of a tile: by tokens, then as given.
         groups: ``(rows of the tile, V [rows, tokens, other])``; none where samples are taken one by one.
+        heads: The U of all slices, ``[rows, tokens, units width]`` by group, where samples are on disk and are to be read
+            once for all slices; else None.
         dtype: Precision of tiles.
     """
 
     def __init__(self, members, projection, options, dtype, buffers):
-        self.members, self.projection, self.dtype, self._buffers = members, projection, dtype, buffers
-        self.normalisation = options.contribution_normalisation
-        others = [gradients.slice_factors(one.factors, projection, 0)[1] for one in members]
-        self._sources = [weakref.ref(one) for one in others]
-        self.order, self.groups = list(range(len(members))), []
-        size = sum(one.numel() for one in others) * dtype.itemsize
-        if options.tiling == "fast" and size <= STACKED_BYTES:
-            self.order.sort(key=lambda place: len(others[place]))
-            for _, same in itertools.groupby(enumerate(self.order), key=lambda one: len(others[one[1]])):
+        self.members, self.projection, self.dtype, self.options = members, projection, dtype, options
+        self._buffers = buffers
+        rows, columns = projection.weight_shape
+        other = columns if projection.head_axis == 0 else rows
+        lengths = [factors_about(one, projection.module_name)[0] for one in members]
+        self.order, self.groups, self.heads, self._sources = list(range(len(members))), [], None, []
+        if options.tiling == "fast" and sum(lengths) * other * dtype.itemsize <= options.stacked_bytes:
+            self.order.sort(key=lengths.__getitem__)
+            self.heads = [] if any(isinstance(one.factors, shards.Shard) for one in members) else None
+            for length, same in itertools.groupby(enumerate(self.order), key=lambda one: lengths[one[1]]):
                 rows = [row for row, _ in same]
-                stacked = self.stacked([others[self.order[row]] for row in rows], "other", rows[0])
-                self.groups.append((range(rows[0], rows[-1] + 1), stacked))
+                self._stack(range(rows[0], rows[-1] + 1), length, other)
+
+    def _stack(self, rows, length, other):
+        stacked = self._buffers.get(("other", rows.start), len(rows), length, other)
+        units = self.projection.num_units if self.heads is not None else 0
+        shape = len(rows), length, units * self.projection.width
+        heads = self._buffers.get(("heads", rows.start), *shape) if units else None
+        for row in rows:
+            one = self.members[self.order[row]]
+            source = gradients.slice_factors(one.factors, self.projection, 0)[1]
+            stacked[row - rows.start].copy_(source)
+            self._sources.append(weakref.ref(source))
+            for unit in range(units):
+                place = heads[row - rows.start, :, unit * self.projection.width : (unit + 1) * self.projection.width]
+                place.copy_(gradients.slice_factors(one.factors, self.projection, unit)[0])
+            done_with(one, self.options)
+        self.groups.append((rows, stacked))
+        if units:
+            self.heads.append(heads)
 
     def serving(self, projection):
         """Return the same stacks for a projection that reads the same tensors, as K and V those of Q; else None."""
-        found = [gradients.slice_factors(one.factors, projection, 0)[1] for one in self.members]
+        if self.heads is not None or not self.groups:
+            return None
+        found = [gradients.slice_factors(self.members[place].factors, projection, 0)[1] for place in self.order]
         if not all(source() is one for source, one in zip(self._sources, found, strict=True)):
             return None
         same = copy.copy(self)
         same.projection = projection
         return same
 
-    def stacked(self, tensors, name, row):
-        """Put tensors of one shape into one, in the buffer of that name and row."""
-        out = self._buffers.get((name, row), len(tensors), *tensors[0].shape)
-        for place, one in zip(out, tensors, strict=True):
-            place.copy_(one)
-        return out
+    def heads_of(self, number, unit):
+        """Return the U of one slice in one group, ``[rows, tokens, width]``; what it lies in belongs to the next slice too."""
+        width = self.projection.width
+        if self.heads is not None:
+            return self.heads[number][:, :, unit * width : (unit + 1) * width]
+        rows, others = self.groups[number]
+        heads = self._buffers.get(("head", rows.start), len(rows), others.shape[1], width)
+        for place, row in zip(heads, rows, strict=True):
+            one = self.members[self.order[row]]
+            place.copy_(gradients.slice_factors(one.factors, self.projection, unit)[0])
+        return heads
 
 
 class SliceFactors:
@@ -88,8 +113,7 @@ class SliceFactors:
         self.stacks, self.unit = stacks, unit
         self.tokens = None if tokens is None else tokens[stacks.order]
         self.heads = [
-            self._normalised(stacks.stacked([self._factors(row)[0] for row in rows], "head", rows.start), rows)
-            for rows, _ in stacks.groups
+            self._normalised(stacks.heads_of(number, unit), rows) for number, (rows, _) in enumerate(stacks.groups)
         ]
 
     def _factors(self, row):
@@ -99,8 +123,8 @@ class SliceFactors:
     def _normalised(self, heads, rows):
         if self.tokens is None:
             return heads
-        tokens = self.tokens[rows.start : rows.stop]
-        return formula.normalise(heads.flatten(1), tokens, self.stacks.normalisation).view_as(heads)
+        tokens, normalisation = self.tokens[rows.start : rows.stop], self.stacks.options.contribution_normalisation
+        return formula.normalise(heads.flatten(1), tokens, normalisation).view(heads.shape)
 
     def write(self, columns, rows, out):
         """Write a range of rows into ``out [rows, width, columns]``, or for columns None, the bias, ``[rows, width]``."""
@@ -123,6 +147,7 @@ class SliceFactors:
             head, other = self._factors(row)
             head = self._normalised(head.to(out)[None], range(row, row + 1))[0]
             torch.mm(head.T, other[:, slice(*columns)].to(out), out=place)
+            done_with(self.stacks.members[self.stacks.order[row]], self.stacks.options)
 
     def _write_bias(self, rows, out):
         for row, place in zip(rows, out, strict=True):

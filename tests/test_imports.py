@@ -71,6 +71,8 @@ LEVELS = (
         "factor_tiles",
         "scoring",
         "curvature",
+        "score_memory",
+        "slice_scorer",
         "attention_patterns",
     ),
     (

@@ -142,6 +142,6 @@ def test_every_source_that_is_hashed_or_named_exists_or_is_of_another_part():
 
 def test_the_store_is_what_is_scored(tmp_path):
     config = real_size.collect(real_size.build_model(TINY), TINY, tmp_path / "store")
-    heatmap = real_size.score(config, tmp_path / "store")
+    heatmap = real_size.score(config, tmp_path / "store", TINY.budget)
     assert heatmap.arrays["Q"].shape == (4, 4, 1, 2)
     assert len(qkov.FisherCollector.open(tmp_path / "store").samples("a")) == 4

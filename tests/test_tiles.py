@@ -243,8 +243,8 @@ def test_large_stacks_are_not_made(monkeypatch):
     options = ScoreOptions()
     where = sides_of(options)
     expected = score(*where, "Q", 0, options)
-    monkeypatch.setattr(tiles, "STACKED_BYTES", 100)
-    monkeypatch.setattr(tiles.Stacks, "stacked", None)
+    monkeypatch.setattr(tiles.Stacks, "_stack", None)
+    options = ScoreOptions(stacked_bytes=100)
     fresh = [Side(side.members, side.rows, options) for side in where[1:]]
     torch.testing.assert_close(score(where[0], *fresh, "Q", 0, options), expected, rtol=1e-12, atol=0)
 

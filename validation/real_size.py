@@ -31,8 +31,8 @@ COMMAND = "nox -s real_size"
 OUTPUT = ROOT / "_build" / "real_size.json"
 SOURCES = (
     "collector", "passes", "gradients", "sample_rows", "keeping", "shards", "store", "pass_memory", "memory", "interference",
-    "scoring", "tiles", "tile_halves", "factor_tiles", "denominators", "sides", "score_options", "score_frame", "formula",
-    "fisher", "heatmap",
+    "scoring", "score_memory", "tiles", "tile_halves", "factor_tiles", "denominators", "sides", "score_options",
+    "score_frame", "formula", "fisher", "heatmap",
 )  # fmt: skip
 """Modules of qkov through which the run goes and that decide what it takes."""
 EVIDENCE = committed.CommittedEvidence(
@@ -82,7 +82,7 @@ def measure(size, folder):
     config = timed("collecting", lambda: collect(model, size, folder))
     found["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     found["disk"] = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    heatmap = timed("scoring", lambda: score(config, folder))
+    heatmap = timed("scoring", lambda: score(config, folder, size.budget))
     found["headline"] = headline(heatmap)
     found["square"].append(square_rate(size.square))
     found["peak"] = memory.peak_resident_bytes()  # before operations are counted, which is no part of the run
@@ -135,12 +135,14 @@ def collect(model, size, folder):
         return collector.config
 
 
-def score(config, folder):
-    """Score all samples of "a" against all of "b" on every head and block."""
+def score(config, folder, budget):
+    """Score all samples of "a" against all of "b" on every head and block, within a budget of bytes."""
     import qkov
 
     stored = qkov.FisherCollector.open(folder)
-    metric = qkov.QKOVInterferenceMetric(config, stored, fisher_pool="pooled", min_samples_for_fisher=1)
+    metric = qkov.QKOVInterferenceMetric(
+        config, stored, fisher_pool="pooled", min_samples_for_fisher=1, memory_budget=budget
+    )
     return metric.compute_heatmap("a", "b", progress=False)
 
 
