@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -95,7 +96,7 @@ class QKOVInterferenceMetric:
         fisher_tasks=None,
         min_samples_for_fisher=10,
         computation_device="cpu",
-        tile_elements=2**22,
+        tile_elements=2**23,
         tiling="fast",
         memory_budget=None,
     ):
@@ -283,16 +284,19 @@ class QKOVInterferenceMetric:
         members = self._members(task_a, task_b, max_samples_per_task)
         counts = [len(part) for part in members]
         summary_frame.require_memory(layouts, heads, *counts, top_k)
-        facts = self._attributes(task_a, task_b, counts[1] > 0) | {"top_k": top_k, "num_pairs": counts[0] * counts[1]}
+        ascending = meaning.VARIANT_MEANING[self.options.variant]["conflict_order"] == "ascending"
         frame = summary_frame.SummaryFrame(
-            layouts, heads, *counts, top_k=top_k, ascending=facts["conflict_order"] == "ascending",
-            has_lift=not self.options.weighs_by_matrix,
-        )  # fmt: skip
+            layouts, heads, *counts, top_k=top_k, ascending=ascending, has_lift=not self.options.weighs_by_matrix
+        )
+        options = self.options
         if members[1]:
             self._warn_if_few(task_a, task_b)
             rows = [list(range(count)) for count in counts]
-            scorer = self._scorer(task_a, task_b, *rows, layouts, in_place=False)
+            scorer = self._scorer(task_a, task_b, *rows, layouts, later=frame.result_bytes, in_place=False)
+            options = scorer.options
             self._over_slices(frame.grid, progress, lambda *place: self._summarise(frame, scorer, top_k, *place))
+        facts = self._attributes(task_a, task_b, counts[1] > 0, options)
+        facts |= {"top_k": top_k, "num_pairs": counts[0] * counts[1]}
         if self.options.weighs_by_matrix:
             facts["lift_note"] = summary_frame.NO_LIFT
         names = self._names(task_a, task_b, members)
@@ -321,11 +325,11 @@ class QKOVInterferenceMetric:
         members_b = self.collector.samples(task_b) if task_b in self.collector.tasks else ()
         if not members_b:
             known = ", ".join(map(repr, self.collector.tasks))
-            warnings.warn(
+            _warn(
                 f"task B, {task_b!r}, has no samples; averages are 0 and the result is not valid. Collect it, or correct "
                 f"its name; known tasks: {known}.",
-                errors.EmptyTaskWarning, stacklevel=3,
-            )  # fmt: skip
+                errors.EmptyTaskWarning,
+            )
         return [members[: _limit(len(members), most)] for members in (members_a, members_b)]
 
     @staticmethod
@@ -444,11 +448,11 @@ class QKOVInterferenceMetric:
             if most == 0 and _has_gradient(self.config.layer(layer), members)
         ]
         if lost:
-            warnings.warn(
+            _warn(
                 f"squared gradients underflow to 0 in layers {', '.join(map(str, lost))}, so scores there are 0, although the "
                 "gradients are not. Scale the loss up (a power of two changes no digit), or collect in float64.",
-                errors.UnderflowWarning, stacklevel=3,
-            )  # fmt: skip
+                errors.UnderflowWarning,
+            )
 
     def _warn_if_few(self, task_a, task_b):
         if self.options.variant == "dot":
@@ -458,11 +462,11 @@ class QKOVInterferenceMetric:
         for task in dict.fromkeys(owners):
             count = len(self.collector.samples(self.fisher_tasks.get(task, task)))
             if count < self.min_samples_for_fisher:
-                warnings.warn(
+                _warn(
                     f"the Fisher of task {task!r} rests on {count} samples; min_samples_for_fisher is "
                     f"{self.min_samples_for_fisher}. Scores of few samples are noisy: collect more, or lower the limit.",
-                    errors.FewSamplesWarning, stacklevel=3,
-                )  # fmt: skip
+                    errors.FewSamplesWarning,
+                )
 
 
 def _has_gradient(layout, members):
@@ -478,11 +482,11 @@ def _warn_if_damped(result):
     ])  # fmt: skip
     share = float((ratios < 0.5).mean()) if ratios.size else 0.0
     if result.attributes["variant"] != "dot" and share > 0.5:
-        warnings.warn(
+        _warn(
             f"damping outweighs the median Fisher value in {share:.0%} of the slices, so scores there are hardly "
             "normalised. Leave epsilon and ridge_lambda unset for relative damping, or rescale the loss.",
-            errors.DampingWarning, stacklevel=3,
-        )  # fmt: skip
+            errors.DampingWarning,
+        )
 
 
 def _warn_if_ridge_is_all(result):
@@ -492,11 +496,19 @@ def _warn_if_ridge_is_all(result):
     )
     share = float((damping[largest > 0] > largest[largest > 0]).mean()) if (largest > 0).any() else 0.0
     if share > 0.5:
-        warnings.warn(
+        _warn(
             f"damping outweighs the largest eigenvalue of the Fisher matrix in {share:.0%} of the slices, so scores there are "
             "inner products over a constant. Leave ridge_lambda unset for relative damping, or lower it.",
-            errors.DampingWarning, stacklevel=4,
-        )  # fmt: skip
+            errors.DampingWarning,
+        )
+
+
+def _warn(message, category):
+    """Warn at the line that called this module, however deep in it the reason was found."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def _limit(count, most):

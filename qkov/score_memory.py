@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import torch
 
-from . import memory, resources, shards, tile_halves, tiles
+from . import memory, resources, shards, tiles
 from .errors import MemoryLimitError
 from .sides import factors_about, gradient_dtype
 
-MARGIN = 0.04
+MARGIN = 0.02
 """Share of a budget that is left to what an allocator cannot give back and to small things."""
 LEAST_TILE = 2**18
 """Numbers in a tile below which giving up stacks costs less than narrower tiles."""
@@ -80,7 +80,7 @@ def demand_of(sides, layouts, options, *, num_variants=1, in_place=True):
             found.append((
                 sum(len(side.all_members) for side in sides), layer, sum(tokens) * size * itemsize,
                 max(tokens) * sum(projection.weight_shape) * itemsize,
-                scores + 8 * 8 * projection.width * other + 8 * tile_halves.CHUNK * itemsize,
+                scores + 8 * 8 * projection.width * other + 8 * tiles.CHUNK * itemsize,
                 projection.width, itemsize, factor,
             ))  # fmt: skip
     return Demand(*(max(column) for column in zip(*found, strict=True)))

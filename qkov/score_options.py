@@ -25,7 +25,7 @@ class ScoreOptions:
     ridge_lambda: float | None = None
     ridge_lambda_rel: float | None = None
     ema_decay: float = fisher.EMA_DECAY
-    tile_elements: int = 2**22
+    tile_elements: int = 2**23
     tiling: str = "fast"
     sample_block: int | None = None
     stacked_bytes: int = 2**30

@@ -116,7 +116,11 @@ def score_marginals(side_a, side_b, layout, projection, unit, options):
             by_b[part.places] += part.right(variant, *damped) @ mean_left
         profile_sum += profile.sum()
     size = num_parameters(projection, options)
-    lift = torch.where(even > 0, size * lifted / (even * profile_sum), torch.zeros_like(even))
+    even = even * profile_sum
+    live = even > 0  # neither a sample of A nor all of B without a gradient here: 0 / 0 by definition 0
+    if denominators.is_noise(work.means, work.largest, work.dtype, options):
+        live.zero_()  # as the scores are
+    lift = torch.where(live, size * lifted / even, torch.zeros_like(even))
     found = [work.finished(variant, half.in_order(one)) for half, one in ((a, by_a), (b, by_b))]
     return SliceMarginals(found[0].scores, found[1].scores, a.in_order(lift).cpu(), size, found[0].health)
 
@@ -155,8 +159,7 @@ class _SliceWork:
         self.any = options
         self.means = [side.block_mean(layout, projection, options) for side in self.sides]
         self.largest = [max(side.block_mean(layout, one, options) for one in layout.projections) for side in self.sides]
-        every = {id(side): side.all_members for side in self.sides}
-        self.dtype = gradient_dtype([one for members in every.values() for one in members], projection)
+        self.dtype = torch.float64 if any(side.is_wide(projection) for side in self.sides) else torch.float32
         in_place = len(variants) == 1 and not keeps_gradients
         raws = "dot" in variants, "dot" in variants or "unsigned" in variants
         self.halves = [

@@ -20,7 +20,7 @@ class Side:
             for some in (self.members, self.fisher_members)
         )
         self.weights = fisher.sample_weights(len(self.fisher_members), options.fisher_source, options.ema_decay)
-        self.kept, self.stacks, self.buffers, self._means = {}, {}, {}, {}
+        self.kept, self.stacks, self.buffers, self._means, self._wide = {}, {}, {}, {}, {}
 
     @classmethod
     def of_task(cls, collector, task, rows, options, fisher_tasks=None):
@@ -37,6 +37,13 @@ class Side:
     def all_members(self):
         """Its samples, and those that make its F."""
         return self.members if self.owns_fisher else [*self.members, *self.fisher_members]
+
+    def is_wide(self, projection):
+        """Whether any sample was collected in float64 at a projection."""
+        name = projection.module_name
+        if name not in self._wide:
+            self._wide = {name: gradient_dtype(self.all_members, projection) == torch.float64}
+        return self._wide[name]
 
     def block_mean(self, layout, projection, options):
         """Mean of F over all heads of a layer and block, a float: what relative damping is relative to."""

@@ -69,6 +69,11 @@ class SummaryFrame:
             rank = self._ranks[block][place, column]
             self.strongest[block] = self.strongest[block].with_slice(rank, scores.numpy())
 
+    @property
+    def result_bytes(self):
+        """Memory that a summary takes beside this frame, which it copies."""
+        return sum(values.nbytes for name in (self.by_a, self.by_b, self.lift) for values in name.values())
+
     def _average_nothing(self):
         """Without a sample of B, averages and lifts of the slices that exist are 0, as in a heatmap."""
         for block in BLOCKS:

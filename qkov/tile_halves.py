@@ -11,9 +11,6 @@ import torch
 
 from . import fisher, formula, tiles
 
-CHUNK = 2**17
-"""Numbers of gradients that elementwise steps take at a time on a CPU."""
-
 
 class Half:
     """The samples of one side in the tiles of one slice.
@@ -125,10 +122,11 @@ class Part:
     def row_chunks(self, count=None):
         """Cut all rows, or ``count``, into slices small enough for the cache; on a GPU into one."""
         count = len(self.block) if count is None else count
-        step = max(1, CHUNK // self.grads.shape[1]) if self.grads.device.type == "cpu" else max(1, count)
+        size = self.grads.shape[1]
         if self.half.options.tiling == "fixed":  # so that blocks, which hold whole tiles, do not regroup the sum of F
-            step = min(tiles.FIXED_ROWS, 2 ** (step.bit_length() - 1))
-        return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+            rows = min(tiles.FIXED_ROWS, 2 ** (max(1, tiles.CHUNK // size).bit_length() - 1))
+            return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
+        return tiles.row_chunks(count, size, self.grads.device)
 
     def chunks(self):
         """Yield the scored rows, a few at a time."""

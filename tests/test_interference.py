@@ -22,7 +22,9 @@ from qkov import (
     meaning,
     memory,
     reference,
+    resources,
     samples,
+    score_files,
     scoring,
     tile_halves,
     tiles,
@@ -42,6 +44,7 @@ from qkov.fisher import FISHER_SOURCES, HEALTH_STATISTICS
 from qkov.formula import FISHER_POOLS, VARIANTS
 from qkov.meaning import VARIANT_MEANING
 from tests.builders import FAMILIES, build_batch, build_model, loss_of
+from tests.statistics_models import uneven_tasks
 
 LENGTHS_A, LENGTHS_B = (5, 3, 6), (4, 7)
 IDS_A, IDS_B = ("p", "q", "r"), (30, 10)
@@ -462,7 +465,7 @@ def test_options_have_the_defaults_that_are_written_down():
         "variant": "unsigned", "fisher_pool": "A", "fisher_source": "contributions", "aggregate": "mean",
         "normalize_gj": "none", "contribution_normalisation": "tokens", "include_bias": False, "epsilon": None,
         "ridge_lambda": None, "ridge_lambda_rel": metric.options.ridge_lambda_rel, "ema_decay": 0.99,
-        "tile_elements": 4_194_304, "tiling": "fast", "sample_block": None, "stacked_bytes": 2**30, "reads": "kept",
+        "tile_elements": 8_388_608, "tiling": "fast", "sample_block": None, "stacked_bytes": 2**30, "reads": "kept",
         "device": "cpu",
     }  # fmt: skip
     assert (metric.min_samples_for_fisher, metric.fisher_tasks) == (10, {})
@@ -845,13 +848,120 @@ def test_heatmap_larger_than_the_memory_is_refused_before_it_is_allocated(monkey
     assert str(raised.value).endswith(remedy)
 
 
+def test_warnings_point_to_the_line_that_asked():
+    metric = metric_of(two_tasks("llama")[0], min_samples_for_fisher=100, epsilon=1e9)
+    for ask in (
+        lambda: metric.compute_heatmap("a", "b", progress=False),
+        lambda: metric.compute_heatmap("a", "none", progress=False),
+        lambda: metric.compute_heatmaps("a", "b", variants=["signed"], progress=False),
+        lambda: metric.compute_summary("a", "b", progress=False),
+        lambda: metric.compute_summary("a", "none", progress=False),
+        lambda: metric.compute_sample_pair("a", "p", "b", 10, 0, 0),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ask()
+        assert caught
+        assert {one.filename for one in caught} == {__file__}
+
+
+# Scores in files
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"variant": "signed", "fisher_pool": "pooled"}, {"variant": "full"}, {"variant": "dot"},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_in_files_are_the_same_bits(tmp_path, options, dtype):
+    metric = metric_of(two_tasks("llama", dtype)[0], **options)
+    found = metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    assert found.memory_mapped
+    assert found.identical(metric.compute_heatmap("a", "b", progress=False))
+    chosen = {"layers": [1], "heads": [5, 0], "max_samples_per_task": 2, "progress": False}
+    part = metric.compute_heatmap("a", "b", scores_path=tmp_path / "part", **chosen)
+    assert part.identical(metric.compute_heatmap("a", "b", **chosen))
+
+
+def test_layers_without_a_slice_are_absent_in_files_too(tmp_path):
+    metric = metric_of(uneven_tasks())
+    found = metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    assert not found.present.all()
+    assert found.identical(metric.compute_heatmap("a", "b", progress=False))
+
+
+def test_an_empty_task_b_in_files(tmp_path):
+    with pytest.warns(EmptyTaskWarning):
+        found = metric_of(two_tasks("llama")[0]).compute_heatmap(
+            "a", "none", scores_path=tmp_path / "x", progress=False
+        )
+    assert found["K"]["scores"].shape == (3, 0, 2, 6)
+    assert not found.mean_map("Q").any()
+
+
+def test_a_heatmap_larger_than_the_memory_fits_into_files(tmp_path, monkeypatch):
+    metric = metric_of(two_tasks("llama")[0])
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1)
+    with pytest.raises(errors.MemoryLimitError):
+        metric.compute_heatmap("a", "b", progress=False)
+    assert metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False).memory_mapped
+
+
+def test_a_heatmap_larger_than_the_disk_is_refused_before_a_file_is_made(tmp_path, monkeypatch):
+    metric = metric_of(two_tasks("llama")[0])
+    needed = 8 * 192 / resources.SHARE
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=needed - 1))
+    with pytest.raises(errors.DiskError, match="a heatmap of 192 scores needs about"):
+        metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    assert list((tmp_path / "scores").iterdir()) == []
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=needed + 1))
+    assert metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False).memory_mapped
+    with pytest.raises(OptionError, match="a new or empty folder"):
+        metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, errors.NonFiniteError])
+def test_scoring_that_does_not_end_leaves_no_scores(tmp_path, monkeypatch, error):
+    real, calls = interference.scoring.score_slice, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(interference.scoring, "score_slice", interrupted)
+    metric = metric_of(two_tasks("llama")[0])
+    with pytest.raises(error):
+        metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    assert list((tmp_path / "scores").iterdir()) == []
+    monkeypatch.undo()
+    found = metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    assert found.identical(metric.compute_heatmap("a", "b", progress=False))
+
+
+def test_a_slice_in_the_wrong_place_of_a_file_is_noticed(tmp_path, monkeypatch):
+    """Planted: a file is written as if slices lay unit by unit instead of layer by layer."""
+    real = score_files._place
+
+    def transposed(shape, layer, unit, row):
+        layers, units = shape[2:]
+        place = unit * layers + layer
+        return real(shape, place // units, place % units, row)
+
+    metric = metric_of(two_tasks("llama")[0])
+    monkeypatch.setattr(score_files, "_place", transposed)
+    found = metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    monkeypatch.undo()
+    assert not found.identical(metric.compute_heatmap("a", "b", progress=False))
+
+
 def test_slice_that_does_not_fit_an_accelerator_names_itself(monkeypatch):
     def full(*_arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(scoring, "score_slice", full)
     with pytest.raises(
-        errors.MemoryLimitError, match=r"layer 0, block Q, slice 0 .* Lower tile_elements \(now 4194304\)"
+        errors.MemoryLimitError, match=r"layer 0, block Q, slice 0 .* Lower tile_elements \(now 8388608\)"
     ):
         score(two_tasks("llama")[0])
 

@@ -18,7 +18,7 @@ MB = 10**6
 DEMAND = Demand(
     num_samples=200, kept=400 * MB, stacked=160 * MB, one_sample=MB, fixed=5 * MB, width=64, itemsize=4, factor=1
 )
-TILE = 4 * 2**22
+TILE = 4 * 2**23
 
 
 def test_with_enough_memory_nothing_changes():
@@ -29,7 +29,7 @@ def test_with_enough_memory_nothing_changes():
 
 def test_tiles_become_narrower_before_anything_is_read_again():
     found = fitted(ScoreOptions(), DEMAND, 565 * MB + TILE // 2)
-    assert found == ScoreOptions(tile_elements=2**21)
+    assert found == ScoreOptions(tile_elements=2**22)
 
 
 def test_reading_again_is_given_up_before_stacks():
@@ -158,14 +158,14 @@ from tests.test_score_memory import scored_within
 torch.set_num_threads(1)
 print(json.dumps(scored_within(json.loads(sys.argv[1]))))
 """
-    for extra in (30, None):
+    for extra in (50, None):
         done = subprocess.run(
             [sys.executable, "-c", program, json.dumps(extra)], capture_output=True, text=True, timeout=240
         )
         assert done.returncode == 0, done.stderr
         peak, budget, before = json.loads(done.stdout.splitlines()[-1])
         if extra is None:
-            assert peak > 1.05 * (before + 30 * MB)
+            assert peak > 1.05 * (before + 50 * MB), (peak, before)
         else:
             assert peak <= 1.02 * budget, (extra, peak, budget)
 
@@ -175,7 +175,7 @@ def scored_within(extra):
     from qkov import memory
     from tests.synthetic_samples import synthetic
 
-    collector = synthetic(num_samples=60, tokens=64, hidden=512, heads=8)
+    collector = synthetic(num_samples=80, tokens=128, hidden=512, heads=8)
     before = memory.resident_bytes()
     budget = None if extra is None else before + extra * MB
     metric = qkov.QKOVInterferenceMetric(collector.config, collector, memory_budget=budget)

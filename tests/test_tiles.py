@@ -253,7 +253,7 @@ def test_elementwise_steps_take_a_few_rows_at_a_time(monkeypatch):
     options = ScoreOptions(fisher_pool="pooled")
     where = sides_of(options)
     expected, largest, real = score(*where, "Q", 0, options), [], formula.contribution
-    monkeypatch.setattr(tile_halves, "CHUNK", 200)
+    monkeypatch.setattr(tiles, "CHUNK", 200)
     monkeypatch.setattr(formula, "contribution", lambda h: largest.append(h.numel()) or real(h))
     torch.testing.assert_close(score(*where, "Q", 0, options), expected, rtol=1e-12, atol=0)
     assert max(largest) <= max(200, expected.new_zeros(0).numel() + where[0].layers[0].projection("Q").width * 24)
