@@ -96,8 +96,11 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
                     axis, losses, _only(edges, part), _only(deltas, part), read, sample_names
                 )
                 owners.update(found or {})
+    inputs = {name: captured[name].inputs for name in names}
+    captured.clear()
+    del losses, edges  # with them the graph, where it was retained, before the samples' tokens are copied
     places = _places(groups, deltas, owners, len(sample_names))
-    found = [_sample_factors(groups, captured, deltas, owners, places, row) for row in range(len(sample_names))]
+    found = [_sample_factors(groups, inputs, deltas, owners, places, row) for row in range(len(sample_names))]
     _require_finite(found, sample_names)
     return list(zip(found, counts, strict=True))
 
@@ -360,7 +363,7 @@ def _zero_if_unused(delta, capture):
     return torch.zeros_like(capture.output) if delta is None else delta.detach()
 
 
-def _sample_factors(groups, captured, deltas, owners, places, row):
+def _sample_factors(groups, inputs, deltas, owners, places, row):
     factors = {}
     for modules in groups:
         kept_inputs = {}  # Q, K and V of split projections read one tensor; keep one copy of it
@@ -370,7 +373,7 @@ def _sample_factors(groups, captured, deltas, owners, places, row):
                 whole = tensor if owners[name] is not None else tensor[row]
                 return whole.reshape(-1, tensor.shape[-1]).index_select(0, places[name][row])
 
-            source = captured[name].inputs
+            source = inputs[name]
             key = _same_tensor(source)
             if key not in kept_inputs:
                 kept_inputs[key] = select(source)

@@ -126,10 +126,10 @@ def batch_of(model, size, task):
 
 
 def collect(model, size, folder):
-    """Collect both tasks into a store; the layout."""
+    """Collect both tasks into a store within the budget; the layout."""
     import qkov
 
-    with qkov.FisherCollector(store=folder) as collector:
+    with qkov.FisherCollector(store=folder, memory_budget=size.budget) as collector:
         for task in ("a", "b"):
             collector.collect_fisher(model, batch_of(model, size, task), task, progress=False)
         return collector.config
