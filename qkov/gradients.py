@@ -370,8 +370,7 @@ def _sample_factors(groups, inputs, deltas, owners, places, row):
         for name in modules:
 
             def select(tensor, name=name):
-                whole = tensor if owners[name] is not None else tensor[row]
-                return whole.reshape(-1, tensor.shape[-1]).index_select(0, places[name][row])
+                return _rows(tensor, None if owners[name] is not None else row).index_select(0, places[name][row])
 
             source = inputs[name]
             key = _same_tensor(source)
@@ -427,3 +426,8 @@ def _indices(masks):
     found = torch.from_numpy(np.concatenate([part.nonzero()[1] for part in by_row])).to(masks[0].device)
     by_mask = found.split([sum(count) for count in counts])
     return [part.split(count) for part, count in zip(by_mask, counts, strict=True)]
+
+
+def _rows(tensor, row):
+    """Flatten the leading axes of a sample, or of all where samples do not lie along the first axis."""
+    return (tensor if row is None else tensor[row]).reshape(-1, tensor.shape[-1])
