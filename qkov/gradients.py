@@ -78,7 +78,8 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
         _captured(model, names) as captured,
     ):
         losses, tokens = _per_sample(loss_fn(model, batch), len(sample_names))
-        counts = _checked_counts(losses, tokens, sample_names)
+        counts = tokens.tolist()
+        _check_losses(losses, counts, sample_names)
         _check_ran_once(captured, names)
         parts = _by_axis(config, names, first_axis)
         suspects = [
@@ -318,8 +319,7 @@ def _per_sample(result, num_samples):
     return losses, counts.long()
 
 
-def _checked_counts(losses, tokens, sample_names):
-    counts = tokens.tolist()
+def _check_losses(losses, counts, sample_names):
     for loss, count, name in zip(losses.tolist(), counts, sample_names, strict=True):
         if count < 1:
             raise BatchError(
@@ -331,7 +331,6 @@ def _checked_counts(losses, tokens, sample_names):
                 f"sample {name!r} has loss {loss}. A common cause is float64 with eager attention and padding on the "
                 "left, where rows without any visible token become NaN: pad on the right or use sdpa."
             )
-    return counts
 
 
 def _check_ran_once(captured, names):
