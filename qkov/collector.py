@@ -348,13 +348,13 @@ class FisherCollector:
         }
 
     def _head_sums(self, members, projection, unit):
-        sums = torch.empty(len(members), dtype=torch.float64)
-        for row, one in enumerate(members):
+        sums = []
+        for one in members:
             head, other = gradients.slice_factors(one.factors, projection, unit)
             grad = gradients.widened(head).T @ gradients.widened(other)
             h = formula.normalise(grad.reshape(1, -1), torch.tensor([one.num_tokens]), self.contribution_normalisation)
-            sums[row] = fisher.reduce_heads(formula.contribution(h))[0]
-        return sums
+            sums.append(fisher.reduce_heads(formula.contribution(h))[0])
+        return torch.stack(sums).cpu()  # once a slice, not once a sample
 
     def _task_contributions(self, task):
         keys = {f"{task}_{one.sample_id}": one for one in self._members(task)}

@@ -29,6 +29,8 @@ The file formats are the interface between the two packages:
                      keys are described in `validation/store/evidence.py`
     mutants   files (file, mutants, killed, survived, wording, wording_survived, seconds, survivors), stale (files whose rows
               are of other sources), complaints (sentences about the others): what `validation.mutant_record` reads
+    real_size  rows (of the form of statistics), seconds, environment, stale (sources that have changed since), complaints
+              (rows beyond their bound): the committed figures of `validation.real_size`
     not_run   what, reason
     summary   numbers of the run as a whole
 
@@ -99,7 +101,8 @@ def audit(evidence):
     for result in results:
         if result["status"] == "passed" and (reason := objection(result)):
             wrong.append(f"{result['check']} on {result['model']} is called passed, but {reason}")
-    for row in (row for name in STUDIES for row in study_rows(evidence, name)):
+    of_real_size = evidence.get("real_size", {}).get("rows", [])
+    for row in (*(row for name in STUDIES for row in study_rows(evidence, name)), *of_real_size):
         if row["status"] == "passed" and (reason := rate_objection(row)):
             wrong.append(f"{row['study']} of {row['procedure']} on {row['data']} is called passed, but {reason}")
     if not any(row["status"] == "passed" for row in evidence.get("bad_input", [])):
@@ -198,7 +201,7 @@ def count(evidence):
         `{"checks": (passed, failed, not_run), "faults": (caught, missed, 0), "families": (proved, failed, not_run),
         "bad_input": (passed, failed, not_run), "statistics": (passed, failed, 0), ...}`, the last for each of `STUDIES` over
         this build's rows, those of the long run and complaints about it. `"mutants": (files as promised, complaints, 0)`,
-        where any figure is of the present sources; files that are stale are among the things not run.
+        where any figure is of the present sources; files that are stale are among the things not run. `"real_size"` likewise.
         Things that the run names as not run count among the checks, so that leaving something out shows; a law that
         does not cover a family counts as not run among the families.
     """
@@ -225,6 +228,7 @@ def count(evidence):
         ),
         **{name: count_study(evidence, name) for name in STUDIES},
         **count_mutants(evidence.get("mutants", {})),
+        **count_real_size(evidence.get("real_size", {})),
     }
 
 
@@ -234,6 +238,14 @@ def count_mutants(mutants):
     current = [row["file"] for row in mutants.get("files", ()) if row["file"] not in stale]
     poor = {name for name in current if any(name in complaint for complaint in mutants["complaints"])}
     return {"mutants": (len(current) - len(poor), len(mutants["complaints"]), 0)} if current else {}
+
+
+def count_real_size(record):
+    """Rows with a bound; nothing where the figures are of other sources, which is among the things not run."""
+    bounded = [row["status"] == "passed" for row in record.get("rows", []) if row["bound"] is not None]
+    if record.get("stale") or not bounded:
+        return {}
+    return {"real_size": (sum(bounded), len(bounded) - sum(bounded), 0)}
 
 
 def count_study(evidence, name):
