@@ -330,7 +330,7 @@ def test_attributes_say_which_tiles_were_used(monkeypatch):
         interference.score_memory, "fit", lambda options, *_, **__: dataclasses.replace(options, tile_elements=77)
     )
     found = metric.compute_summary("a", "b", progress=False)
-    assert (plain.attributes["tile_elements"], found.attributes["tile_elements"]) == (2**22, 77)
+    assert plain.attributes["tile_elements"] != found.attributes["tile_elements"] == 77
     for block in BLOCKS:
         np.testing.assert_allclose(found.by_a[block], plain.by_a[block], rtol=1e-10)
         np.testing.assert_allclose(found.lift[block], plain.lift[block], rtol=1e-10)
