@@ -161,7 +161,9 @@ def _squared_norm(factors, projection, grams):
     parts = [slice_factors(factors, projection, unit) for unit in range(projection.num_units)]
     other = parts[0][1]
     if id(other) not in grams:
-        grams[id(other)] = other, _gram_quarters(widened(other))  # held, so that no other tensor gets its id
+        # Cloned, as products depend on where in memory their factors begin: the same bits from a store and from memory.
+        aligned = widened(other).clone(memory_format=torch.contiguous_format)
+        grams[id(other)] = other, _gram_quarters(aligned)  # held, so that no other tensor gets its id
     heads = _gram_quarters(widened(torch.cat([head for head, _ in parts], dim=1)))
     first, second, between = (
         (one * two).sum(dtype=torch.float64) for one, two in zip(heads, grams[id(other)][1], strict=True)

@@ -152,8 +152,7 @@ class Part:
         return self._made(lambda grads, rows: self._right(variant, grads, rows, damped_b))
 
     def _left(self, variant, grads, rows, damped):
-        h = None if variant == "dot" else self._normalised(grads, rows)
-        return formula.left_factor(variant, grads, h, damped)
+        return formula.left_factor(variant, grads, self._normalised(grads, rows), damped)
 
     def _right(self, variant, grads, rows, damped):
         h = None if variant in ("dot", "unsigned") else self._normalised(grads, rows)

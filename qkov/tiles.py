@@ -23,7 +23,7 @@ FIXED_ROWS, FIXED_COLUMNS = 64, 256
 
 def row_chunks(count, size, device):
     """Cut ``count`` rows of ``size`` numbers into slices small enough for the cache; on a GPU into one."""
-    step = max(1, CHUNK // size) if torch.device(device).type == "cpu" else max(1, count)
+    step = max(1, CHUNK // max(1, size)) if torch.device(device).type == "cpu" else max(1, count)
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
@@ -98,10 +98,10 @@ class Stacks:
     def heads_of(self, number, unit):
         """Return the U of one slice in one group, ``[rows, tokens, width]``; what it lies in belongs to the next slice too."""
         width = self.projection.width
-        if self.heads is not None:
-            return self.heads[number][:, :, unit * width : (unit + 1) * width]
         rows, others = self.groups[number]
         heads = self.buffers.get(("head", rows.start), len(rows), others.shape[1], width)
+        if self.heads is not None:  # copied, so that the product is that of samples in memory to the last bit
+            return heads.copy_(self.heads[number][:, :, unit * width : (unit + 1) * width])
         found = [
             gradients.slice_factors(self.members[self.order[row]].factors, self.projection, unit)[0] for row in rows
         ]
@@ -132,11 +132,11 @@ class SliceFactors:
         one = self.stacks.members[self.stacks.order[row]]
         return gradients.slice_factors(one.factors, self.stacks.projection, self.unit)
 
-    def _normalised(self, heads, rows, name="normalised"):
+    def _normalised(self, heads, rows, name="heads"):
         if self.tokens is None:
             return heads
         tokens, normalisation = self.tokens[rows.start : rows.stop], self.stacks.options.contribution_normalisation
-        out = self.stacks.buffers.get((name, rows.start), *heads.shape)
+        out = self.stacks.buffers.get((f"normalised {name}", 0 if name != "heads" else rows.start), *heads.shape)
         for some in row_chunks(len(heads), heads[0].numel(), heads.device):
             out[some] = formula.normalise(heads[some].flatten(1), tokens[some], normalisation).view(heads[some].shape)
         return out
@@ -160,7 +160,7 @@ class SliceFactors:
     def _write_one_by_one(self, columns, rows, out):
         for row, place in zip(rows, out, strict=True):
             head, other = self._factors(row)
-            head = self._normalised(head.to(out)[None], range(row, row + 1))[0]
+            head = self._normalised(head.to(out)[None], range(row, row + 1), "one")[0]
             torch.mm(head.T, other[:, slice(*columns)].to(out), out=place)
             done_with(self.stacks.members[self.stacks.order[row]], self.stacks.options)
 
@@ -168,7 +168,7 @@ class SliceFactors:
         for row, place in zip(rows, out, strict=True):
             one = self.stacks.members[self.stacks.order[row]]
             gradients.bias_gradient(one.factors, self.stacks.projection, self.unit, place)
-        out.copy_(self._normalised(out, rows))
+        out.copy_(self._normalised(out, rows, "bias"))
 
 
 def held_stacks(held, role, members, projection, options, dtype, buffers):

@@ -165,10 +165,14 @@ def pool_b_is_a(original):
     return lambda fisher_a, fisher_b, pool="A": original(fisher_a, fisher_b, "A" if pool == "B" else pool)
 
 
-@pooling("fisher.pool_fisher", expected="marginal_identity")
+@pooling("interference.QKOVInterferenceMetric.__init__", expected="marginal_identity")
 def pool_a_is_b(original):
     """fisher_pool="A" divides by B's Fisher."""
-    return lambda fisher_a, fisher_b, pool="A": original(fisher_a, fisher_b, "B" if pool == "A" else pool)
+
+    def init(self, config, collector, *, fisher_pool="A", **options):
+        original(self, config, collector, fisher_pool="B" if fisher_pool == "A" else fisher_pool, **options)
+
+    return init
 
 
 @pooling("fisher.pool_fisher", expected="reference_scores")

@@ -187,7 +187,7 @@ def norms_of_another_layer(original):
     return block_mean
 
 
-@damping("scoring._denominators", expected="loss_scale")
+@damping("denominators.denominators", expected="loss_scale")
 def natural_by_the_other_task(original):
     """The natural variant divides A's contribution by B's Fisher, and B's gradient by the root of A's."""
 

@@ -41,14 +41,14 @@ def norms_are_euclidean(original):
     return slice_norms
 
 
-@metric("interference.QKOVInterferenceMetric._sides", expected="ids")
+@metric("interference.QKOVInterferenceMetric._scorer", expected="ids")
 def rows_reversed(original):
     """Scores are written in the reverse order of A's samples."""
 
-    def sides(self, task_a, task_b, rows_a, rows_b):
-        return original(self, task_a, task_b, rows_a[::-1], rows_b)
+    def scorer(self, task_a, task_b, rows_a, *rest, **demand):
+        return original(self, task_a, task_b, rows_a[::-1], *rest, **demand)
 
-    return sides
+    return scorer
 
 
 @ids("collector.FisherCollector.sample_ids", expected="ids")
