@@ -83,6 +83,12 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview], *, sync_name: bo
             sync_folder(path.parent)
 
 
+def rename(source: Path, target: Path) -> None:
+    """Give a file its name; the caller syncs the folder."""
+    with refusals(target, "write"):
+        os.replace(source, target)
+
+
 def append(path: Path, data: bytes, *, size: int) -> None:
     """Append to a file that has ``size`` bytes, and sync it.
 
