@@ -47,7 +47,7 @@ class Agreement:
         return [one for _, one in said]
 
     def together(self, doing, call):
-        """Make a call on every rank; return the JSON-able results of all.
+        """Make a call on every rank and return what it returns here, once it has succeeded everywhere.
 
         Raises:
             QKOVError: The first rank's error among those that failed; where it was another rank's, with its number.
@@ -56,13 +56,13 @@ class Agreement:
         with Held() as held:
             value = call()
         try:
-            said = self.exchange(doing, [told(held.error), value])
+            reports = self.exchange(doing, told(held.error))
         except QKOVError:
             if held.error is None:
                 raise
             raise held.error from None
-        self.raise_first([one for one, _ in said], held.error)
-        return [one for _, one in said]
+        self.raise_first(reports, held.error)
+        return value
 
     def raise_first(self, reports, error):
         """Raise the first error of those that ranks have told; ``error`` is the one of this rank, or None.

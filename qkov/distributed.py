@@ -139,15 +139,12 @@ class Ranks:
 
     def get_group_fisher(self, collector: FisherCollector, task: str, mode: str = "ema") -> dict:
         """Return ``collector.get_group_fisher(task, mode)``, of which each rank computes some layers; the same bits."""
-        layers = collector.config.layer_indices
-        own = self.together.together(
-            f"reduce task {task!r}",
-            lambda: [
-                [*key, values.tolist()]
-                for key, values in collector.get_group_fisher(task, mode, layers[self.rank :: self.size]).items()
-            ],
+        layers = collector.config.layer_indices[self.rank :: self.size]
+        own = self.together.together(f"reduce task {task!r}", lambda: collector.get_group_fisher(task, mode, layers))
+        every = self.together.exchange(
+            f"gather task {task!r}", [[*key, values.tolist()] for key, values in own.items()]
         )
-        found = {(layer, block): values for part in own for layer, block, values in part}
+        found = {(layer, block): values for part in every for layer, block, values in part}
         blocks = [(layout.layer, one.block) for layout in collector.config.layers for one in layout.projections]
         return {key: torch.tensor(found[key], dtype=torch.float64) for key in blocks}
 

@@ -57,9 +57,10 @@ class SharedOnDisk:
         ranks.require_same(
             "compare settings", settings, "a setting of the collector", "Give all ranks the same options."
         )
-        self._disk = None
-        opening = lambda: OnDisk(Store.writing(folder) if ranks.first else Store(folder, Contents()), settings)  # noqa: E731
-        ranks.together("open the store", lambda: self._set_disk(opening()))
+        self._disk = ranks.together(
+            "open the store",
+            lambda: OnDisk(Store.writing(folder) if ranks.first else Store(folder, Contents()), settings),
+        )
         try:
             lock = ranks.share("show the lock", _lock_text(folder) if ranks.first else None)
             ranks.together("find the store", lambda: _require_here(folder, lock))
@@ -69,13 +70,9 @@ class SharedOnDisk:
             self.close()
             raise
 
-    def _set_disk(self, disk):
-        self._disk = disk
-
     def _follow(self):
         """Learn from rank 0 what the store holds."""
-        records = []
-        self._ranks.together("read the journal", lambda: records.extend(self._records()) if self._ranks.first else None)
+        records = self._ranks.together("read the journal", lambda: self._records() if self._ranks.first else ())
         found = self._ranks.share("hear of the store", {"records": records, "sealed": self.sealed})
         if not self._ranks.first:
             self._disk = OnDisk(Store(self.folder, _contents(**found)), self._disk.settings)
@@ -219,12 +216,11 @@ class SharedOnDisk:
 
     def _next_cells(self, task, cutting):
         """Cut the next batch; all ranks have the same cells, or none goes on. None after the last one."""
-        found = []
-        self._ranks.together(f"take a batch of task {task!r}", lambda: found.append(next(cutting, None)))
-        cells, num_known = found[0] or ((), None)
+        found = self._ranks.together(f"take a batch of task {task!r}", lambda: next(cutting, None))
+        cells, num_known = found or ((), None)
         shown = [num_known, *([cell.names, cell.digests, repr(cell.labels)] for cell in cells)]
         self._ranks.require_same(f"compare a batch of task {task!r}", shown, f"a batch of task {task!r}", SAME_CALL)
-        return found[0]
+        return found
 
     def _committed(self, task):
         return (
