@@ -69,6 +69,9 @@ class Agreement:
 
         Of several, each failing rank raises its own, so that none goes unheard.
         """
+        if any(reports):
+            with contextlib.suppress(QKOVError):  # none leaves before all have heard of the error
+                self.exchange("end with an error", None)
         if error is not None:
             raise error
         for rank, report in enumerate(reports):

@@ -4,6 +4,7 @@ A link has ``rank``, ``size``, ``gather(data) -> [data of rank 0, ...]``, ``broa
 array in place, and ``close()``. Only bytes and plain numbers travel; nothing is unpickled.
 """
 
+import re
 import threading
 
 import numpy as np
@@ -84,40 +85,56 @@ class Gloo:
 
 
 class Threads:
-    """Links between threads of one process, for tests and for trying a program out; see :meth:`make`."""
+    """Links between threads of one process, to try out what ranks do; see :meth:`make`."""
 
     def __init__(self, rank, board):
-        self.rank, self.size, self._board = rank, board.parties, board
+        self.rank, self.size, self._board, self._number = rank, board.size, board, 0
 
     @classmethod
     def make(cls, size, timeout=60):
         """Return a link for each of ``size`` threads."""
-        board = threading.Barrier(size, timeout=timeout)
-        board.said = [None] * size
+        board = _Board(size, timeout)
         return [cls(rank, board) for rank in range(size)]
 
     def gather(self, data):
         """Return what everybody said, in the order of ranks."""
-        return [bytes(one) for one in self._swapped(data)]
+        self._number += 1
+        return self._board.swap(self._number, self.rank, data)
 
     def broadcast(self, array, source):
         """Fill an array of every rank with that of one."""
-        array[...] = self._swapped(np.array(array))[source]
+        array[...] = self.gather(np.array(array))[source]
 
     def close(self):
         """Let the others know that this one is gone."""
-        self._board.abort()
+        self._board.leave(self.rank)
 
-    def _swapped(self, value):
-        try:
-            self._board.said[self.rank] = value
-            self._board.wait()
-            found = list(self._board.said)
-            self._board.wait()
-        except threading.BrokenBarrierError as error:
-            raise RankFailedError("another rank has ended, or was not heard of in time.") from error
-        return found
+
+class _Board:
+    """What threads have said, message by message; those of the last two are kept."""
+
+    def __init__(self, size, timeout):
+        self.size, self._timeout = size, timeout
+        self._said, self._gone, self._change = {}, set(), threading.Condition()
+
+    def swap(self, number, rank, value):
+        with self._change:
+            said = self._said.setdefault(number, {})
+            said[rank] = value
+            self._said.pop(number - 2, None)
+            self._change.notify_all()
+            self._change.wait_for(lambda: len(said) == self.size or self._gone - said.keys(), self._timeout)
+            if len(said) < self.size:
+                raise RankFailedError("another rank has ended, or was not heard of in time.")
+            return [said[one] for one in range(self.size)]
+
+    def leave(self, rank):
+        with self._change:
+            self._gone.add(rank)
+            self._change.notify_all()
 
 
 def _first_line(error):
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What happened, without the place in the source and the advice of gloo."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\[[^]]*\.cc:\d+\] ", "", line).split(". This is typically")[0]

@@ -46,6 +46,9 @@ class SharedOnDisk:
         folder: The store, on a file system that they share.
         settings: As for ``OnDisk``, the same on every rank.
 
+    Attributes:
+        disk: The ``OnDisk`` of this rank; on other ranks than 0 it knows what was committed and cannot be written to.
+
     Raises:
         RanksDifferError: If ranks have other settings, or do not see the folder that rank 0 sees.
         StoreBusyError, ...: On all ranks, what rank 0 has met when it opened the store.
@@ -57,7 +60,7 @@ class SharedOnDisk:
         ranks.require_same(
             "compare settings", settings, "a setting of the collector", "Give all ranks the same options."
         )
-        self._disk = ranks.together(
+        self.disk = ranks.together(
             "open the store",
             lambda: OnDisk(Store.writing(folder) if ranks.first else Store(folder, Contents()), settings),
         )
@@ -75,7 +78,7 @@ class SharedOnDisk:
         records = self._ranks.together("read the journal", lambda: self._records() if self._ranks.first else ())
         found = self._ranks.share("hear of the store", {"records": records, "sealed": self.sealed})
         if not self._ranks.first:
-            self._disk = OnDisk(Store(self.folder, _contents(**found)), self._disk.settings)
+            self.disk = OnDisk(Store(self.folder, _contents(**found)), self.disk.settings)
 
     def _records(self):
         if self.store.header is None:
@@ -85,35 +88,35 @@ class SharedOnDisk:
 
     @property
     def store(self):
-        """The store; on other ranks than 0 it knows what was committed and cannot be written to."""
-        return self._disk.store
+        """The store."""
+        return self.disk.store
 
     @property
     def folder(self):
         """Folder of the store."""
-        return self._disk.folder
+        return self.disk.folder
 
     @property
     def sealed(self):
         """Whether collection has ended."""
-        return self._disk.sealed
+        return self.disk.sealed
 
     @property
     def fingerprint(self):
         """That of the model, or None before collection has begun."""
-        return self._disk.fingerprint
+        return self.disk.fingerprint
 
     def layout(self):
         """Return ``(weights, config, left_out)`` of the store, or None before collection has begun."""
-        return self._disk.layout()
+        return self.disk.layout()
 
     def samples(self):
         """Return ``(samples, skipped)`` by task and id."""
-        return self._disk.samples()
+        return self.disk.samples()
 
     def plan(self, model, config, weights, task):
         """Return what refuses, on rank 0, samples that the disk cannot hold or the store not take."""
-        return self._disk.plan(model, config, weights, task) if self._ranks.first else None
+        return self.disk.plan(model, config, weights, task) if self._ranks.first else None
 
     def keep(self, task, loss, samples, config):
         """Return samples as they are: their round has committed them."""
@@ -124,7 +127,7 @@ class SharedOnDisk:
 
     def close(self):
         """Give the store back to other writers without ending its collection."""
-        self._disk.close()
+        self.disk.close()
 
     @contextlib.contextmanager
     def interruption(self):
@@ -135,32 +138,32 @@ class SharedOnDisk:
 
     def require_same(self, model, config):
         """Refuse another model than that of the samples, on any rank; warn of another environment."""
-        self._ranks.together("compare the model with the store", lambda: self._disk.require_same(model, config))
+        self._ranks.together("compare the model with the store", lambda: self.disk.require_same(model, config))
 
     def begin(self, model, config, weights, left_out):
         """Take note of what is collected; refuse ranks that hold different models, warn of other environments."""
-        self._ranks.together("describe the model", lambda: self._disk.begin(model, config, weights, left_out))
-        own = self._disk.header
+        self._ranks.together("describe the model", lambda: self.disk.begin(model, config, weights, left_out))
+        own = self.disk.header
         hard = {name: value for name, value in own.items() if name != "environment"}
         self._ranks.require_same("compare models", hard, "the model", SAME_CALL)
         common = self._ranks.share("hear of the header", own)
         if not self._ranks.first:
-            self._disk.header = common
+            self.disk.header = common
         store_identity.warn_of_environment(common["environment"], own["environment"], self.folder)
 
     def add_task(self, task):
         """Write down a task without samples."""
-        self._ranks.together("add a task", lambda: self._disk.add_task(task) if self._ranks.first else None)
+        self._ranks.together("add a task", lambda: self.disk.add_task(task) if self._ranks.first else None)
         self._follow()
 
     def seal(self):
         """End the collection."""
-        self._ranks.together("seal the store", lambda: self._disk.seal() if self._ranks.first else None)
+        self._ranks.together("seal the store", lambda: self.disk.seal() if self._ranks.first else None)
         self.store.contents.sealed = self._ranks.share("hear of the seal", self.sealed)
 
     def unseal(self):
         """Take the seal off, so that more samples can be added."""
-        self._ranks.together("unseal the store", lambda: self._disk.unseal() if self._ranks.first else None)
+        self._ranks.together("unseal the store", lambda: self.disk.unseal() if self._ranks.first else None)
         self._follow()
 
     def passes(
@@ -188,7 +191,7 @@ class SharedOnDisk:
         )
         turns = rounds.Rounds(
             self._ranks,
-            self._disk,
+            self.disk,
             task,
             passes.full_name(loss_fn),
             config,
@@ -196,10 +199,11 @@ class SharedOnDisk:
             lambda: self._heard.name,
             self._stop,
         )
+        number = 0
         with (
             passes.shown(task, batch, progress and self._ranks.first) as bar,
             told_of_skipped(task, skipped),
-            agreement.said_more(lambda: self._committed(task)),
+            agreement.said_more(lambda: self._committed(task, number)),
         ):
             while (found := self._next_cells(task, cutting)) is not None:
                 cells, num_known = found
@@ -213,6 +217,7 @@ class SharedOnDisk:
                     yield done.samples
                     self._ranks.raise_first(done.reports, done.error)
                     bar.update(sum(map(len, cells[first : first + self._ranks.size])))
+                    number += 1
 
     def _next_cells(self, task, cutting):
         """Cut the next batch; all ranks have the same cells, or none goes on. None after the last one."""
@@ -222,10 +227,11 @@ class SharedOnDisk:
         self._ranks.require_same(f"compare a batch of task {task!r}", shown, f"a batch of task {task!r}", SAME_CALL)
         return found
 
-    def _committed(self, task):
+    def _committed(self, task, number):
+        count = len(self.store.contents.tasks.get(task, ()))
         return (
-            f"{len(self.store.contents.tasks.get(task, ()))} samples of task {task!r}, at least, are committed in "
-            f"{str(self.folder)!r}, and stay. To go on, run the same command again, with any number of ranks."
+            f"This was in round {number} of {self._ranks.size} ranks. {count} samples of task {task!r}, at least, are "
+            f"committed in {str(self.folder)!r}, and stay. To go on, run the same command again, with any number of ranks."
         )
 
 
