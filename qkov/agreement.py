@@ -147,4 +147,5 @@ def retold(rank, report):
     kind = getattr(errors, report["kind"], None)
     if isinstance(kind, type) and issubclass(kind, QKOVError):
         return kind(f"rank {rank}: {report['said']}")
-    return RankFailedError(f"rank {rank} failed: {report['kind']}: {report['said']}")
+    what = ": ".join(filter(None, (report["kind"], report["said"].rstrip("."))))
+    return RankFailedError(f"rank {rank} failed: {what}.")

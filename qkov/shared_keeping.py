@@ -199,7 +199,7 @@ class SharedOnDisk:
             lambda: self._heard.name,
             self._stop,
         )
-        number = 0
+        number = 1
         with (
             passes.shown(task, batch, progress and self._ranks.first) as bar,
             told_of_skipped(task, skipped),

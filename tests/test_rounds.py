@@ -238,7 +238,8 @@ def test_a_planted_fault_is_noticed(tmp_path, target, wrong, harness):
                 test_an_error_of_one_rank_is_raised_on_all_and_what_lies_before_it_is_kept(tmp_path)
         else:
             found = rank_threads.run(3, lambda ranks, link: collect(ranks, tmp_path / "s"), timeout=20)
-            failed = any(isinstance(one, BaseException) for one in found)
+            failed = [one for one in found if isinstance(one, BaseException)]
+            assert all(isinstance(one, errors.QKOVError) for one in failed)
             assert failed or workload.tree(tmp_path / "s") != reference()[0]
 
 
