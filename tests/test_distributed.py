@@ -11,10 +11,10 @@ import torch
 import qkov
 from qkov import distributed, errors, fisher, interruption
 from tests.builders import build_batch, build_model
-from tests.rank_run import VARIANTS, heatmaps
 from tests.stores import LENGTHS_A, digest, fill, same_samples
 from validation import rank_threads
 from validation.faults.planting import planted
+from validation.rank_program import VARIANTS, heatmaps
 from validation.store import workload
 
 FAMILIES = ("llama", "gpt2")  # grouped heads, and concatenated projections
@@ -50,7 +50,7 @@ def one_process(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one") / "s"
     with qkov.FisherCollector(store=folder) as collector:
         fill(collector, model_of(request.param))
-    found = dict(heatmaps(collector, lambda metric: metric.compute_heatmap("a", "b")))
+    found = heatmaps(collector, lambda metric: metric.compute_heatmap("a", "b"))
     return request.param, folder, collector, found
 
 
@@ -62,7 +62,7 @@ def test_ranks_give_the_bits_of_one_process(one_process, tmp_path, size):
     family, folder, expected, scored = one_process
 
     def work(ranks, collector):
-        return collector, dict(heatmaps(collector, lambda metric: ranks.compute_heatmap(metric, "a", "b")))
+        return collector, heatmaps(collector, lambda metric: ranks.compute_heatmap(metric, "a", "b"))
 
     for collector, found in on_ranks(size, tmp_path / "s", work, family):
         assert same_samples(expected, collector)
