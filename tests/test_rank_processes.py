@@ -34,8 +34,8 @@ def one_process(tmp_path_factory):
 def chain(tmp_path_factory):
     """Three runs that go on with each other's store: ``[(finished process, copy of the folder as it left it), ...]``.
 
-    In the first, of three ranks, which have completed one model, one is killed in the second round of another; in the second, of two
-    ranks, one is asked to end in the first round; the third, of three, completes.
+    In the first, of three ranks, which have completed one model, one is killed in the second round of another; in the second,
+    of two ranks, one is asked to end in the first round; the third, of three, completes.
     """
     folder = tmp_path_factory.mktemp("chain") / "work"
     folder.mkdir()
