@@ -58,7 +58,7 @@ def ranks(*, timeout: datetime.timedelta = TIMEOUT) -> Iterator[Ranks]:
         return
     made = not distributed.is_initialized()
     if made:
-        distributed.init_process_group("gloo", timeout=timeout)
+        _join(timeout)
     try:
         together = agreement.Agreement(links.Gloo(distributed.new_group(backend="gloo", timeout=timeout)))
         try:
@@ -69,6 +69,22 @@ def ranks(*, timeout: datetime.timedelta = TIMEOUT) -> Iterator[Ranks]:
     finally:
         if made and distributed.is_initialized():
             distributed.destroy_process_group()
+
+
+def _join(timeout):
+    """Make the process group, apart from what an attempt that torchrun has ended left in the store of its agent.
+
+    There torch itself would find the addresses of dead processes, and wait for them.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        distributed.init_process_group("gloo", timeout=timeout)
+        return
+    agent = distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    attempt = f"qkov/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    distributed.init_process_group(
+        "gloo", store=distributed.PrefixStore(attempt, agent), timeout=timeout,
+        rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,14 @@ def chain(tmp_path_factory):
     """Three runs that go on with each other's store: ``[(finished process, copy of the folder as it left it), ...]``.
 
     In the first, of three ranks, which have completed one model, one is killed in the second round of another; in the second,
-    of two ranks, one is asked to end in the first round; the third, of three, completes.
+    of two ranks, one is asked to end in the first round; in the third, of three, one is killed, torchrun starts all again, and they complete.
     """
     folder = tmp_path_factory.mktemp("chain") / "work"
     folder.mkdir()
     runs = []
-    for size, end in ((3, "1 loss 2 SIGKILL"), (2, "1 loss 1 SIGTERM"), (3, None)):
+    for size, end, restarts in ((3, "1 loss 2 SIGKILL", 0), (2, "1 loss 1 SIGTERM", 0), (3, "0 replace 3 SIGKILL", 1)):
         families = ["grouped"] if runs else ["fused", "grouped"]
-        done = launch(size, "-m", "validation.rank_program", folder, *families, end=end)
+        done = launch(size, "-m", "validation.rank_program", folder, *families, end=end, restarts=restarts)
         runs.append((done, shutil.copytree(folder, folder.parent / f"after {len(runs)}")))
     return runs
 

@@ -3,7 +3,7 @@
     python -m validation.rank_program FOLDER [FAMILY ...]
 
 ``QKOV_END_RANK="RANK CALL COUNT SIGNAL"`` sends a rank the signal at the count-th call of ``loss`` for the last family, or of
-``replace`` or ``fsync``, with which shards and lines reach the disk.
+``replace`` or ``fsync``, with which shards and lines reach the disk; not once torchrun has started all ranks again.
 """
 
 import os
@@ -56,7 +56,8 @@ def prepared(rank):
     """Return the loss, after planting what ends this rank."""
     loss = qkov.losses.causal_lm_loss
     victim, name, count, number = os.environ.get("QKOV_END_RANK", "-1 none 0 SIGKILL").split()
-    if int(victim) != rank:
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    if int(victim) != rank or again:
         return loss
     if name != "loss":
         durable.os = System()

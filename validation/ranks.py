@@ -61,12 +61,14 @@ def runs(root):
             yield {"what": what, "status": "failed", "said": "no process was killed", "seconds": 0.0}
             continue
         yield _row(what, folder, then, root / "one", prints)
+    what = "2 processes, rank 1 killed, all started again by torchrun"
+    yield _row(what, root / "restarted", 2, root / "one", prints, end="1 loss 2 SIGKILL", restarts=1)
 
 
-def _row(what, folder, size, expected, prints):
+def _row(what, folder, size, expected, prints, **options):
     started = time.perf_counter()
     folder.mkdir(exist_ok=True)
-    done = launch(size, "-m", "validation.rank_program", folder)
+    done = launch(size, "-m", "validation.rank_program", folder, **options)
     wrong = [done.stderr[-500:]] if done.returncode else compared(folder, size, expected, prints)
     status, said = ("failed", "; ".join(wrong)) if wrong else ("passed", "stores and heatmaps are those of one process")
     return {"what": what, "status": status, "said": said, "seconds": round(time.perf_counter() - started, 1)}
@@ -90,7 +92,7 @@ def main(arguments=None):
         with tempfile.TemporaryDirectory() as root:
             rows += runs(Path(root))
     for row in rows:
-        print(f"{row['status']:7} {row['seconds']:6.1f} s  {row['what']}: {row['said']}")
+        print(f"{row['status']:7} {row['seconds']:6.1f} s  {row['what']}: {' '.join(row['said'].split())}")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps({"format": "qkov-ranks-1", "rows": rows}, indent=1) + "\n", encoding="utf-8")
     return 0 if all(row["status"] == "passed" for row in rows) else 1
