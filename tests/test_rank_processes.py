@@ -35,7 +35,8 @@ def chain(tmp_path_factory):
     """Three runs that go on with each other's store: ``[(finished process, copy of the folder as it left it), ...]``.
 
     In the first, of three ranks, which have completed one model, one is killed in the second round of another; in the second,
-    of two ranks, one is asked to end in the first round; in the third, of three, one is killed, torchrun starts all again, and they complete.
+    of two ranks, one is asked to end in the first round; in the third, of three, rank 0 is killed while it gives shards their
+    names, torchrun starts all ranks again, and they complete.
     """
     folder = tmp_path_factory.mktemp("chain") / "work"
     folder.mkdir()
