@@ -69,8 +69,8 @@ _HOME = {
     "prove_layout": "checks",
 }
 _MODULES = (
-    "checks", "errors", "fisher", "formula", "full_fisher", "geometry", "gradients", "kfac", "layout", "locate", "losses",
-    "pattern_scores", "reference", "reproducibility", "statistics",
+    "checks", "distributed", "errors", "fisher", "formula", "full_fisher", "geometry", "gradients", "kfac", "layout", "locate",
+    "losses", "pattern_scores", "reference", "reproducibility", "statistics",
 )  # fmt: skip
 
 __all__ = ["__version__", *_HOME]

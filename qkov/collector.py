@@ -1,7 +1,5 @@
 """Collect what per-sample gradients are made of, task by task, and hand it out as contributions, gradients, Fisher."""
 
-import contextlib
-
 import torch
 
 from . import (
@@ -9,7 +7,6 @@ from . import (
     fisher,
     formula,
     gradients,
-    interruption,
     linear_weights,
     losses,
     memory,
@@ -115,7 +112,8 @@ class FisherCollector:
                 "store_form": store_form,
                 "tokenizer": None if tokenizer is None else reproducibility.tokenizer_fingerprint(tokenizer),
             }
-            self._take(OnDisk(Store.writing(store), settings))
+            shared = hasattr(store, "keeping")  # what several ranks fill, see qkov.distributed
+            self._take(store.keeping(settings) if shared else OnDisk(Store.writing(store), settings))
 
     @classmethod
     def open(cls, path, allow_unsealed=False):
@@ -165,7 +163,7 @@ class FisherCollector:
     def unseal(self):
         """Take the seal off a store, so that more samples can be added; no-op in memory."""
         if self.store is not None:
-            self._keeping.store.unseal()
+            self._keeping.unseal()
             self._tasks, self._skipped = self._keeping.samples()  # another process may have added some in between
 
     def close(self):
@@ -235,8 +233,8 @@ class FisherCollector:
         ids = passes.Supply(sample_ids, "sample_ids") if sample_ids is not None else self._numbers(task)
         supplies = ids, passes.Supply(clusters, "clusters")
         name, skipped = passes.full_name(loss_fn), self._skipped.setdefault(task, {})
-        with interruption.deferred() if self.store is not None else contextlib.nullcontext() as interrupted:
-            for found in passes.collect_passes(
+        with self._keeping.interruption() as interrupted:
+            for found in self._keeping.passes(
                 model, batch, task, known, self.config, self._weights, loss_fn, self._seen[1], *supplies,
                 micro_batch=self._micro_batch(model, loss_fn, micro_batch), progress=progress, skipped=skipped,
                 skip=non_finite == "skip", plan=self._keeping.plan(model, self.config, self._weights, task),
@@ -311,39 +309,40 @@ class FisherCollector:
         """Return ``{param_name: g}`` of one sample: raw gradients of its summed loss, built on demand."""
         return self._gradients(self.sample(task, sample_id))
 
-    def get_group_fisher(self, task, mode="ema"):
+    def get_group_fisher(self, task, mode="ema", layers=None):
         r"""Reduce each slice to one number: the mean over samples of the sum over its parameters of ``C_ik``.
 
         Args:
             task: A collected task.
             mode: "welford" (plain mean) or "ema" (exponential mean, bias-corrected).
+            layers: Layer numbers; default all.
 
         Returns:
             ``{(layer, block): float64 [heads]}``; K and V have one entry per kv head.
         """
         formula.require_choice("mode", mode, ("ema", "welford"))
         if mode == "welford":
-            return {key: state.mean for key, state in self.group_statistics(task).items()}
+            return {key: state.mean for key, state in self.group_statistics(task, layers).items()}
         means = {}
-        for key, values in self._group_contributions(task).items():
+        for key, values in self._group_contributions(task, layers).items():
             running = fisher.ExponentialMean(self.ema_decay)
             for value in values:
                 running = running.update(value)
             means[key] = running.mean
         return means
 
-    def group_statistics(self, task):
+    def group_statistics(self, task, layers=None):
         """Return ``{(layer, block): Welford}`` over samples of the per-head sums of ``C_ik``: mean, variance, error."""
-        return {key: fisher.Welford.of(values) for key, values in self._group_contributions(task).items()}
+        return {key: fisher.Welford.of(values) for key, values in self._group_contributions(task, layers).items()}
 
-    def _group_contributions(self, task):
+    def _group_contributions(self, task, layers=None):
         members = self.samples(task)
         fisher.sample_weights(len(members))  # refuses an empty task
         return {
             (layout.layer, projection.block): torch.stack(
                 [self._head_sums(members, projection, unit) for unit in range(projection.num_units)], dim=1
             )
-            for layout in self.config.layers
+            for layout in (self.config.layers if layers is None else map(self.config.layer, layers))
             for projection in layout.projections
         }
 

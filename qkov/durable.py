@@ -134,6 +134,12 @@ class PartFile:
             os.close(handle)
 
 
+def rename(source: Path, target: Path) -> None:
+    """Give a file its name; the caller syncs the folder."""
+    with refusals(target, "write"):
+        os.replace(source, target)
+
+
 def append(path: Path, data: bytes, *, size: int) -> None:
     """Append to a file that has ``size`` bytes, and sync it.
 

@@ -156,6 +156,18 @@ class CollectionInterrupted(QKOVError, KeyboardInterrupt):
     exit_status = 130
 
 
+class RanksDifferError(QKOVError, ValueError):
+    """Processes that compute one thing together and were given, or do, different things."""
+
+    exit_status = 2
+
+
+class RankFailedError(QKOVError, ConnectionError):
+    """Another process that ended, failed, or was not heard of in time; what was committed is kept."""
+
+    exit_status = 130
+
+
 class QKOVWarning(UserWarning):
     """Base of every warning of this package: the result is defined but easy to misread."""
 

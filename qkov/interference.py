@@ -388,12 +388,15 @@ class QKOVInterferenceMetric:
         return layouts, [checked_index(head, most, "head") for head in heads]
 
     @staticmethod
-    def _over_slices(grid, progress, visit):
-        """Call ``visit(layout, projection, place, column, unit)`` for every slice of a grid."""
+    def _over_slices(grid, progress, visit, places=None):
+        """Call ``visit(layout, projection, place, column, unit)`` for every slice, or those of some places among layers."""
+        chosen = [place for place in range(len(grid.layouts)) if places is None or place in places]
+        total = sum(len(grid.units(grid.layouts[place], block)) for place in chosen for block in BLOCKS)
         # Where disable is not given, TQDM_DISABLE in the environment still acts.
         hidden = {} if progress else {"disable": True}
-        with tqdm(total=grid.num_slices, desc="score", unit=" slices", delay=2, **hidden) as bar:
-            for place, layout in enumerate(grid.layouts):
+        with tqdm(total=total, desc="score", unit=" slices", delay=2, **hidden) as bar:
+            for place in chosen:
+                layout = grid.layouts[place]
                 for projection in layout.projections:
                     for column, unit in grid.units(layout, projection.block):
                         visit(layout, projection, place, column, unit)

@@ -1,10 +1,12 @@
-"""Where a collector keeps its samples: in memory, or in a store on disk. Two classes with the same methods.
+"""Where a collector keeps its samples: in memory, or in a store on disk. Classes with the same methods.
 
 In memory, samples stay as collection made them, and most methods have nothing to do. On disk, each pass is committed before
 the next begins, the model must be the one of the store, and what is handed back is read from the disk on demand.
 """
 
-from . import memory, parts, reproducibility, resources, shards, store_identity
+import contextlib
+
+from . import interruption, memory, parts, passes, reproducibility, resources, shards, store_identity
 from .errors import ModelChangedError
 from .store import Store
 
@@ -13,6 +15,8 @@ class InMemory:
     """Samples as collection made them."""
 
     folder = sealed = dtype = None
+    passes = staticmethod(passes.collect_passes)
+    interruption = staticmethod(contextlib.nullcontext)
 
     def __init__(self):
         self.fingerprint = None
@@ -71,16 +75,22 @@ class OnDisk:
         store: A :class:`qkov.store.Store`.
         settings: How samples are collected and stored, JSON-able; those of the store must be the same.
 
+    Attributes:
+        header: What the store says, or will say, of settings, model and environment; None before collection has begun.
+
     Raises:
         StoreMismatchError: If they are not; the store is then closed.
     """
 
+    passes = staticmethod(passes.collect_passes)
+    interruption = staticmethod(interruption.deferred)
+
     def __init__(self, store: Store, settings):
         self.store, self.settings = store, settings
-        self._header = store.header
-        if self._header is not None:
+        self.header = store.header
+        if self.header is not None:
             try:
-                store_identity.require_same_settings(self._header["settings"], settings, store.folder)
+                store_identity.require_same_settings(self.header["settings"], settings, store.folder)
             except BaseException:
                 store.close()
                 raise
@@ -98,7 +108,7 @@ class OnDisk:
     @property
     def fingerprint(self):
         """That of the model, or None before collection has begun."""
-        return None if self._header is None else self._header["model"]["fingerprint"]
+        return None if self.header is None else self.header["model"]["fingerprint"]
 
     def layout(self):
         """Return ``(weights, config, left_out)`` of the store, or None before collection has begun."""
@@ -118,14 +128,14 @@ class OnDisk:
             ModelChangedError: If a hard field differs; see :mod:`qkov.store_identity`.
         """
         found = store_identity.describe_model(model, config)
-        store_identity.require_same_model(self._header["model"], found, self.folder)
+        store_identity.require_same_model(self.header["model"], found, self.folder)
         store_identity.warn_of_environment(
-            self._header["environment"], store_identity.describe_environment(model), self.folder
+            self.header["environment"], store_identity.describe_environment(model), self.folder
         )
 
     def begin(self, model, config, weights, left_out):
         """Take note of what is collected; it is written down with the first samples."""
-        self._header = store_identity.header(model, self.settings, config, weights, left_out)
+        self.header = store_identity.header(model, self.settings, config, weights, left_out)
 
     def plan(self, model, config, weights, task):
         """Return what refuses, before the first pass of a batch, samples that the disk cannot hold or the store not take."""
@@ -141,18 +151,18 @@ class OnDisk:
     def keep(self, task, loss, samples, config):
         """Commit the samples of a pass; return them as they are read from now on."""
         form = self.settings["store_form"]
-        return self._started().commit(task, loss, samples, config, dtype=self.dtype, form=form)
+        return self.started().commit(task, loss, samples, config, dtype=self.dtype, form=form)
 
     def add_task(self, task):
         """Write down a task without samples."""
-        self._started().add_task(task)
+        self.started().add_task(task)
 
     def add_skipped(self, task, skipped):
         """Write down which samples were left out."""
         stored = self.store.contents.skipped.get(task, {})
         for sample_id, reason in skipped.items():
             if sample_id not in stored:
-                self._started().add_skipped(task, sample_id, reason)
+                self.started().add_skipped(task, sample_id, reason)
 
     def seal(self):
         """End the collection."""
@@ -162,12 +172,17 @@ class OnDisk:
         """Give the store back to other writers without ending its collection."""
         self.store.close()
 
+    def unseal(self):
+        """Take the seal off, so that more samples can be added."""
+        self.store.unseal()
+
     @property
     def dtype(self):
         """Precision of stored factors, or None for that of the model."""
         return shards.STORED_DTYPES.get(self.settings["store_dtype"])
 
-    def _started(self):
+    def started(self):
+        """Return the store, with its header written down."""
         if self.store.header is None:
-            self.store.create(self._header)
+            self.store.create(self.header)
         return self.store

@@ -1,8 +1,10 @@
 """Batches cut into passes: who is in which, what is known already, and how many samples share a forward and backward."""
 
+import itertools
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -43,68 +45,180 @@ def collect_passes(
     Yields:
         Lists of ``samples.Sample``.
     """
-    strict.check_attention(model)
     skipped = {} if skipped is None else skipped
+    room = Room()
+    with shown(task, batch, progress) as bar, told_of_skipped(task, skipped):
+        for cells, num_known in cut(
+            model,
+            batch,
+            task,
+            known,
+            loss_fn,
+            sample_ids,
+            clusters,
+            micro_batch=micro_batch,
+            plan=plan,
+            skipped=skipped,
+        ):
+            bar.update(num_known)
+            for found in collect_cells(
+                model,
+                cells,
+                config,
+                weights,
+                loss_fn,
+                first_axis,
+                skipped=skipped,
+                skip=skip,
+                room=room,
+                done=bar.update,
+            ):
+                known.update((one.sample_id, one.digest) for one in found)
+                for name in [one.sample_id for one in found]:  # no variable that outlives the samples
+                    skipped.pop(name, None)
+                yield found
+
+
+def shown(task, batch, progress):
+    """Return the bar of a collection."""
+    # Where disable is not given, TQDM_DISABLE in the environment still acts.
+    hidden = {} if progress else {"disable": True}
+    total = samples.batch_size(batch) if isinstance(batch, Mapping) else None
+    return tqdm(desc=f"collect {escaping.for_terminal(task)}", unit=" samples", delay=2, total=total, **hidden)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Samples of one batch that share a pass.
+
+    Attributes:
+        batch: The batch. rows: Theirs in it. names, labels, digests: One each, as in ``samples.Sample``.
+    """
+
+    batch: Mapping
+    rows: tuple
+    names: tuple
+    labels: tuple
+    digests: tuple
+
+    def __len__(self):
+        return len(self.rows)
+
+    def split(self, count):
+        """Return the first samples as a cell, and a list of a cell of the others, if there are any."""
+        fields = (self.rows, self.names, self.labels, self.digests)
+        first, rest = (Cell(self.batch, *(one[part] for one in fields)) for part in (slice(count), slice(count, None)))
+        return first, [rest] if len(rest) else []
+
+
+def joined(cells):
+    """Make one cell of all of a batch."""
+    fields = ("rows", "names", "labels", "digests")
+    return Cell(cells[0].batch, *(sum((getattr(one, name) for one in cells), ()) for name in fields))
+
+
+@dataclass
+class Room:
+    """How many samples a pass may have at most; lowered when an accelerator says that it is full."""
+
+    most: float = math.inf
+
+
+def cut(model, batch, task, known, loss_fn, sample_ids, clusters, *, micro_batch=None, plan=None, skipped=()):
+    """Check batches and cut each into cells, in a grid that does not depend on which of its samples are known already.
+
+    So a collection that goes on, whatever it holds, makes the passes that an uninterrupted one makes.
+
+    Args:
+        model, batch, ...: As for :func:`collect_passes`.
+
+    Yields:
+        For each batch its cells, without the known samples and those that are then empty, and how many samples are known.
+    """
+    strict.check_attention(model)
     batches = [batch] if isinstance(batch, Mapping) else batch
     if not isinstance(batches, Iterable):
         samples.batch_size(batch)  # raises, naming the type
     device = next(model.parameters()).device
-    # Where disable is not given, TQDM_DISABLE in the environment still acts.
-    hidden = {} if progress else {"disable": True}
-    most = math.inf
-    with (
-        tqdm(
-            desc=f"collect {escaping.for_terminal(task)}", unit=" samples", delay=2, total=_total(batch), **hidden
-        ) as bar,
-        told_of_skipped(task, skipped),
-    ):
-        for one in batches:
-            num_samples = samples.batch_size(one)
-            names = samples.assign_ids(task, {**skipped, **known}, num_samples, sample_ids.take(num_samples))
-            labels = _one_each(task, clusters.take(num_samples), num_samples)
-            samples.check_tokens(model, one, names)
-            position_tables.check_positions(model, one, names, loss_fn)
-            on_host = samples.select_rows(one, slice(None), "cpu")  # at once, not sample by sample
-            digests = [samples.row_digest(on_host, row, full_name(loss_fn)) for row in range(num_samples)]
-            new = [row for row in range(num_samples) if not _is_known(task, known, names[row], digests[row])]
-            bar.update(num_samples - len(new))
-            if new and plan is not None:
-                plan(len(new), num_tokens(one, new))
-            fitting = micro_batch or default_samples(one, device)
-            if new and callable(micro_batch):
-                fitting = micro_batch(one, new)
-            alone = 0  # samples of a failed pass that are still to be tried by themselves
-            while new:
-                rows = new[: 1 if alone else min(most, fitting)]
-                passed = [names[row] for row in rows]
-                strict.check_norms(model, len(rows))
-                part = samples.select_rows(one, rows, device)
-                try:
-                    results = _within_memory(model, part, config, loss_fn, passed, first_axis, weights)
-                except NonFiniteError as error:
-                    if not skip:
-                        raise
-                    if len(rows) == 1:
-                        skipped[passed[0]] = str(error)
-                        bar.update(1)
-                        new, alone = new[1:], max(0, alone - 1)
-                    else:
-                        alone = len(rows)
-                    continue
-                if results is None:
-                    most = len(rows) // 2
-                    _logger.warning("out of memory with %d samples per pass; at most %d from here on", len(rows), most)
-                    continue
-                known.update((names[row], digests[row]) for row in rows)
-                for row in rows:
-                    skipped.pop(names[row], None)
-                yield [
-                    samples.Sample(names[row], labels[row], tokens, digests[row], factors)
-                    for row, (factors, tokens) in zip(rows, results, strict=True)
-                ]
-                del results
-                bar.update(len(rows))
-                new, alone = new[len(rows) :], max(0, alone - len(rows))
+    for one in batches:
+        num_samples = samples.batch_size(one)
+        names = samples.assign_ids(task, {**dict(skipped), **known}, num_samples, sample_ids.take(num_samples))
+        labels = _one_each(task, clusters.take(num_samples), num_samples)
+        samples.check_tokens(model, one, names)
+        position_tables.check_positions(model, one, names, loss_fn)
+        on_host = samples.select_rows(one, slice(None), "cpu")  # at once, not sample by sample
+        digests = [samples.row_digest(on_host, row, full_name(loss_fn)) for row in range(num_samples)]
+        new = [row for row in range(num_samples) if not _is_known(task, known, names[row], digests[row])]
+        if new and plan is not None:
+            plan(len(new), num_tokens(one, new))
+        fitting = micro_batch or default_samples(one, device)
+        if callable(micro_batch):
+            fitting = micro_batch(one, new) if new else 1
+        cells = [
+            Cell(one, rows, *(tuple(values[row] for row in rows) for values in (names, labels, digests)))
+            for rows in (tuple(group) for _, group in itertools.groupby(new, lambda row: row // fitting))  # noqa: B023
+        ]
+        yield cells, num_samples - len(new)
+
+
+def collect_cells(
+    model, cells, config, weights, loss_fn, first_axis, *, skipped, skip, room=None, done=lambda count: None
+):
+    """Yield the samples of each cell: of one pass, unless it takes too much memory or a sample of it is left out.
+
+    Args:
+        model, config, weights, loss_fn, first_axis: As for ``gradients.collect_factors``.
+        cells: What to collect, of one batch.
+        skipped, skip: As for :func:`collect_passes`.
+        room: Lowered, and what is left of the batch cut accordingly, where memory is short; None: an error.
+        done: Called with the number of samples that are through.
+
+    Yields:
+        Lists of ``samples.Sample``, of what succeeded together.
+    """
+    device = next(model.parameters()).device
+    left, alone = list(cells), 0  # alone: samples of a failed pass that are still to be tried by themselves
+    if left and room is not None and room.most < math.inf:
+        left = [joined(left)]
+    while left:
+        most = len(left[0]) if room is None else min(room.most, len(left[0]))
+        one, others = left[0].split(1 if alone else most)
+        strict.check_norms(model, len(one))
+        part = samples.select_rows(one.batch, list(one.rows), device)
+        try:
+            results = _within_memory(model, part, config, loss_fn, list(one.names), first_axis, weights)
+        except NonFiniteError as error:
+            if not skip:
+                raise
+            if len(one) > 1:
+                alone = len(one)
+                continue
+            skipped[one.names[0]] = str(error)
+            results = ()
+        if results is None:
+            _make_room(room, len(one), device)
+            left = [joined(left)]
+            continue
+        if results:
+            yield [
+                samples.Sample(name, label, tokens, digest, factors)
+                for name, label, digest, (factors, tokens) in zip(
+                    one.names, one.labels, one.digests, results, strict=True
+                )
+            ]
+        del results
+        done(len(one))
+        left, alone = others + left[1:], max(0, alone - len(one))
+
+
+def _make_room(room, num_samples, device):
+    if room is None:
+        raise MemoryLimitError(
+            f"a pass of {num_samples} samples does not fit the memory of {device}, and passes that are shared among ranks "
+            f"are the same for any number of them. Give collect_fisher(micro_batch={max(1, num_samples // 2)}) on every rank."
+        )
+    room.most = num_samples // 2
+    _logger.warning("out of memory with %d samples per pass; at most %d from here on", num_samples, room.most)
 
 
 def _within_memory(model, batch, *rest):
@@ -180,10 +294,6 @@ class Numbers:
 
     def check_used(self, task):
         """There is no end to them."""
-
-
-def _total(batch):
-    return samples.batch_size(batch) if isinstance(batch, Mapping) else None
 
 
 def default_samples(batch, device):

@@ -22,12 +22,13 @@ from typing import Any
 
 import torch
 
-from . import durable, journal, shards, store_contents, store_lock
+from . import durable, journal, shards, store_contents, store_lock, store_staging
 from .errors import DiskError, OptionError, SampleIdError, SealedStoreError, StoreWarning, UnsealedStoreError
 from .layout import QKOVConfig
 from .samples import Sample
 from .shards import Entry, Place
 from .store_contents import DAMAGED, HEADER, JOURNAL, SEAL, SHARDS, Contents
+from .store_staging import Staged
 
 _logger = logging.getLogger(__name__)
 
@@ -172,6 +173,40 @@ class Store:
         of_task.update({entry.sample_id: entry for entry in entries})
         return [shards.stored_sample(self.folder, entry, task) for entry in entries]
 
+    def adopt(self, task: str, loss: str, staged: Iterable[Staged]) -> list[Sample]:
+        """Commit a pass whose shards this process or another has staged; see :mod:`qkov.store_staging`.
+
+        The store goes through the states that :meth:`commit` leads it through, and no others.
+
+        Args:
+            task: Name of their task. loss: Name of the loss. staged: The samples, in order.
+
+        Returns:
+            The samples as they are stored, to be read on demand.
+
+        Raises:
+            DiskError: If the system refuses, or a staged file is not to be seen; the store is as it was.
+            SampleIdError: As for :meth:`commit`.
+        """
+        staged = list(staged)
+        entries, written = [one.entry for one in staged], []
+        try:
+            self.require_open()
+            self._require_new(task, entries)
+            for one in staged:
+                store_staging.require_whole(self.folder, one)
+                written.append(self.folder / SHARDS / one.entry.file)
+                durable.rename(self.folder / SHARDS / one.part, written[-1])
+            durable.sync_folder(self.folder / SHARDS)
+        except BaseException:
+            with contextlib.suppress(DiskError):
+                durable.remove(written)
+            store_staging.discard(self.folder, staged)
+            raise
+        self._append(pass_record(task, loss, entries), shards_of_it=written)
+        self.contents.tasks.setdefault(task, {}).update({entry.sample_id: entry for entry in entries})
+        return [shards.stored_sample(self.folder, entry, task) for entry in entries]
+
     def add_task(self, task: str) -> None:
         """Write down a task without samples."""
         self._append({"kind": "task", "task": task})
@@ -250,7 +285,7 @@ class Store:
         self.contents.size += len(data)
         self.contents.num_lines += 1
 
-    def _require_new(self, task: str, samples: list[Sample]) -> None:
+    def _require_new(self, task: str, samples: list[Sample] | list[Entry]) -> None:
         known = set(self.contents.tasks.get(task, {}))
         repeated = []
         for one in samples:

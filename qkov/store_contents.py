@@ -81,7 +81,7 @@ def read(folder: Path) -> Contents:
     if found.header is None and len(parsed.records) > 1:
         found.problems.append(f"{HEADER} is missing")
     for record in parsed.records:
-        _take(record, found)
+        take(record, found)
     _compare_headers(found, parsed.records)
     _check_seal(found, seal, data)
     with durable.refusals(folder, "read"):
@@ -187,8 +187,8 @@ def _read_header(folder: Path, data: bytes | None, problems: list[str]) -> dict[
     return None
 
 
-def _take(record: dict[str, Any], found: Contents) -> None:
-    """Add what a line of the journal says."""
+def take(record: dict[str, Any], found: Contents) -> None:
+    """Add what a line of the journal, a record with its number "n", says."""
     kind, task = record.get("kind"), record.get("task")
     try:
         if kind == "task":

@@ -15,7 +15,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    "rest", ["", *BLOCKS[1:]], ids=["example", "store", "statistics", "prediction", "check_model", "pytest"]
+    "rest", ["", *BLOCKS[1:]], ids=["example", "store", "ranks", "statistics", "prediction", "check_model", "pytest"]
 )
 def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -25,11 +25,13 @@ def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
     assert "sample_i" in capsys.readouterr().out
     names["batch_a"], names["batch_b"] = ({"input_ids": names[task]["input_ids"][:3, :7]} for task in ("math", "code"))
     exec(compile(rest, "README.md", "exec"), names)
-    if "store=" in rest:
+    if "FisherCollector(store=" in rest:
         assert names["stored"].sealed
         for line in re.findall(r"^qkov (store .*)$", TEXT, flags=re.MULTILINE):
             shown = CliRunner().invoke(cli.app, shlex.split(line))
             assert (shown.exit_code, "12 of task 'math'" in shown.output) == (0, True)
+    if "ranks()" in rest:
+        assert names["together"].identical(names["heatmap"])
     if "QKOVStatistics" in rest:
         assert re.search(r"A is 'math', B is 'code', R is 'chat'\. In \d+ of 40 tested slices", capsys.readouterr().out)
         assert (tmp_path / "survivors.png").stat().st_size > 1000
