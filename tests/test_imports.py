@@ -57,6 +57,7 @@ LEVELS = (
         "position_tables",
         "sample_rows",
         "gradients",
+        "pass_memory",
         "shards",
         "store_contents",
         "store",
@@ -93,6 +94,7 @@ LEVELS = (
     ),
     ("importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
+    ("operations", "stored_sizes", "pace", "peaks", "planning"),
     ("inspection", "cli", "__main__"),
 )
 POSITION = {name: position for position, name in enumerate(name for level in LEVELS for name in level)}
