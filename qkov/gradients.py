@@ -95,8 +95,11 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
                     axis, losses, _only(edges, part), _only(deltas, part), read, sample_names
                 )
                 owners.update(found or {})
+    inputs = {name: captured[name].inputs for name in names}
+    captured.clear()
+    del losses, edges  # with them the graph, where it was retained, before the samples' tokens are copied
     return [
-        (_sample_factors(config, groups, captured, deltas, owners, row, sample_names[row]), int(tokens[row]))
+        (_sample_factors(groups, inputs, deltas, owners, row, sample_names[row]), int(tokens[row]))
         for row in range(len(sample_names))
     ]
 
@@ -330,14 +333,14 @@ def _zero_if_unused(delta, capture):
     return torch.zeros_like(capture.output) if delta is None else delta.detach()
 
 
-def _sample_factors(config, groups, captured, deltas, owners, row, sample_name):
+def _sample_factors(groups, inputs, deltas, owners, row, sample_name):
     factors = {}
     for modules in groups:
         joined = owners[modules[0]] is not None
         select = _owned_tokens(owners, row) if joined else _leading_tokens(deltas, modules, row)
         kept_inputs = {}  # Q, K and V of split projections read one tensor; keep one copy of it
         for name in modules:
-            source = captured[name].inputs
+            source = inputs[name]
             key = _same_tensor(source)
             if key not in kept_inputs:
                 kept_inputs[key] = select(source, name)
