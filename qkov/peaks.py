@@ -11,7 +11,7 @@ On a GPU the process does not count.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -35,6 +35,7 @@ class Setting:
         samples_a, samples_b, tokens: Of the two tasks.
         keep: "memory" or "disk". stored_dtype: Precision of factors on disk.
         device: "cpu" or "cuda". base: Bytes of the process without model and samples. budget: Bytes, or None.
+        traced: Bytes of passes by their number of samples, once they are known.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class Setting:
     device: str
     base: int
     budget: int | None
+    traced: dict[int, int] = field(default_factory=dict, compare=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -92,15 +94,23 @@ def base_bytes(model: nn.Module, device: str) -> int:
 
 
 def collection_peak(setting: Setting, samples_per_pass: int) -> int:
-    """Most memory while passes of so many samples are made."""
-    batch = {"input_ids": torch.zeros(1, setting.tokens, dtype=torch.long)}
-    traced = pass_memory.pass_bytes(
-        setting.model, batch, samples_per_pass, config=setting.config, weights=setting.weights
-    )
+    """Most memory while passes of so many samples are made. A pass of more than two grows with their number."""
+    traced = _traced(setting, min(samples_per_pass, 2)) * max(2, samples_per_pass) // 2
+    if samples_per_pass == 1:
+        traced = _traced(setting, 1)
     made = pass_memory.with_slack(traced)
     if setting.keep == "disk":
         made = max(made, samples_per_pass * setting.factor_bytes + 3 * setting.stored_bytes)  # tensors, file, its bytes
     return setting.base + setting.model_bytes + setting.held_bytes + made
+
+
+def _traced(setting, samples_per_pass):
+    if samples_per_pass not in setting.traced:
+        batch = {"input_ids": torch.zeros(1, setting.tokens, dtype=torch.long)}
+        setting.traced[samples_per_pass] = pass_memory.pass_bytes(
+            setting.model, batch, samples_per_pass, config=setting.config, weights=setting.weights
+        )
+    return setting.traced[samples_per_pass]
 
 
 def scoring_peak(setting: Setting) -> int:
@@ -162,7 +172,7 @@ def largest_pass(setting: Setting) -> tuple[int, int]:
     peak = collection_peak(setting, fitting)
     limit = sys.maxsize if setting.budget is None else setting.budget
     while peak > limit and fitting > 1:
-        fitting //= 2
+        fitting -= 1
         peak = collection_peak(setting, fitting)
     if peak - setting.held_bytes > limit:
         raise MemoryLimitError(
