@@ -91,7 +91,7 @@ def plot_heatmap(heatmap):
     kind = ", ".join(part for part in (f"{variant} score".strip(), pool, pairs) if part)
     empty = [f"task {label} ({name})" for label, name, ids in _tasks(heatmap) if not ids]
     return plot_maps(
-        {block: heatmap[block]["layer_head_avg"] for block in heatmap},
+        {block: heatmap.on_query_heads(block, heatmap.mean_map(block)) for block in heatmap},
         layers=heatmap.layers,
         heads=heatmap.heads,
         kv_index=heatmap.kv_index,

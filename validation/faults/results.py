@@ -75,7 +75,7 @@ def conflicts_once_per_query_head(original):
     return top_conflicts
 
 
-@result("heatmap._strongest", expected="top_conflicts")
+@result("strongest.strongest_places", expected="top_conflicts")
 def conflicts_never_negative(original):
     """Signed conflicts are ranked from the largest score down, so that the list shows synergy."""
     return lambda values, top_k, *, ascending: original(values, top_k, ascending=False)
