@@ -17,12 +17,12 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from . import linear_weights, memory, operations, pass_memory, passes, scoring, stored_sizes
+from . import linear_weights, memory, operations, pass_memory, passes, score_memory, scoring, stored_sizes
 from .errors import MemoryLimitError
+from .gradients import Factors
 from .layout import QKOVConfig
 from .resources import readable
-
-TILES = 6  # tiles of gradients that a score holds at once: gradients, normalised, squared, two factors, one between
+from .samples import Sample
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ def collection_peak(setting: Setting, samples_per_pass: int) -> int:
     made = pass_memory.with_slack(traced)
     if setting.keep == "disk":
         made = max(made, samples_per_pass * setting.factor_bytes + 3 * setting.stored_bytes)  # tensors, file, its bytes
+    elif setting.keep == "memory":
+        made -= samples_per_pass * setting.factor_bytes  # counted among all that are held
     return setting.base + setting.model_bytes + setting.held_bytes + made
 
 
@@ -114,36 +116,52 @@ def _traced(setting, samples_per_pass):
 
 
 def scoring_peak(setting: Setting) -> int:
-    """Most memory while all pairs are scored."""
-    tiles = tile_bytes(
-        setting.scored,
-        setting.num_samples,
-        tile_elements=scoring.ScoreOptions().tile_elements,
-        itemsize=8 if setting.dtype == torch.float64 else 4,
-    )
-    held = setting.held_bytes + (setting.model_bytes if setting.keep == "memory" else 0)
-    return setting.base + held + tiles + (host_bytes(setting) if setting.device == "cpu" else 0)
+    """Most memory while all pairs are scored: tiles as wide as without a budget, narrower where one asks for it.
+
+    With a budget that even the narrowest tiles exceed, what the widest take.
+    """
+    options, demand = scoring.ScoreOptions(), scoring_demand(setting)
+    held = setting.base + setting.held_bytes + (setting.model_bytes if setting.keep == "memory" else 0)
+    held += host_bytes(setting) if setting.device == "cpu" else 0
+    peak = held + working_bytes(options, demand)
+    if setting.budget is None or peak <= setting.budget:
+        return peak
+    available = int(setting.budget * (1 - score_memory.MARGIN)) - held
+    try:
+        score_memory.fitted(options, demand, available)
+    except MemoryLimitError:
+        return peak
+    return setting.budget
+
+
+def scoring_demand(setting: Setting) -> score_memory.Demand:
+    """What scoring needs, from samples that are shapes alone."""
+    factors = {
+        name: Factors(
+            torch.empty(setting.shape.num_tokens, one.d_in, dtype=setting.dtype, device="meta"),
+            torch.empty(setting.shape.num_tokens, one.d_out, dtype=setting.dtype, device="meta"),
+        )
+        for name, one in setting.shape.readings.items()
+    }
+    options = scoring.ScoreOptions()
+    sides = [
+        scoring.Side([Sample(row, None, 1, "", factors) for row in range(count)], list(range(count)), options)
+        for count in (setting.samples_a, setting.samples_b)
+    ]
+    return score_memory.demand_of(sides, setting.scored.layers, options)
+
+
+def working_bytes(options: scoring.ScoreOptions, demand: score_memory.Demand) -> int:
+    """Bytes of stacked factors, of one tile and of what else a slice takes."""
+    stacked = demand.stacked if demand.stacked <= options.stacked_bytes else 2 * demand.one_sample
+    return demand.fixed + stacked + max(options.tile_elements * demand.itemsize * demand.factor, demand.column)
 
 
 def host_bytes(setting: Setting) -> int:
     """What scoring takes of the memory beside a GPU: scores, twice at the end, and what is read of stored samples."""
-    scores = 16 * setting.samples_a * setting.samples_b * (num_slices(setting.scored) + 1)
+    scores = 16 * setting.samples_a * setting.samples_b * num_slices(setting.scored)
     read = stored_sizes.read_bytes(setting.shape, setting.config, dtype=setting.stored_dtype)
     return scores + (setting.num_samples * read if setting.keep == "disk" else 0)
-
-
-def tile_bytes(config: QKOVConfig, num_samples: int, *, tile_elements: int, itemsize: int = 4) -> int:
-    """Bytes of the tiles of gradients that a slice's score holds at once.
-
-    Args:
-        config: What is scored. num_samples: Of both tasks.
-        tile_elements: As in ``ScoreOptions``. itemsize: Of gradients, 4 or 8.
-    """
-    projections = [projection for layout in config.layers for projection in layout.projections]
-    least = num_samples * max(one.width for one in projections)  # a column of a slice
-    most = num_samples * max(slice_size(one) for one in projections)
-    tile = itemsize * min(max(tile_elements, least), most)
-    return TILES * tile
 
 
 def slice_size(projection) -> int:
@@ -172,7 +190,7 @@ def largest_pass(setting: Setting) -> tuple[int, int]:
     peak = collection_peak(setting, fitting)
     limit = sys.maxsize if setting.budget is None else setting.budget
     while peak > limit and fitting > 1:
-        fitting -= 1
+        fitting //= 2  # as qkov.collection_budget does
         peak = collection_peak(setting, fitting)
     if peak - setting.held_bytes > limit:
         raise MemoryLimitError(
