@@ -139,7 +139,7 @@ def test_a_budget_makes_passes_smaller_and_is_kept(monkeypatch, quick):
     assert (free.samples_per_pass, free.fits, free.advice) == (42, None, ())
     least = free.collection_peak - int(20.5e6 * pass_memory.SLACK)
     tight = qkov.plan(model, **sizes, memory_budget=least)
-    assert tight.samples_per_pass == 21  # half of them
+    assert tight.samples_per_pass == 21  # half of 42
     assert tight.collection_peak <= least
 
 
