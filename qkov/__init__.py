@@ -64,6 +64,9 @@ _HOME = {
     "detect_conflicts": "conflicts",
     "load_conflicts": "sample_conflicts",
     "SampleConflicts": "sample_conflicts",
+    # what it will take
+    "plan": "planning",
+    "Plan": "planning",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",

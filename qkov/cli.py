@@ -14,7 +14,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -37,6 +37,20 @@ class Form(StrEnum):
 
     table = "table"
     json = "json"
+
+
+class Timing(StrEnum):
+    """Whether a plan tries out how fast the machine is."""
+
+    measure = "measure"
+    skip = "skip"
+
+
+class Precision(StrEnum):
+    """Number formats of weights and factors."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 @app.callback()
@@ -107,6 +121,73 @@ def inspect(
             _echo(proof_line(results))
         if results and not any(result.status == "passed" for result in results):
             raise LayoutError("The layout is not proven: no experiment could be run on this model.")
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name on the hub, or a folder with a config.json.")],
+    samples_a: Annotated[int, typer.Option(help="Samples of task A.")],
+    samples_b: Annotated[int, typer.Option(help="Samples of task B.")],
+    tokens: Annotated[int, typer.Option(help="Tokens of a sample.")],
+    memory_budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory that may be used, such as 8GB or 8GiB.")
+    ] = None,
+    on_disk: Annotated[
+        bool, typer.Option("--store/--in-memory", help="Where samples are kept: in a store on disk, or in memory.")
+    ] = False,
+    dtype: Annotated[Precision, typer.Option(help="Of the weights, and so of factors.")] = Precision.float32,
+    store_dtype: Annotated[Precision | None, typer.Option(help="Of factors on disk; default: as collected.")] = None,
+    layer: Annotated[list[int] | None, typer.Option(help="Score only this layer; may be given several times.")] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Which kind of attention, in a model with several; the error lists them."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where it will run: cpu or cuda.")] = "cpu",
+    timing: Annotated[
+        Timing, typer.Option(help="Find out how long it takes by some seconds of work here, or leave it out.")
+    ] = Timing.measure,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Operations per second of another machine, such as 50e12, in place of trying this one."),
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.table,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a name on the hub; default: its default branch.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code", help="Run the code that comes with the model; needs a commit as --revision."
+        ),
+    ] = False,
+    with_traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
+) -> None:
+    """Say what memory, disk and time collecting two tasks and scoring all pairs will take.
+
+    The configuration of the model is enough; no weights are read.
+    """
+    with _told_errors(with_traceback):
+        from . import planning
+
+        network = load_model(
+            model, device="meta", config_only=True, revision=revision, trust_remote_code=trust_remote_code
+        )
+        found = planning.plan(
+            network,
+            samples_a=samples_a,
+            samples_b=samples_b,
+            tokens=tokens,
+            memory_budget=memory_budget,
+            keep="disk" if on_disk else "memory",
+            dtype=dtype.value,
+            store_dtype=None if store_dtype is None else store_dtype.value,
+            layers=layer,
+            attention=attention,
+            device=device,
+            timing=timing.value,
+            rate=rate,
+        )
+        _echo(json.dumps(found.to_dict(), indent=1, allow_nan=False) if form is Form.json else str(found))
 
 
 @store_app.command()
@@ -186,7 +267,7 @@ def load_model(
 
     Args:
         name_or_path: A local folder, or a name on the hub.
-        device: For example ``"cuda"``.
+        device: For example ``"cuda"``; ``"meta"`` with ``config_only``: shapes alone.
         config_only: Build the model with random weights instead of reading them.
         seed: Of these weights.
         revision: Branch, tag or commit of a name on the hub.
@@ -221,7 +302,8 @@ def load_model(
         auto = _auto_class(config)
         if config_only:
             torch.manual_seed(seed)
-            built = auto.from_config(config, dtype=torch.float32, **_code_options(config, auto, options))
+            with place if place.type == "meta" else nullcontext():  # shapes alone take no memory
+                built = auto.from_config(config, dtype=torch.float32, **_code_options(config, auto, options))
         else:
             built = auto.from_pretrained(source, config=config, dtype=torch.float32, **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:

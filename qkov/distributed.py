@@ -159,12 +159,12 @@ class Ranks:
         Raises:
             RanksDifferError: If samples, options or arguments differ between ranks.
         """
-        self.together.require_same("compare metrics", _described(metric, task_a, task_b, options), "a metric", SAME)
         if options.get("scores_path") is not None and self.size > 1:
             raise OptionError(
                 "scores_path is for one process: ranks send each other the scores of their layers. Leave it out, or "
                 "score on one rank."
             )
+        self.together.require_same("compare metrics", _described(metric, task_a, task_b, options), "a metric", SAME)
         shared = copy.copy(metric)
         mine = range(self.rank, len(metric.config.layers), self.size)
         shared._over_slices = functools.partial(metric._over_slices, places=mine)

@@ -315,7 +315,7 @@ def test_causal_class_is_chosen_by_what_the_checkpoint_was_saved_as():
         assert cli._auto_class(config) is expected, config.architectures
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"], ["plan", "--help"]], ids=" ".join)
 def test_help_imports_no_torch(arguments):
     command = (
         "import sys, qkov.cli\n"
@@ -324,7 +324,8 @@ def test_help_imports_no_torch(arguments):
         "finally:\n    print([name for name in ('torch', 'transformers', 'numpy', 'rich') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "inspect" in done.stdout
+    assert " ".join(arguments[:-1]) in done.stdout
+    assert "Usage" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -341,3 +342,45 @@ def test_module_runs_as_a_program(folders):
     usage = subprocess.run([sys.executable, "-m", "qkov", "inspekt"], cwd=ROOT, capture_output=True, text=True)
     assert usage.returncode == 2
     assert "python -m qkov" in usage.stderr
+
+
+def planned(*arguments):
+    sizes = ["--samples-a", 7, "--samples-b", 5, "--tokens", 9, "--timing", "skip"]
+    return CliRunner().invoke(cli.app, ["plan", *map(str, [*arguments, *sizes])])
+
+
+def test_plan_needs_a_configuration_alone(folders, tmp_path):
+    (tmp_path / "config.json").write_bytes((folders / "llama" / "config.json").read_bytes())
+    shown = planned(tmp_path)
+    assert shown.exit_code == 0, shown.output
+    assert "7 + 5 samples of 9 tokens; 2 layers, 32 slices" in shown.stdout
+    said = json.loads(planned(tmp_path, "--format", "json", "--store", "--dtype", "bfloat16", "--layer", 1).stdout)
+    assert (said["keep"], said["dtype"], said["num_layers"], said["seconds"]) == ("disk", "bfloat16", 1, None)
+    real = json.loads(planned(folders / "llama", "--format", "json").stdout)
+    assert real["num_parameters"] == said["num_parameters"]
+    assert real["factor_bytes"] == 2 * said["factor_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["missing"], 4, "There is no folder"),
+        (["empty"], 4, "cannot be loaded"),
+        (["mamba"], 4, "attention"),
+        (["llama", "--samples-a", "0"], 2, "samples_a is 0"),
+        (["gpt2", "--tokens", "33"], 2, "holds 0 to 31"),
+        (["llama", "--memory-budget", "much"], 2, "memory_budget='much'"),
+        (["llama", "--memory-budget", "2MB", "--store"], 8, "a pass of a single sample"),
+        (["llama", "--rate", "-1"], 2, "rate is -1"),
+        (["llama", "--layer", "7"], 2, "valid layers are 0-1"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
+def test_plan_ends_with_the_status_of_its_error(folders, arguments, status, message):
+    sizes = {"--samples-a": "7", "--samples-b": "5", "--tokens": "9", "--timing": "skip"}
+    rest = [word for pair in sizes.items() if pair[0] not in arguments for word in pair]
+    found = CliRunner().invoke(cli.app, ["plan", str(folders / arguments[0]), *arguments[1:], *rest])
+    assert found.exit_code == status, found.output
+    assert message in found.stderr
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import transformers
 from typer.testing import CliRunner
 
 from qkov import cli
@@ -63,6 +64,17 @@ def test_example_has_at_most_12_lines_of_code():
 
 def test_example_of_statistics_has_8_lines():
     assert len(next(one for one in BLOCKS if "QKOVStatistics" in one).splitlines()) == 8
+
+
+def test_plan_prints_what_is_shown(tmp_path, monkeypatch):
+    """The sizes of Llama-3-8B; nothing of this machine is in it, as the time is at a given rate and the device a GPU."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
+    config = transformers.LlamaConfig(vocab_size=128256, architectures=["LlamaForCausalLM"], **sizes)
+    config.save_pretrained(tmp_path / "llama-3-8b")
+    command, shown = re.search(r"```\npython -m qkov (plan .*)\n```\n\n```\n(.*?)```", TEXT, flags=re.DOTALL).groups()
+    found = CliRunner().invoke(cli.app, shlex.split(command))
+    assert (found.exit_code, found.stdout) == (0, shown)
 
 
 def test_the_two_commands_are_those_of_continuous_integration():
