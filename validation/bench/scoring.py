@@ -35,12 +35,12 @@ def timed(make):
     return clock.Timed(score, lambda: forget(make()))
 
 
-def collected(sizes):
-    """A collector of really collected samples of one layer."""
+def collected(sizes, num_samples):
+    """A collector of really collected samples of one layer, so many of each task."""
     model = shapes.gpt2(sizes, layers=1, vocabulary=min(256, sizes.vocabulary))
     collector = qkov.FisherCollector()
     for task, seed in (("a", 1), ("b", 2)):
-        batch = shapes.tokens(sizes.samples, sizes.tokens, model.config.vocab_size, seed)
+        batch = shapes.tokens(num_samples, sizes.tokens, model.config.vocab_size, seed)
         collector.collect_fisher(model, batch, task, progress=False)
     return collector
 
@@ -76,7 +76,7 @@ def measure(sizes, say=None):
         )
         for n, length in asked
     }
-    real = collected(sizes)
+    real = collected(sizes, sizes.samples)
     operations = shapes.scoring_operations(parameters, sizes.samples, sizes.samples, sizes.tokens)
     cells["collected"] = operations, timed(lambda: real)
     score(pool.collector(*(2 * [min(n for n, _ in asked)]), min(length for _, length in asked)))  # first calls

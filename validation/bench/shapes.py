@@ -48,13 +48,14 @@ QUICK = Sizes(
 )  # fmt: skip
 
 
-def gpt2(sizes, *, layers=None, vocabulary=None, seed=0):
+def gpt2(sizes, *, layers=None, vocabulary=None, seed=0, attention="sdpa"):
     """GPT-2 with random weights, in eval mode."""
     import transformers
 
     config = transformers.GPT2Config(
         vocab_size=vocabulary or sizes.vocabulary, n_embd=sizes.hidden, n_layer=layers or sizes.layers,
         n_head=sizes.heads, n_positions=512, use_cache=False, bos_token_id=1, eos_token_id=1,
+        attn_implementation=attention,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
