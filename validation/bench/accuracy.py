@@ -8,8 +8,6 @@ from qkov import formula, reference
 from . import shapes
 from .goals import Measured
 
-SOURCES = ("qkov/scoring.py", "qkov/tiles.py", "qkov/interference.py", "qkov/formula.py", "qkov/fisher.py",
-           "qkov/gradients.py", "qkov/reference.py")  # fmt: skip
 HEADS = 3  # of each layer that the reference scores; its loops take a second for each
 
 

@@ -14,16 +14,13 @@ import torch
 
 @dataclass(frozen=True)
 class Timed:
-    """Something to time: ``run(prepared)``, where ``prepare()`` is called before the clock starts.
-
-    ``keep`` receives what the last run returned, for comparisons of results.
-    """
+    """Something to time: ``run()``, or ``run(prepare())`` where ``prepare`` is called before the clock starts."""
 
     run: Callable
     prepare: Callable | None = None
 
     def seconds(self, results=None, name=None):
-        """Process time of one call."""
+        """Process time of one call; ``results[name]`` takes what it returned."""
         prepared = () if self.prepare is None else (self.prepare(),)
         gc.collect()
         start = time.process_time()
@@ -84,8 +81,8 @@ def relative_rates(cells, square, *, repeats, say=None):
         cells: ``{name: (operations, Timed)}``. square: A :class:`Square`.
 
     Returns:
-        ``{name: {"rate": median, "rates": [...], "seconds": [...], "operations": number}}``, and under ``None`` the
-        operations per second of the square products: ``{"median": ..., "all": [...]}``.
+        ``{name: {"rate": median, "rates": [...], "seconds": [...], "operations": number}}``, and the operations per second of
+        the square products, ``{"median": ..., "all": [...]}``.
     """
     timed = square.timed()
     timed.seconds()

@@ -11,8 +11,6 @@ from qkov import FisherCollector
 from . import clock, shapes
 from .goals import Measured
 
-SOURCES = ("qkov/gradients.py", "qkov/passes.py", "qkov/collector.py", "qkov/losses.py", "qkov/sample_rows.py")
-
 
 def operations(config, length, *, visible=None):
     """Operations of one sample of GPT-2: ``{"forward": ..., "backward": ...}``.

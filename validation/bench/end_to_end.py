@@ -14,8 +14,6 @@ from . import clock, shapes, stacked
 from .collection import operations
 from .goals import DisagreementError, Measured
 
-SOURCES = ("qkov/scoring.py", "qkov/tiles.py", "qkov/interference.py", "qkov/formula.py", "qkov/fisher.py",
-           "qkov/gradients.py", "qkov/passes.py", "qkov/collector.py", "qkov/losses.py")  # fmt: skip
 BOUND = 1e-5
 TOKENS_A_PASS = 512  # as in qkov.passes on a CPU
 
@@ -87,7 +85,9 @@ def measure(sizes, say=None):
     # vmap knows no fused attention on a CPU and would take it apart, sample by sample; written out it is its faster way.
     eager = shapes.gpt2(sizes, layers=layers, vocabulary=vocabulary, attention="eager")
     weights, of_eager = attention_weights(model, config), attention_weights(eager, config)
-    batches = {name: shapes.tokens(sizes.samples, sizes.tokens, vocabulary, seed) for name, seed in (("a", 1), ("b", 2))}
+    batches = {
+        name: shapes.tokens(sizes.samples, sizes.tokens, vocabulary, seed) for name, seed in (("a", 1), ("b", 2))
+    }
     variants = {
         "ours": clock.Timed(lambda: ours(model, batches)),
         "autograd": clock.Timed(lambda: other_route(one_by_one, model, config, weights, batches)),

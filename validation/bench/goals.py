@@ -41,6 +41,7 @@ GOALS = (
     Goal("vmap", "end_to_end", "time / torch.func's per-sample gradients and stacked products, end to end", SHOWN),
     Goal("opacus", "libraries", "time / Opacus, dot products of per-sample gradients", AT_MOST, 0.80, None,
          "0.59-0.72"),
+    Goal("opacus-all", "libraries", "the same with no weight frozen for Opacus", SHOWN),
     Goal("kronfluence", "libraries", "time / Kronfluence, pairwise scores with the identity", AT_MOST, 0.90, None,
          "0.66-0.80"),
     Goal("pair-loop", "pair_loop", "time of a loop over pairs, layers, heads and blocks / time", AT_LEAST, 12, None,
@@ -83,7 +84,9 @@ def require_agreement(found, expected, bound, what):
     scale = float(np.abs(expected).max())
     difference = float(np.abs(found - expected).max()) / scale if scale > 0 else math.nan
     if not difference <= bound:
-        raise DisagreementError(f"{what}: numbers differ by {difference:.2g} of the largest; expected at most {bound:g}.")
+        raise DisagreementError(
+            f"{what}: numbers differ by {difference:.2g} of the largest; expected at most {bound:g}."
+        )
     return difference
 
 

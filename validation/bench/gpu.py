@@ -10,8 +10,6 @@ from . import shapes
 from .goals import Measured, NotRunError
 from .scoring import forget
 
-SOURCES = ("qkov/scoring.py", "qkov/tiles.py", "qkov/interference.py", "qkov/formula.py", "qkov/fisher.py",
-           "qkov/gradients.py")  # fmt: skip
 SQUARE = 8192
 CALLS = 5
 

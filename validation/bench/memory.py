@@ -16,8 +16,6 @@ from pathlib import Path
 from . import shapes
 from .goals import Measured, NotRunError
 
-SOURCES = ("qkov/scoring.py", "qkov/tiles.py", "qkov/interference.py", "qkov/gradients.py", "qkov/passes.py",
-           "qkov/collector.py")  # fmt: skip
 ROOT = Path(__file__).resolve().parents[2]
 STATUS = Path("/proc/self/status")
 
@@ -45,7 +43,9 @@ def peak_beyond_baseline(sizes):
     vocabulary = shapes.scaled_vocabulary(sizes, layers)
     model = shapes.gpt2(sizes, layers=layers, vocabulary=vocabulary)
     ours(model, {name: shapes.tokens(2, 8, vocabulary, 3) for name in "ab"})
-    batches = {name: shapes.tokens(sizes.samples, sizes.tokens, vocabulary, seed) for name, seed in (("a", 1), ("b", 2))}
+    batches = {
+        name: shapes.tokens(sizes.samples, sizes.tokens, vocabulary, seed) for name, seed in (("a", 1), ("b", 2))
+    }
     full = 2 * sizes.samples * 4 * shapes.slice_parameters(qkov.QKOVConfig.from_model(model))
     gc.collect()
     baseline = resident()
@@ -94,5 +94,7 @@ def measure(sizes, say=None):
 
 
 if __name__ == "__main__":
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(sys.argv[1]).items()}
+    given = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(sys.argv[1]).items()
+    }
     print(json.dumps(peak_beyond_baseline(shapes.Sizes(**given))))

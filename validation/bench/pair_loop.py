@@ -16,8 +16,6 @@ from . import clock
 from .goals import DisagreementError, Measured, require_agreement
 from .scoring import collected, forget
 
-SOURCES = ("qkov/scoring.py", "qkov/tiles.py", "qkov/interference.py", "qkov/formula.py", "qkov/fisher.py",
-           "qkov/gradients.py")  # fmt: skip
 FLOOR, RIDGE = 1e-10, 1e-8
 BOUND = 1e-5
 

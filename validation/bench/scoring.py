@@ -12,9 +12,6 @@ import qkov
 from . import clock, shapes
 from .goals import Measured
 
-SOURCES = ("qkov/scoring.py", "qkov/tiles.py", "qkov/interference.py", "qkov/formula.py", "qkov/fisher.py",
-           "qkov/gradients.py")  # fmt: skip
-
 
 def score(collector):
     """Score all pairs of a collector."""

@@ -8,8 +8,6 @@ from qkov import FisherCollector
 from . import shapes
 from .goals import Measured
 
-SOURCES = ("qkov/store.py", "qkov/shards.py", "qkov/keeping.py", "qkov/gradients.py", "qkov/store_contents.py")
-
 
 def full_bytes(config, itemsize=4):
     """Bytes of one sample's gradient of all attention weights."""
