@@ -26,7 +26,7 @@ def parse_arguments(arguments):
     parser = argparse.ArgumentParser(prog="python -m validation.bench", description=__doc__.split("\n\n")[0])
     names = [*(goal.name for goal in goals.GOALS), *goals.GROUPS]
     parser.add_argument("--only", action="append", default=[], metavar="ROW", choices=names,
-                        help=f"a goal or a group, may be repeated; all goals of its group are measured: {', '.join(names)}")  # fmt: skip
+                        help=f"one of {', '.join(names)}, may be repeated; a group is measured whole")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that all runs; no goal applies")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="cuda measures the rows of a GPU too")
     parser.add_argument("--require-gpu", action="store_true", help="end with 1 if no row of a GPU could be measured")

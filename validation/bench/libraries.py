@@ -3,7 +3,9 @@
 Opacus forms every sample's gradient of the attention weights, which are then multiplied slice by slice. Kronfluence forms
 its pairwise scores with the strategy "identity", which are dot products too, a module each. Ours is variant "dot" of all
 slices; both must give the same numbers. Every route runs passes of the same number of tokens. Kronfluence freezes all
-weights by itself; with Opacus it is done by hand for the goal, and shown as well how long it takes if it is not. Neither package is needed by qkov: ``nox -s bench`` installs them, and what is missing is not run.
+weights by itself; with Opacus it is done by hand for the goal, and shown as well is how long it takes if it is not.
+
+Neither package is needed by qkov: ``nox -s bench`` installs them, and what is missing is not run.
 """
 
 import copy

@@ -80,8 +80,8 @@ def read(path=PATH, root=committed.ROOT):
     Returns:
         ``{"rows": [...], "groups": {...}, "complaints": [...]}``. A row holds name, group, says, direction, hold, stretch,
         prototype, value, status ("held", "missed", "wrong", "not run"), reason, conditions, changed (sources that are not
-        those measured). Groups hold machine, seconds and details. Complaints are sentences about numbers of the present sources: two
-        routes that disagree, or a goal that is missed without a reason.
+        those measured). Groups hold machine, seconds and details. Complaints are sentences about numbers of the present
+        sources: two routes that disagree, or a goal that is missed without a reason.
     """
     document = load(path) or {"groups": {}}
     rows = []
