@@ -29,6 +29,9 @@ The file formats are the interface between the two packages:
                      keys are described in `validation/store/evidence.py`
     mutants   files (file, mutants, killed, survived, wording, wording_survived, seconds, survivors), stale (files whose rows
               are of other sources), complaints (sentences about the others): what `validation.mutant_record` reads
+    bench     rows (name, group, says, direction, hold, stretch, prototype, value, conditions, status "held", "missed", "wrong" or
+              "not run", reason, changed: sources other than those measured), groups (machine, seconds, details),
+              complaints: what `validation.bench.record` reads
     not_run   what, reason
     summary   numbers of the run as a whole
 
@@ -199,6 +202,8 @@ def count(evidence):
         "bad_input": (passed, failed, not_run), "statistics": (passed, failed, 0), ...}`, the last for each of `STUDIES` over
         this build's rows, those of the long run and complaints about it. `"mutants": (files as promised, complaints, 0)`,
         where any figure is of the present sources; files that are stale are among the things not run.
+        `"bench": (goals held, complaints, 0)` likewise; a goal that is missed, with its reason, is in neither number and is
+        named on its page.
         Things that the run names as not run count among the checks, so that leaving something out shows; a law that
         does not cover a family counts as not run among the families.
     """
@@ -225,7 +230,15 @@ def count(evidence):
         ),
         **{name: count_study(evidence, name) for name in STUDIES},
         **count_mutants(evidence.get("mutants", {})),
+        **count_bench(evidence.get("bench", {})),
     }
+
+
+def count_bench(bench):
+    """Goals of speed and memory that are held by the present sources; nothing where no number is of them."""
+    current = [row for row in bench.get("rows", ()) if not row["changed"] and row["status"] != "not run"]
+    held = sum(row["status"] == "held" for row in current)
+    return {"bench": (held, len(bench["complaints"]), 0)} if current else {}
 
 
 def count_mutants(mutants):

@@ -36,6 +36,7 @@ from . import (
     tasks,
     trained,
 )
+from .bench import record as bench_record
 from .store import evidence as store_evidence
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -116,7 +117,7 @@ def gather(options):
     results, planted = results + of_statistics, planted + wrong_statistics
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
     studies = {name: timed(name, measure_study, name, options) for name in STUDIES}
-    mutants = mutant_record.read()
+    mutants, speed = mutant_record.read(), bench_record.read()
     for row in rows:
         row["notes"] = "; ".join(filter(None, [row["notes"], records.get(row["name"], "")]))
     evidence = {
@@ -132,7 +133,14 @@ def gather(options):
         **studies,
         **{f"{name}_long": module.EVIDENCE.read() for name, module in STUDIES.items()},
         "mutants": mutants,
-        "not_run": [*not_run, *determinism.omissions(repeated), *omissions(options), *mutant_record.omissions(mutants)],
+        "bench": speed,
+        "not_run": [
+            *not_run,
+            *determinism.omissions(repeated),
+            *omissions(options),
+            *mutant_record.omissions(mutants),
+            *bench_record.omissions(speed),
+        ],
     }
     evidence["summary"] = summarise(evidence)
     return evidence, seconds

@@ -5,6 +5,12 @@ square float32 product between them. Exit status 1 if a goal is missed, if two r
 without a CUDA device.
 """
 
+import os
+
+# Read by numerical libraries when they are loaded; times of several threads would be sums.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"
+
 import argparse
 import importlib
 import sys
@@ -75,7 +81,8 @@ def measure_group(group, sizes, device):
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in OWN:
             raise
-        measured = goals.Measured({}, {}, not_run=dict.fromkeys(names, f"{error.name} is not installed"))
+        reason = f"{error.name} is not installed" if error.name else str(error)
+        measured = goals.Measured({}, {}, not_run=dict.fromkeys(names, reason))
     rows = goals.rows_of(group, measured)
     return {"seconds": round(time.perf_counter() - started, 1), "rows": rows, "details": measured.details}
 
@@ -112,31 +119,37 @@ def main(arguments=None):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        found = measure_all(options)
-        about = machine.record()
+        found = measure_all(options, machine.record())
     finally:
         torch.set_num_threads(threads)
     rows = [row for group in found.values() for row in group["rows"]]
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    document = {"format": record.FORMAT, "quick": options.quick}
-    document["groups"] = {group: {"machine": about, **one} for group, one in found.items()}
-    options.output.write_text(record.written(document), encoding="utf-8")
-    if options.commit_evidence:
-        record.update(found, about)
     for one in table(rows, options.quick):
         print(escaping.for_terminal(one), flush=True)
     say(f"bench: {sum(group['seconds'] for group in found.values()):.0f} s, written to {options.output.name}")
     return exit_status(rows, quick=options.quick, require_gpu=options.require_gpu)
 
 
-def measure_all(options):
-    """Measure the groups that were asked for, one after another."""
+def measure_all(options, about):
+    """Measure the groups that were asked for, one after another; each is written as soon as it is there.
+
+    Args:
+        options: Of the command line. about: The machine.
+
+    Returns:
+        ``{group: what it holds}``, as in the record.
+    """
     found = {}
     sizes = shapes.QUICK if options.quick else shapes.FULL
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     for group in chosen_groups(options.only):
         say(f"{group} ...")
-        found[group] = measure_group(group, sizes, options.device)
-        say(f"{group}: {found[group]['seconds']} s")
+        one = measure_group(group, sizes, options.device)
+        say(f"{group}: {one['seconds']} s")
+        found[group] = {"machine": about, **one}
+        document = {"format": record.FORMAT, "quick": options.quick, "groups": found}
+        options.output.write_text(record.written(document), encoding="utf-8")
+        if options.commit_evidence:
+            record.update({group: one}, about)
     return found
 
 

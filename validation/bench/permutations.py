@@ -90,6 +90,7 @@ def measure(sizes, say=None):
         },
         details={
             "seconds": seconds,
+            "rates": rows["engine"]["rates"],
             "square product, operations per second": square["median"],
             "largest difference": difference,
             "whole test with p values, seconds": clock.Timed(whole).seconds(),
