@@ -29,8 +29,8 @@ The file formats are the interface between the two packages:
                      keys are described in `validation/store/evidence.py`
     mutants   files (file, mutants, killed, survived, wording, wording_survived, seconds, survivors), stale (files whose rows
               are of other sources), complaints (sentences about the others): what `validation.mutant_record` reads
-    bench     rows (name, group, says, direction, hold, stretch, prototype, value, conditions, status "held", "missed", "wrong" or
-              "not run", reason, changed: sources other than those measured), groups (machine, seconds, details),
+    bench     rows (name, group, says, direction, hold, stretch, prototype, value, conditions, status ("held", "missed",
+              "wrong", "not run"), reason, changed: sources other than those measured), groups (machine, seconds, details),
               complaints: what `validation.bench.record` reads
     not_run   what, reason
     summary   numbers of the run as a whole

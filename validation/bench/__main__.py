@@ -143,7 +143,8 @@ def measure_all(options, about):
     options.output.parent.mkdir(parents=True, exist_ok=True)
     for group in chosen_groups(options.only):
         say(f"{group} ...")
-        one = measure_group(group, sizes, options.device)
+        hashes = record.source_hashes(group)  # before it takes its time, in which somebody may edit
+        one = {"sources": hashes, **measure_group(group, sizes, options.device)}
         say(f"{group}: {one['seconds']} s")
         found[group] = {"machine": about, **one}
         document = {"format": record.FORMAT, "quick": options.quick, "groups": found}

@@ -22,7 +22,6 @@ class Timed:
     def seconds(self, results=None, name=None):
         """Process time of one call; ``results[name]`` takes what it returned."""
         prepared = () if self.prepare is None else (self.prepare(),)
-        gc.collect()
         start = time.process_time()
         result = self.run(*prepared)
         took = time.process_time() - start
@@ -67,6 +66,7 @@ def interleaved(variants, *, repeats, say=None):
     """
     seconds, results = {name: [] for name in variants}, {}
     for round_number in range(repeats):
+        gc.collect()
         for name, timed in variants.items():
             seconds[name].append(timed.seconds(results, name))
             if say is not None:
@@ -89,6 +89,7 @@ def relative_rates(cells, square, *, repeats, say=None):
     found = {name: {"rates": [], "seconds": [], "operations": float(count)} for name, (count, _) in cells.items()}
     squares = []
     for round_number in range(repeats):
+        gc.collect()
         before = timed.seconds()
         for name, (operations, cell) in cells.items():
             took, after = cell.seconds(), timed.seconds()

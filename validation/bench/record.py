@@ -23,17 +23,17 @@ def source_hashes(group, root=committed.ROOT):
     return committed.CommittedEvidence(PATH, FORMAT, patterns(group)).source_hashes(root)
 
 
-def update(found, machine, path=PATH, root=committed.ROOT):
+def update(found, machine, path=PATH):
     """Put groups in; the others keep their numbers, their machine and their hashes.
 
     Args:
-        found: ``{group: {"seconds": ..., "rows": [...], "details": {...}}}``.
+        found: ``{group: {"sources": hashes, "seconds": ..., "rows": [...], "details": {...}}}``.
         machine: From :func:`validation.bench.machine.record`.
     """
     document = load(path) or {"format": FORMAT, "groups": {}}
     kept = document["groups"]
     for group, one in found.items():
-        kept[group] = {"machine": machine, "sources": source_hashes(group, root), **one}
+        kept[group] = {"machine": machine, **one}
     document["groups"] = {group: kept[group] for group in goals.GROUPS if group in kept}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
