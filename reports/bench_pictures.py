@@ -1,7 +1,7 @@
 """Pictures of speed and memory: how near the limit scoring is, how it grows, other routes, bytes."""
 
 import numpy as np
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from qkov import plots
 
@@ -59,7 +59,7 @@ def draw_limit(evidence):
         axis.invert_yaxis()
         axis.set_xlim(0, max(1.02, 1.05 * max(max(rates) for rates in cells.values())))
         axis.axvline(1, color=LIMIT, linewidth=0.8)
-        axis.set_xlabel("points: rounds; blue: median; red: goal; 1 is the limit")
+        axis.set_xlabel("points: rounds; blue: median; orange: goal; 1 is the limit")
     return figure
 
 
@@ -108,6 +108,7 @@ def logarithmic(axis, sizes):
     axis.set_yscale("log")
     axis.set_xticks(sizes, [str(one) for one in sizes])
     axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(ScalarFormatter())
     axis.yaxis.set_minor_formatter(NullFormatter())
 
@@ -156,5 +157,5 @@ def draw_memory(evidence):
         axis.set_yticks(range(len(shown) + 1), [*shown.values(), "full gradients, stacked"], fontsize=8)
         axis.invert_yaxis()
         axis.set_xlim(0, 1.05)
-        axis.set_xlabel("red: goal")
+        axis.set_xlabel("orange: goal")
     return figure

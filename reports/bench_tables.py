@@ -3,6 +3,10 @@
 The numbers are committed; where the measured sources have changed since, the row says so, and it is not counted as held.
 """
 
+from types import SimpleNamespace
+
+from validation.bench import collection, shapes
+
 from .tables import cell, table, unique
 
 OF_OTHER_SOURCES = "of other sources"
@@ -53,7 +57,7 @@ def short(value):
         return "–"
     if abs(value) >= 100:
         return f"{value:.0f}"
-    return f"{value:.1e}" if abs(value) < 1e-2 else f"{value:.3g}"
+    return f"{value:.1e}" if abs(value) < 1e-2 else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def goals_table(evidence):
@@ -69,7 +73,7 @@ def goals_table(evidence):
 def conditions_table(evidence):
     """How each number was taken, and why one is missed or missing."""
     lines = [[row["name"], row["conditions"], row["reason"]] for row in rows_of(evidence)]
-    return table(["`--only`", "at what size", "remark"], lines) if lines else NOTHING
+    return table(["name", "at what size", "remark"], lines) if lines else NOTHING
 
 
 def scoring_table(evidence):
@@ -119,7 +123,9 @@ def state(evidence):
             "as not run."
         )
     parts += [f"{row['says']}: {VERDICTS[row['status']]}. {row['reason'] or 'No reason is given.'}" for row in missed]
-    parts += [f"{row['says']}: not run, as {row['reason']}." for row in missing]
+    for reason in unique(row["reason"] for row in missing):
+        names = ", ".join(row["name"] for row in missing if row["reason"] == reason)
+        parts.append(f"{names}: not run, as {reason}.")
     if not rows:
         parts.append("No record of speed and memory was read.")
     if not parts:
@@ -134,7 +140,7 @@ def bench_numbers(evidence):
     with_goal = [row for row in current if row["hold"] is not None]
     square = details_of(evidence, "scoring").get("square product, operations per second")
     counted = details_of(evidence, "scoring").get("exponents of the operations", {})
-    return {
+    return operations_in_words() | {
         "bench_goals": sum(row["hold"] is not None for row in rows),
         "bench_held": sum(row["status"] == "held" for row in with_goal),
         "bench_missed": sum(row["status"] in ("missed", "wrong") for row in with_goal),
@@ -143,3 +149,19 @@ def bench_numbers(evidence):
         "bench_operations_n": f"{counted['n']:.2f}" if counted else "(not measured)",
         "bench_operations_t": f"{counted['t']:.2f}" if counted else "(not measured)",
     }  # fmt: skip
+
+
+def operations_in_words(n=100, length=128):
+    """Counts for GPT-2 small: building and scoring one layer in 10⁹ operations, and collecting over that of all layers."""
+    sizes = shapes.FULL
+    parameters = 4 * sizes.hidden**2
+    both = shapes.scoring_operations(parameters, n, n, length)
+    pairs = shapes.scoring_operations(parameters, n, n, 0)
+    model = SimpleNamespace(n_embd=sizes.hidden, n_layer=sizes.layers, vocab_size=sizes.vocabulary, n_inner=None)
+    collected = 2 * n * sum(collection.operations(model, length).values())
+    return {
+        "bench_layer": f"{both / 1e9:.0f}",
+        "bench_building": f"{(both - pairs) / 1e9:.0f}",
+        "bench_pairs": f"{pairs / 1e9:.0f}",
+        "bench_collecting": f"{collected / both / sizes.layers:.1f}",
+    }

@@ -47,10 +47,10 @@ def test_a_value_that_is_no_number_is_kept_as_none_and_wrong():
 
 
 def test_agreement_is_relative_to_the_largest_entry():
-    expected = np.array([1.0, -200.0])
-    assert goals.require_agreement(expected + [0, 1e-3], expected, 1e-5, "x") == pytest.approx(5e-6)
+    expected, shift = np.array([1.0, -200.0]), np.array([0.0, 1e-3])
+    assert goals.require_agreement(expected + shift, expected, 1e-5, "x") == pytest.approx(5e-6)
     with pytest.raises(goals.DisagreementError, match="x: numbers differ by 5e-06"):
-        goals.require_agreement(expected + [0, 1e-3], expected, 4e-6, "x")
+        goals.require_agreement(expected + shift, expected, 4e-6, "x")
 
 
 @pytest.mark.parametrize("found", [[1.0, float("nan")], [1.0], [], [0.0, 0.0]])

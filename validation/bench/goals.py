@@ -30,7 +30,7 @@ class Goal:
 
 
 GOALS = (
-    Goal("scoring", "scoring", "scoring rate / square float32 product, n >= 50, T >= 128", AT_LEAST, 0.65, 0.80,
+    Goal("scoring", "scoring", "scoring rate / square float32 product, n ≥ 50, T ≥ 128", AT_LEAST, 0.65, 0.80,
          "0.72-0.89"),
     Goal("scoring-short", "scoring", "the same, T = 32-64, n = 50", AT_LEAST, 0.50, None, "0.56-0.70"),
     Goal("growth-n", "scoring", "exponent of the scoring time in n, 25 to 200", AT_MOST, 1.4, None, "1.20"),

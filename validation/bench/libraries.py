@@ -123,7 +123,7 @@ def missing(name):
             warnings.simplefilter("ignore")
             importlib.import_module(name)
     except ModuleNotFoundError as error:
-        return f"{error.name} is not installed; `nox -s bench` installs what the group bench of pyproject.toml names"
+        return f"{error.name} is not installed; nox -s bench installs what the group bench of pyproject.toml names"
     return ""
 
 

@@ -105,7 +105,7 @@ def row_of(goal, said, other_sources):
     """One row as the page shows it."""
     row = {name: getattr(goal, name) for name in ("name", "group", "says", "direction", "hold", "stretch", "prototype")}
     if said is None:
-        reason = f"it is not in the record; `{COMMAND}` measures it"
+        reason = f"it is not in the record: {COMMAND} measures it"
         return row | {"value": None, "status": goals.NOT_RUN, "reason": reason, "conditions": "", "changed": []}
     status, reason = said["status"], said["reason"]
     if said["value"] is not None and status in (goals.HELD, goals.MISSED):
