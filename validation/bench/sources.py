@@ -13,7 +13,7 @@ SOURCES = {
     "pair_loop": (*_SCORING, *_GRADIENTS),
     "storage": (*_GRADIENTS, "qkov/keeping.py", "qkov/shards.py", "qkov/store.py", "qkov/store_contents.py"),
     "memory": (*_SCORING, *_COLLECTION),
-    "budget": (*_SCORING, *_COLLECTION, "qkov/memory.py", "qkov/pass_memory.py"),
+    "budget": ("validation/memory_peaks.py", "validation/evidence/memory_peaks.json"),
     "permutations": tuple(f"qkov/statistics/{name}.py" for name in ("exchange", "pair_forms", "relabelings")),
     "accuracy": (*_SCORING, *_GRADIENTS, "qkov/reference.py"),
     "gpu": (*_SCORING, *_GRADIENTS),
