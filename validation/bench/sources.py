@@ -1,6 +1,11 @@
 """Which sources a group measures: where one of them has changed, its committed numbers are of other code."""
 
-_SCORING = ("qkov/scoring.py", "qkov/tiles.py", "qkov/interference.py", "qkov/formula.py", "qkov/fisher.py")
+_SCORING = tuple(
+    f"qkov/{name}.py" for name in (
+        "scoring", "slice_scorer", "score_options", "sides", "tiles", "tile_halves", "factor_tiles", "denominators",
+        "interference", "formula", "fisher",
+    )
+)  # fmt: skip
 _GRADIENTS = ("qkov/gradients.py",)
 _COLLECTION = (*_GRADIENTS, "qkov/passes.py", "qkov/collector.py", "qkov/losses.py", "qkov/sample_rows.py")
 _HARNESS = ("validation/bench/clock.py", "validation/bench/shapes.py")
