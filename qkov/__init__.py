@@ -22,6 +22,8 @@ _HOME = {
     "QKOVInterferenceMetric": "interference",
     "Heatmap": "heatmap",
     "load_heatmap": "heatmap",
+    "PairSummary": "pair_summary",
+    "load_pair_summary": "pair_summary",
     # what heads attend to
     "score_head_types": "head_scoring",
     "HeadTypes": "head_types",

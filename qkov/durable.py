@@ -83,6 +83,57 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview], *, sync_name: bo
             sync_folder(path.parent)
 
 
+class PartFile:
+    """A file that is written at any place before it has its name, and then has it, whole and synced, or never.
+
+    Args:
+        path: Its name in the end. size: Its bytes; those never written are 0.
+
+    Raises:
+        DiskError: If the system refuses, here and in every method; the file has then not been named.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
+        self._handle: int | None = None
+        with refusals(path, "write"):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _flag("O_CLOEXEC") | _flag("O_BINARY")
+            self._handle = os.open(self._temporary, flags, 0o666)
+            try:
+                os.ftruncate(self._handle, size)
+            except BaseException:
+                self.discard()
+                raise
+
+    def write_at(self, place: int, data: bytes | memoryview) -> None:
+        """Write bytes from a place on."""
+        assert self._handle is not None, "written after its end"
+        with refusals(self.path, "write"):
+            os.lseek(self._handle, place, os.SEEK_SET)
+            _write_all(self._handle, data)
+
+    def finish(self) -> None:
+        """Sync the file, give it its name and sync that; an existing file of the name is replaced."""
+        assert self._handle is not None, "finished twice"
+        with refusals(self.path, "write"):
+            os.fsync(self._handle)
+            self._close()
+            os.replace(self._temporary, self.path)
+        sync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Remove what was written; after :meth:`finish` there is nothing to remove."""
+        self._close()
+        with contextlib.suppress(OSError):  # the error that led here is the one to report
+            os.unlink(self._temporary)
+
+    def _close(self) -> None:
+        if self._handle is not None:
+            handle, self._handle = self._handle, None
+            os.close(handle)
+
+
 def append(path: Path, data: bytes, *, size: int) -> None:
     """Append to a file that has ``size`` bytes, and sync it.
 

@@ -136,11 +136,34 @@ def parameter_gradient(factors, weight):
     return deltas.T @ inputs if weight.out_axis == 0 else inputs.T @ deltas  # stored [out, in], else Conv1D's [in, out]
 
 
-def squared_norm(factors, projection):
-    r"""Sum the squared gradient over all heads of a block without forming it: ``sum_tt' (U U^T)_tt' (V V^T)_tt'``."""
+def squared_norm(factors, projection, grams=None):
+    r"""Sum the squared gradient over all heads of a block without forming it: ``sum_tt' (U U^T)_tt' (V V^T)_tt'``.
+
+    Both Gram matrices are symmetric, so that of four quarters three are computed. ``grams`` is a dict that holds those of V
+    from one block of a layer to the next: Q, K and V read one tensor.
+    """
+    grams = {} if grams is None else grams
     parts = [slice_factors(factors, projection, unit) for unit in range(projection.num_units)]
-    heads, other = widened(torch.cat([head for head, _ in parts], dim=1)), widened(parts[0][1])
-    return float(((heads @ heads.T) * (other @ other.T)).sum(dtype=torch.float64).clamp_min(0))
+    other = parts[0][1]
+    if id(other) not in grams:
+        grams[id(other)] = other, _gram_quarters(widened(other))  # held, so that no other tensor gets its id
+    heads = _gram_quarters(widened(torch.cat([head for head, _ in parts], dim=1)))
+    first, second, between = (
+        (one * two).sum(dtype=torch.float64) for one, two in zip(heads, grams[id(other)][1], strict=True)
+    )
+    return float((first + second + 2 * between).clamp_min(0))
+
+
+def squared_norms(factors, layout):
+    """Return ``{block: squared norm}`` of all blocks of a layer; see :func:`squared_norm`."""
+    grams = {}
+    return {one.block: squared_norm(factors, one, grams) for one in layout.projections}
+
+
+def _gram_quarters(rows):
+    """Products of the first half of some rows with themselves, of the second, and of the first with the second."""
+    first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    return first @ first.T, second @ second.T, first @ second.T
 
 
 def squared_bias_norm(factors, projection):

@@ -13,15 +13,20 @@ layer) is NaN in every array and declared: by ``kv_index == -1`` for K and V, by
 else is refused, so it cannot reach an average.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from . import errors, escaping, head_types, labels, result_file
+from . import errors, escaping, head_types, labels, memory, result_file, score_files
 from .geometry import BLOCKS
+from .lazy_mapping import LazyMapping
 from .meaning import VARIANT_MEANING, describe_scores
+from .score_files import STORED, MappedScores
+from .slice_labels import SliceLabels, read_only, unit_name
+from .strongest import Strongest
 
 __all__ = ["VARIANT_MEANING", "Heatmap", "describe_scores", "load_heatmap"]
 
@@ -34,7 +39,8 @@ class Heatmap(Mapping):
     """Scores of task A's samples against task B's on every slice, with their labels, health and meaning.
 
     A mapping from block to ``{"scores", "layer_head_avg", "top_conflicts", "health"}``, everything on query heads; the
-    fields hold the truth. Arrays are copied, float64, contiguous and read-only.
+    fields hold the truth. Arrays are copied, float64, contiguous and read-only; but scores that are in files
+    (:class:`qkov.score_files.MappedScores`) stay there, and ``arrays`` shows them.
 
     Attributes:
         arrays: Block to scores ``[n_a, n_b, layers, units]``; units: ``heads`` for Q and O, ``kv_heads`` for K and V.
@@ -76,25 +82,17 @@ class Heatmap(Mapping):
     def __post_init__(self):
         for name in ("sample_a", "sample_b"):
             self._set(name, labels.checked_ids(getattr(self, name), name))
-        for name in ("layers", "heads", "kv_heads"):
-            self._set(name, labels.checked_numbers(getattr(self, name), name))
-        grid = (len(self.layers), len(self.heads))
-        present = np.ones(grid, bool) if self.present is None else np.array(self.present, bool)
-        self._set("present", _read_only(present, grid, "present"))
-        kv_index = labels.whole_array(self.kv_index, "kv_index")
-        self._set("kv_index", _read_only(kv_index, grid, "kv_index"))
-        if kv_index.size and not -1 <= kv_index.min() <= kv_index.max() < len(self.kv_heads):
-            raise errors.ShapeError(
-                f"kv_index runs from {kv_index.min()} to {kv_index.max()}; expected positions on an axis of"
-                f" {len(self.kv_heads)} kv heads, or -1 for none."
-            )
-        if (kv_index[~present] >= 0).any():
-            raise errors.ShapeError("kv_index gives a kv head to a query head that is not present; expected -1 there.")
+        found = SliceLabels.checked(self.layers, self.heads, self.kv_heads, self.kv_index, self.present)
+        self._set("slices", found)
+        for name in ("layers", "heads", "kv_heads", "kv_index", "present"):
+            self._set(name, getattr(found, name))
         self._set(
             "attributes", labels.checked_attributes(self.attributes, pairs=len(self.sample_a) * len(self.sample_b))
         )
         _check_blocks(self.arrays, "arrays")
-        self._set("arrays", {block: self._checked_scores(block) for block in BLOCKS})
+        self._set("_stored", {block: self._checked_scores(block) for block in BLOCKS})
+        shown = {block: one.view if isinstance(one, MappedScores) else one for block, one in self._stored.items()}
+        self._set("arrays", shown)
         self._set("health", self._checked_health())
         if self.head_types is not None:
             self._set("head_types", head_types.fitting(self.head_types, self))
@@ -103,26 +101,34 @@ class Heatmap(Mapping):
         object.__setattr__(self, name, value)
 
     def _checked_scores(self, block):
-        shape = (len(self.sample_a), len(self.sample_b), *self._slice_shape(block))
-        # Adding zero copies and turns -0.0 into 0.0, so that equal results are equal in every bit.
-        scores = np.add(self.arrays[block], 0.0, dtype=np.float64, order="C")
+        shape = (len(self.sample_a), len(self.sample_b), *self.slices.shape(block))
+        scores = self.arrays[block]
+        if mapped := isinstance(scores, MappedScores):
+            finite, missing = scores.finite, scores.missing
+        else:
+            # Adding zero copies and turns -0.0 into 0.0, so that equal results are equal in every bit.
+            scores = np.add(scores, 0.0, dtype=np.float64, order="C")
         if scores.shape != shape:
             raise errors.ShapeError(
                 f"Scores of block {block} have shape {scores.shape}; expected [n_a, n_b, layers, units] = {shape}."
             )
         exists = self.exists(block)
-        wrong = (~np.isfinite(scores)).any((0, 1)) & exists
+        if not mapped:
+            finite, missing = np.isfinite(scores).all((0, 1)), np.isnan(scores).all((0, 1))
+        wrong = ~finite & exists
         if wrong.any():
             layer, unit = np.argwhere(wrong)[0]
             raise errors.NonFiniteError(
-                f"Block {block}, layer {self.layers[layer]}, {_unit_name(block)} {self._units(block)[unit]} holds a"
+                f"Block {block}, layer {self.layers[layer]}, {unit_name(block)} {self.slices.units(block)[unit]} holds a"
                 f" score that is NaN or infinite ({wrong.sum()} slices do). If the model lacks that slice, declare it"
                 " with present or kv_index."
             )
-        if not np.isnan(scores[:, :, ~exists]).all():
+        if not missing[~exists].all():
             raise errors.ShapeError(f"Block {block} holds a number in a slice declared absent; expected NaN there.")
+        if mapped:
+            return scores
         scores[:, :, ~exists] = np.nan  # one NaN of the many bit patterns
-        return _read_only(scores, shape, block)
+        return read_only(scores, shape, block)
 
     def _checked_health(self):
         health = self.health or {block: {} for block in BLOCKS}
@@ -134,44 +140,60 @@ class Heatmap(Mapping):
             checked[block] = {}
             for stat in sorted(health[block]):
                 values = np.add(health[block][stat], 0.0, dtype=np.float64, order="C")
-                values = _read_only(values, self._slice_shape(block), f"health[{block!r}][{stat!r}]", freeze=False)
+                values = read_only(values, self.slices.shape(block), f"health[{block!r}][{stat!r}]", freeze=False)
                 values[np.isnan(values) | ~self.exists(block)] = np.nan
                 values.flags.writeable = False
                 checked[block][stat] = values
         return checked
 
-    def _units(self, block):
-        return self.kv_heads if block in "KV" else self.heads
-
-    def _slice_shape(self, block):
-        return len(self.layers), len(self._units(block))
-
     def exists(self, block):
         """Return which slices of a block the model has, bool ``[layers, units]``; all others are NaN."""
-        if block not in "KV":
-            return self.present
-        return (self.kv_index[:, :, None] == np.arange(len(self.kv_heads))).any(1)
+        return self.slices.exists(block)
 
     def on_query_heads(self, block, values):
         """Repeat ``[..., layers, units]`` onto query heads ``[..., layers, heads]``; NaN where a slice is absent."""
-        if block not in "KV":
-            return values
-        if not self.kv_heads:
-            return np.full((*values.shape[:-1], len(self.heads)), np.nan)
-        shown = values[..., np.arange(len(self.layers))[:, None], self.kv_index]
-        return np.where(self.kv_index >= 0, shown, np.nan)
+        return self.slices.on_query_heads(block, values)
 
     def first_heads(self):
         """Return where each kv head's first shown query head is, ``[layers, kv_heads]``; -1 where absent."""
-        serves = self.kv_index[:, :, None] == np.arange(len(self.kv_heads))
-        return np.where(serves.any(1), serves.argmax(1) if self.heads else 0, -1)
+        return self.slices.first_heads()
+
+    @property
+    def memory_mapped(self):
+        """Whether scores are in files, see ``scores_path`` of ``compute_heatmap``, and only read a slice at a time."""
+        return any(isinstance(scores, MappedScores) for scores in self._stored.values())
+
+    def slice_scores(self, block, layer, unit):
+        """Copy the scores of one slice, ``[n_a, n_b]``, C-contiguous; ``layer`` and ``unit`` are places on their axes."""
+        stored = self._stored[block]
+        if isinstance(stored, MappedScores):
+            return stored.slice(layer, unit)
+        return stored[:, :, layer, unit].copy()
+
+    def each_slice(self, block):
+        """Yield ``(layer, unit), scores [n_a, n_b]`` of the slices that exist, by place: never more than a layer at a time."""
+        exists, stored = self.exists(block), self._stored[block]
+        for layer, row in enumerate(exists):
+            if not isinstance(stored, MappedScores):
+                # All units at once: they are next to each other in memory.
+                together = np.ascontiguousarray(stored[:, :, layer].transpose(2, 0, 1))
+            for unit in np.flatnonzero(row).tolist():
+                one = stored.slice(layer, unit) if isinstance(stored, MappedScores) else together[unit]
+                yield (layer, unit), one
 
     def mean_map(self, block):
         """Average over all pairs, ``[layers, units]``: zeros without pairs, NaN where a slice is absent."""
-        scores = self.arrays[block]
-        if not scores.shape[0] * scores.shape[1]:
-            return np.where(self.exists(block), 0.0, np.nan)
-        return scores.mean((0, 1))
+        if block not in self._mean_maps:
+            found = np.where(self.exists(block), 0.0, np.nan)
+            if self.sample_a and self.sample_b:
+                for place, scores in self.each_slice(block):
+                    found[place] = scores.mean()
+            self._mean_maps[block] = found
+        return self._mean_maps[block].copy()
+
+    @cached_property
+    def _mean_maps(self):
+        return {}
 
     def block_average(self, block):
         """Average over all pairs and slices of a block, each kv head once; NaN if the block has no slice."""
@@ -189,22 +211,11 @@ class Heatmap(Mapping):
             Dicts of ``sample_i, sample_j`` (ids), ``layer, head, score``, and ``kv_head`` for K and V, whose ``head``
             is the first query head shown.
         """
-        scores = self.arrays[block]
-        first = self.first_heads() if block in "KV" else np.arange(len(self.heads))[None].repeat(len(self.layers), 0)
-        slices = [tuple(place) for place in np.argwhere(self.exists(block))]
-        slices.sort(key=lambda place: (self.layers[place[0]], self.heads[first[place]]))
-        layer_at, unit_at = (np.array([place[axis] for place in slices], np.int64) for axis in (0, 1))
-        ordered = scores[:, :, layer_at, unit_at].transpose(2, 0, 1)  # [slices, n_a, n_b]: the order of ties
-        rows = []
-        for place in _strongest(ordered.ravel(), top_k, ascending=self.attributes["conflict_order"] == "ascending"):
-            at, i, j = np.unravel_index(place, ordered.shape)
-            layer, unit = slices[at]
-            row = {"sample_i": self.sample_a[i], "sample_j": self.sample_b[j], "layer": self.layers[layer]}
-            row["head"] = self.heads[first[layer, unit]]
-            if block in "KV":
-                row["kv_head"] = self.kv_heads[unit]
-            rows.append(row | {"score": float(ordered[at, i, j])})
-        return rows
+        ranks = {place: rank for rank, place in enumerate(self.slices.ordered(block))}
+        found = Strongest.none(top_k, ascending=self.attributes["conflict_order"] == "ascending")
+        for place, scores in self.each_slice(block):
+            found = found.with_slice(ranks[place], scores)
+        return self.slices.pair_rows(block, found, self.sample_a, self.sample_b)
 
     @cached_property
     def _views(self):
@@ -215,12 +226,28 @@ class Heatmap(Mapping):
             raise KeyError(block)
         if block not in self._views:
             self._views[block] = {
-                "scores": self.on_query_heads(block, self.arrays[block]),
+                "scores": None if self.memory_mapped else self.on_query_heads(block, self.arrays[block]),
                 "layer_head_avg": self.on_query_heads(block, self.mean_map(block)),
                 "top_conflicts": self.top_conflicts(block),
                 "health": {stat: self.on_query_heads(block, values) for stat, values in self.health[block].items()},
             }
-        return dict(self._views[block])
+        if not self.memory_mapped:
+            return dict(self._views[block])
+        return LazyMapping(self._views[block], lambda name: self._mapped_view(block, name), KeyError)
+
+    def _mapped_view(self, block, name):
+        """As without a file, but scores are on the file where they can be, and are not kept where they are copied."""
+        if name != "scores":
+            return self._views[block][name]
+        if block in "KV":
+            self.require_memory(f"the scores of block {block} on query heads")
+        return self.on_query_heads(block, self.arrays[block])
+
+    def require_memory(self, what):
+        """Refuse what copies the scores of a block onto query heads, if they are in files and do not fit the memory."""
+        count = len(self.sample_a) * len(self.sample_b) * self.present.size
+        if self.memory_mapped:
+            memory.require(8 * count, what, "Use slice_scores, each_slice, by_slice or to_dataframe('slice').")
 
     def __iter__(self):
         return iter(BLOCKS)
@@ -269,7 +296,7 @@ class Heatmap(Mapping):
             ModelChangedError: If the types were measured on another model.
             SliceIndexError, ShapeError: If they do not cover the layers and heads.
         """
-        return replace(self, head_types=types)
+        return replace(self, arrays=self._stored, head_types=types)
 
     def group_by_type(self, block, *, threshold=None):
         """Average a block by head type: a pandas table of ``num_units, mean, sd, lowest, highest``, a row per type.
@@ -292,7 +319,10 @@ class Heatmap(Mapping):
         content["stats"] = list(self.health["Q"])
         arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}
         for block in BLOCKS:
-            arrays[f"scores.{block}"] = self.arrays[block]
+            stored = self._stored[block]
+            if isinstance(stored, MappedScores):
+                stored = result_file.InParts(stored.shape, STORED, stored.parts)
+            arrays[f"scores.{block}"] = stored
             for number, stat in enumerate(content["stats"]):
                 arrays[f"health.{block}.{number}"] = self.health[block][stat]
         if self.head_types is not None:  # a file without them stays as it was
@@ -311,7 +341,7 @@ class Heatmap(Mapping):
             where = "none"
             if top:
                 unit = top[0]["kv_head" if block in "KV" else "head"]
-                where = f"{top[0]['score']:.3g} at layer {top[0]['layer']}, {_unit_name(block)} {unit}"
+                where = f"{top[0]['score']:.3g} at layer {top[0]['layer']}, {unit_name(block)} {unit}"
                 where += f", {top[0]['sample_i']!r} x {top[0]['sample_j']!r}"
             yield block, f"{self.block_average(block):.3g}", where
 
@@ -346,14 +376,48 @@ class Heatmap(Mapping):
         )
 
 
-def load_heatmap(path):
+def load_heatmap(path, *, scores_path=None):
     """Load what :meth:`Heatmap.save` wrote, checked.
+
+    Args:
+        path: The file.
+        scores_path: None for scores in memory, or a new or empty folder: there they are laid out in files and
+            memory-mapped, as by ``compute_heatmap``. They take as much disk again; the files must stay, and stay as they
+            are, as long as the result is used.
 
     Raises:
         ResultFileError: If the file is not a heatmap of this package, is damaged, or contradicts itself.
+        OptionError: If the folder is not empty.
+        DiskError: If the scores do not fit the disk.
         OSError: If it cannot be opened.
     """
-    content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
+    kind = {"format_name": FORMAT_NAME, "format_version": FORMAT_VERSION}
+    if scores_path is None:
+        return _built(path, *result_file.read(path, **kind))
+    folder = score_files.new_folder(scores_path)
+    content, arrays = result_file.read(path, **kind, in_parts="scores.")
+    given = {block: arrays.get(f"scores.{block}") for block in BLOCKS}
+    if any(one is None or one.dtype != STORED or len(one.shape) != 4 for one in given.values()):
+        raise errors.ResultFileError(
+            f"{path} is not a consistent heatmap: it lacks scores of a block, as float64 with 4 axes."
+        )
+    shapes = {block: one.shape for block, one in given.items()}
+    score_files.require_disk(folder, sum(math.prod(shape) for shape in shapes.values()))
+    files = score_files.ScoreFiles(folder, shapes)
+    try:
+        for block, one in given.items():
+            start = 0
+            for rows in one.parts():
+                files.put_rows(block, start, rows)
+                start += len(rows)
+        found = files.finish()
+        return _built(path, content, arrays | {f"scores.{block}": found[block] for block in BLOCKS})
+    except BaseException:
+        files.discard()
+        raise
+
+
+def _built(path, content, arrays):
     with result_file.consistent(path, "is not a consistent heatmap"):
         stats, types = content.pop("stats"), content.pop("head_types", None)
         health = {
@@ -369,30 +433,6 @@ def load_heatmap(path):
         )
 
 
-def _unit_name(block):
-    return "kv head" if block in "KV" else "head"
-
-
-def _read_only(array, shape, name, *, freeze=True):
-    if array.shape != shape:
-        raise errors.ShapeError(f"{name} has shape {array.shape}; expected {shape}.")
-    array.flags.writeable = not freeze
-    return array
-
-
 def _check_blocks(mapping, name):
     if set(mapping) != set(BLOCKS):
         raise errors.ShapeError(f"{name} has blocks {sorted(mapping)}; expected {list(BLOCKS)}.")
-
-
-def _strongest(values, top_k, *, ascending):
-    """Positions of the ``top_k`` largest (smallest) values in order, earlier positions first among equals."""
-    keys = values if ascending else -values
-    top_k = min(top_k, keys.size)
-    if top_k < 1:
-        return np.empty(0, np.int64)
-    # Selecting in linear time first: sorting 10 million scores for 10 rows would take seconds.
-    threshold = np.partition(keys, top_k - 1)[top_k - 1]
-    better = np.flatnonzero(keys < threshold)
-    chosen = np.concatenate([better, np.flatnonzero(keys == threshold)[: top_k - better.size]])
-    return chosen[np.argsort(keys[chosen], kind="stable")]

@@ -1,15 +1,35 @@
 """The QK-OV interference metric on a collector: single pairs, and heatmaps of all pairs on all slices."""
 
+import contextlib
 import dataclasses
+import sys
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import curvature, errors, fisher, formula, heatmap, latent_attention, meaning, memory, reproducibility, scoring
+from . import (
+    errors,
+    formula,
+    heatmap,
+    latent_attention,
+    meaning,
+    memory,
+    pair_summary,
+    reproducibility,
+    score_memory,
+    scoring,
+    slice_scorer,
+    summary_frame,
+)
 from .geometry import BLOCKS, checked_index
+from .score_frame import Frame, require_room
+
+NOT_TOLD = ("device", "sample_block", "stacked_bytes", "reads")
+"""Options that say how scores are made on this machine; results do not list them."""
 
 
 class QKOVInterferenceMetric:
@@ -47,6 +67,11 @@ class QKOVInterferenceMetric:
         min_samples_for_fisher: Warn when F rests on fewer samples.
         computation_device: "cpu" (default), "cuda", "auto", or any torch device.
         tile_elements: Most numbers of gradients held at a time.
+        tiling: "fast" (default), or "fixed": tiles of one shape, in which each sample has its place, so that a score is the
+            same bits whatever else is scored, in one process or many; slower.
+        memory_budget: Most memory that this process may hold while it scores, in bytes or as "8GB": all of it, with Python,
+            torch and the model. Stored samples are then read anew, tiles made narrower and samples taken in blocks, as far
+            as needed; what cannot fit is refused. On a GPU: most that torch may have allocated there. None: no limit.
 
     Raises:
         OptionError: For an option, or a combination, without meaning.
@@ -71,11 +96,14 @@ class QKOVInterferenceMetric:
         fisher_tasks=None,
         min_samples_for_fisher=10,
         computation_device="cpu",
-        tile_elements=2**22,
+        tile_elements=2**23,
+        tiling="fast",
+        memory_budget=None,
     ):
         self.config, self.collector = config, collector
         self.min_samples_for_fisher = min_samples_for_fisher
         self.fisher_tasks = dict(fisher_tasks or {})
+        self.memory_budget = memory.budget_bytes(memory_budget)
         self.options = scoring.ScoreOptions(
             variant=variant,
             fisher_pool=fisher_pool,
@@ -89,6 +117,7 @@ class QKOVInterferenceMetric:
             ridge_lambda_rel=ridge_lambda_rel,
             ema_decay=collector.ema_decay,
             tile_elements=tile_elements,
+            tiling=tiling,
             device=scoring.checked_device(computation_device),
         )
         if collector.config is not None and collector.config != config:
@@ -118,15 +147,13 @@ class QKOVInterferenceMetric:
             self.collector.sample(task, sample_id)
             rows.append([self.collector.sample_ids(task).index(sample_id)])
         self._warn_if_few(task_a, task_b)
-        side_a, side_b = self._sides(task_a, task_b, *rows)
-        scores = {}
-        for projection in layout.projections:
-            unit = layout.unit(projection.block, head)
-            result = self._score_slice(side_a, side_b, layout, projection, unit)
-            scores[projection.block] = float(result.scores[0, 0])
-        return scores
+        scorer = self._scorer(task_a, task_b, *rows, [layout])
+        found = {one.block: scorer.pairs(layout, one, layout.unit(one.block, head)) for one in layout.projections}
+        return {block: float(result.scores[0, 0]) for block, result in found.items()}
 
-    def compute_heatmap(self, task_a, task_b, *, layers=None, heads=None, max_samples_per_task=None, progress=True):
+    def compute_heatmap(
+        self, task_a, task_b, *, layers=None, heads=None, max_samples_per_task=None, scores_path=None, progress=True
+    ):
         """Score every pair of samples on every slice.
 
         Args:
@@ -135,6 +162,10 @@ class QKOVInterferenceMetric:
                 ``valid=False``, and a warning is given.
             layers: Layer numbers; default all. heads: Query heads; default all.
             max_samples_per_task: Score the first n samples of each task; F still comes from all collected ones.
+            scores_path: None for scores in memory, or a new or empty folder: there they are written slice by slice, and
+                the result reads them a slice at a time, so that memory does not grow with their number. The files, a
+                ``.npy`` per block, must stay, and stay as they are, as long as the result is used; the scores are the
+                same bits. See :meth:`compute_summary` for results that need no pairs at all.
             progress: Show a bar when the work takes longer than two seconds.
 
         Returns:
@@ -142,40 +173,170 @@ class QKOVInterferenceMetric:
 
         Raises:
             EmptyTaskError: If task A has no samples.
+            UnknownTaskError, SliceIndexError, OptionError: If a task, layer, head or number does not exist, or
+                ``scores_path`` is not empty.
+            MemoryLimitError, DiskError: If the scores fit neither.
+        """
+        options = {"layers": layers, "heads": heads, "max_samples_per_task": max_samples_per_task, "progress": progress}
+        return self._heatmaps(task_a, task_b, {self.options.variant: scores_path}, **options)[self.options.variant]
+
+    def compute_heatmaps(
+        self, task_a, task_b, *, variants, layers=None, heads=None, max_samples_per_task=None, scores_path=None,
+        progress=True,
+    ):  # fmt: skip
+        """Score every pair of samples on every slice by several variants, from gradients built once.
+
+        Each variant beyond the first costs one more matrix product of a slice, not another pass over the samples.
+
+        Args:
+            variants: Some of "unsigned", "natural", "signed", "symmetric" and "dot"; the metric's own is not looked at.
+            task_a, task_b, layers, heads, max_samples_per_task, progress: As for :meth:`compute_heatmap`.
+            scores_path: As there; each variant has a folder of its name in it.
+
+        Returns:
+            ``{variant: Heatmap}``, each what a metric of that variant gives, to rounding.
+
+        Raises:
+            OptionError: If a variant is none of these, or none is named; else as :meth:`compute_heatmap`.
+        """
+        variants = tuple(dict.fromkeys(variants))
+        if not variants:
+            raise errors.OptionError("variants is empty, so there is nothing to score; name at least one.")
+        for one in variants:
+            formula.require_choice("variants", one, formula.VARIANTS)
+            dataclasses.replace(self.options, variant=one)  # refuses what has no meaning with the other options
+        paths = {one: None if scores_path is None else Path(scores_path) / one for one in variants}
+        options = {"layers": layers, "heads": heads, "max_samples_per_task": max_samples_per_task, "progress": progress}
+        return self._heatmaps(task_a, task_b, paths, **options)
+
+    def _heatmaps(self, task_a, task_b, paths, *, layers, heads, max_samples_per_task, progress):
+        """One heatmap for each variant of ``{variant: folder of its scores, or None}``."""
+        layouts, heads = self._selection(layers, heads)
+        members = self._members(task_a, task_b, max_samples_per_task)
+        counts = [len(part) for part in members]
+        with contextlib.ExitStack() as stack:
+            frames = {}
+            for variant, path in paths.items():
+                require_room(layouts, heads, *counts, path)
+                frames[variant] = stack.enter_context(Frame(layouts, heads, *counts, path))
+            options = self.options
+            if members[1]:
+                self._warn_if_few(task_a, task_b)
+                options = self._fill(frames, task_a, task_b, counts, progress)
+            results = {
+                variant: heatmap.Heatmap(
+                    **self._names(task_a, task_b, members),
+                    attributes=self._attributes(task_a, task_b, counts[1] > 0, options, variant),
+                    **frame.fields(),
+                )
+                for variant, frame in frames.items()
+            }
+        for result in results.values() if members[1] else ():
+            _warn_if_damped(result)
+            self._warn_if_underflown(result)
+        return results
+
+    def _fill(self, frames, task_a, task_b, counts, progress):
+        """Fill the frames; return the options that scores were made with."""
+        grid = next(iter(frames.values())).grid
+        later = sum(frame.result_bytes for frame in frames.values())
+        rows = [list(range(count)) for count in counts]
+        scorer = self._scorer(task_a, task_b, *rows, grid.layouts, later=later, num_variants=len(frames))
+
+        def visit(layout, projection, place, column, unit):
+            if len(frames) == 1:
+                results = [scorer.pairs(layout, projection, unit)]
+            else:
+                results = scorer.variants(layout, projection, unit, tuple(frames)).values()
+            for frame, result in zip(frames.values(), results, strict=True):
+                frame.put(projection.block, place, column, result)
+
+        made_with = scorer.options
+        self._over_slices(grid, progress, visit)
+        return made_with
+
+    def compute_summary(
+        self, task_a, task_b, *, top_k=10, layers=None, heads=None, max_samples_per_task=None, progress=True
+    ):
+        """Reduce the scores of all pairs while they are made, without keeping them.
+
+        Of every slice: the mean over either task, which follows from sums over one task at a time, the lift of A's samples,
+        and health. The strongest pairs need the scores of all pairs, one slice at a time, and so as many operations as a
+        heatmap; with ``top_k=0`` no pair is formed and work grows with the sum of the tasks' sizes instead of their product.
+        Variants that weigh by a matrix ("full", "kfac") have no such sums and no lift: their means are those of the scores of
+        pairs, one slice at a time.
+
+        Args:
+            task_a: Task whose sensitivity is measured.
+            task_b: Task whose gradients act. Without samples as in :meth:`compute_heatmap`.
+            top_k: How many of the strongest pairs of each block to list, in the order of ``Heatmap.top_conflicts``.
+            layers, heads, max_samples_per_task, progress: As for :meth:`compute_heatmap`.
+
+        Returns:
+            A ``PairSummary``.
+
+        Raises:
+            EmptyTaskError: If task A has no samples.
             UnknownTaskError, SliceIndexError, OptionError: If a task, layer, head or number does not exist.
+            MemoryLimitError: If not even the summary fits.
         """
         layouts, heads = self._selection(layers, heads)
+        members = self._members(task_a, task_b, max_samples_per_task)
+        counts = [len(part) for part in members]
+        summary_frame.require_memory(layouts, heads, *counts, top_k)
+        ascending = meaning.VARIANT_MEANING[self.options.variant]["conflict_order"] == "ascending"
+        frame = summary_frame.SummaryFrame(
+            layouts, heads, *counts, top_k=top_k, ascending=ascending, has_lift=not self.options.weighs_by_matrix
+        )
+        options = self.options
+        if members[1]:
+            self._warn_if_few(task_a, task_b)
+            rows = [list(range(count)) for count in counts]
+            scorer = self._scorer(task_a, task_b, *rows, layouts, later=frame.result_bytes, in_place=False)
+            options = scorer.options
+            self._over_slices(frame.grid, progress, lambda *place: self._summarise(frame, scorer, top_k, *place))
+        facts = self._attributes(task_a, task_b, counts[1] > 0, options)
+        facts |= {"top_k": top_k, "num_pairs": counts[0] * counts[1]}
+        if self.options.weighs_by_matrix:
+            facts["lift_note"] = summary_frame.NO_LIFT
+        names = self._names(task_a, task_b, members)
+        result = pair_summary.PairSummary(
+            **names, attributes=facts, **frame.fields(names["sample_a"], names["sample_b"])
+        )
+        if members[1]:
+            _warn_if_damped(result)
+            self._warn_if_underflown(result)
+        return result
+
+    def _summarise(self, frame, scorer, top_k, layout, projection, place, column, unit):
+        matrix = self.options.weighs_by_matrix
+        found = scorer.pairs(layout, projection, unit) if top_k or matrix else None
+        # Means are sums over one task at a time also where pairs are scored, so that top_k changes nothing but the list.
+        means = summary_frame.means_of(found) if matrix else scorer.marginals(layout, projection, unit)
+        frame.put(projection.block, place, column, means, found.scores if top_k else None)
+
+    def _members(self, task_a, task_b, most):
+        """The samples of both tasks that are scored; warns of an empty task B."""
         members_a = self.collector.samples(task_a)
         if not members_a:
             raise errors.EmptyTaskError(
                 f"task A, {task_a!r}, has no samples; its Fisher is not defined. Collect it first."
             )
         members_b = self.collector.samples(task_b) if task_b in self.collector.tasks else ()
-        rows_a, rows_b = (range(_limit(len(members), max_samples_per_task)) for members in (members_a, members_b))
-        _require_memory(layouts, heads, len(rows_a), len(rows_b))
-        frame = Frame(layouts, heads, len(rows_a), len(rows_b))
-        if members_b:
-            self._warn_if_few(task_a, task_b)
-            self._fill(frame, *self._sides(task_a, task_b, list(rows_a), list(rows_b)), progress)
-        else:
+        if not members_b:
             known = ", ".join(map(repr, self.collector.tasks))
-            warnings.warn(
+            _warn(
                 f"task B, {task_b!r}, has no samples; averages are 0 and the result is not valid. Collect it, or correct "
                 f"its name; known tasks: {known}.",
-                errors.EmptyTaskWarning, stacklevel=2,
-            )  # fmt: skip
-        result = heatmap.Heatmap(
-            task_a=task_a,
-            task_b=task_b,
-            sample_a=tuple(members_a[row].sample_id for row in rows_a),
-            sample_b=tuple(members_b[row].sample_id for row in rows_b),
-            attributes=self._attributes(task_a, task_b, len(members_b) > 0),
-            **frame.fields(),
-        )
-        if members_b:
-            _warn_if_damped(result)
-            self._warn_if_underflown(result)
-        return result
+                errors.EmptyTaskWarning,
+            )
+        return [members[: _limit(len(members), most)] for members in (members_a, members_b)]
+
+    @staticmethod
+    def _names(task_a, task_b, members):
+        """The fields of a result that say what was scored."""
+        sample_a, sample_b = (tuple(one.sample_id for one in part) for part in members)
+        return {"task_a": task_a, "task_b": task_b, "sample_a": sample_a, "sample_b": sample_b}
 
     def compute_gradient_norms(self, task):
         r"""Return the L1 norm of each sample's gradient on every slice, ``{block: float64 [samples, layers, units]}``.
@@ -204,22 +365,12 @@ class QKOVInterferenceMetric:
         size = scoring.num_parameters(projection, self.options)
         return formula.aggregate_scores(total, size, self.options.aggregate).numpy()
 
-    def _score_slice(self, side_a, side_b, layout, projection, unit):
-        score = curvature.score_slice if self.options.weighs_by_matrix else scoring.score_slice
-        try:
-            return score(side_a, side_b, layout, projection, unit, self.options)
-        except torch.OutOfMemoryError as error:
-            # No smaller tile is tried: which parameters share a tile decides how sums are rounded.
-            raise errors.MemoryLimitError(
-                f"scores of layer {layout.layer}, block {projection.block}, slice {unit} do not fit the memory of "
-                f"{self.options.device}. Lower tile_elements (now {self.options.tile_elements}), score fewer samples with "
-                "max_samples_per_task, or use computation_device='cpu'."
-            ) from error
-
-    def _sides(self, task_a, task_b, rows_a, rows_b):
+    def _scorer(self, task_a, task_b, rows_a, rows_b, layouts, **demand):
         for task in self.fisher_tasks:
             self.collector.samples(task)  # refuses a name that was never collected, which would silently change nothing
-        return self._side(task_a, rows_a), self._side(task_b, rows_b)
+        sides = self._side(task_a, rows_a), self._side(task_b, rows_b)
+        options = score_memory.fit(self.options, self.memory_budget, sides, layouts, **demand)
+        return slice_scorer.SliceScorer(sides, options)
 
     def _side(self, task, rows):
         return scoring.Side.of_task(self.collector, task, rows, self.options, self.fisher_tasks)
@@ -236,21 +387,23 @@ class QKOVInterferenceMetric:
                 raise errors.OptionError(f"{name} is {chosen}; expected each number once.")
         return layouts, [checked_index(head, most, "head") for head in heads]
 
-    def _fill(self, frame, side_a, side_b, progress):
+    @staticmethod
+    def _over_slices(grid, progress, visit):
+        """Call ``visit(layout, projection, place, column, unit)`` for every slice of a grid."""
         # Where disable is not given, TQDM_DISABLE in the environment still acts.
         hidden = {} if progress else {"disable": True}
-        with tqdm(total=frame.num_slices, desc="score", unit=" slices", delay=2, **hidden) as bar:
-            for place, layout in enumerate(frame.layouts):
+        with tqdm(total=grid.num_slices, desc="score", unit=" slices", delay=2, **hidden) as bar:
+            for place, layout in enumerate(grid.layouts):
                 for projection in layout.projections:
-                    for column, unit in frame.units(layout, projection.block):
-                        result = self._score_slice(side_a, side_b, layout, projection, unit)
-                        frame.put(projection.block, place, column, result)
+                    for column, unit in grid.units(layout, projection.block):
+                        visit(layout, projection, place, column, unit)
                         bar.update()
 
-    def _attributes(self, task_a, task_b, valid):
-        options = {name: value for name, value in dataclasses.asdict(self.options).items() if name != "device"}
+    def _attributes(self, task_a, task_b, valid, options=None, variant=None):
+        made = dataclasses.replace(options or self.options, variant=variant or self.options.variant)
+        options = {name: value for name, value in dataclasses.asdict(made).items() if name not in NOT_TOLD}
         described = meaning.describe_scores(
-            self.options.variant,
+            made.variant,
             self.options.fisher_pool,
             aggregate=self.options.aggregate,
             normalize_gj=self.options.normalize_gj,
@@ -267,7 +420,7 @@ class QKOVInterferenceMetric:
             **({"slice_note": latent_attention.K_NOTE} if latent else {}),
             **({"fisher_tasks": used} if used else {}),
             **({"num_skipped": skipped} if any(skipped.values()) else {}),
-            "damping_rule": meaning.describe_damping(self.options.variant, absolute=self.options.absolute_damping),
+            "damping_rule": meaning.describe_damping(made.variant, absolute=self.options.absolute_damping),
             "num_fisher_samples_a": self._num_fisher_samples(task_a),
             "num_fisher_samples_b": self._num_fisher_samples(task_b),
             "computation_device": torch.device(self.options.device).type,
@@ -295,11 +448,11 @@ class QKOVInterferenceMetric:
             if most == 0 and _has_gradient(self.config.layer(layer), members)
         ]
         if lost:
-            warnings.warn(
+            _warn(
                 f"squared gradients underflow to 0 in layers {', '.join(map(str, lost))}, so scores there are 0, although the "
                 "gradients are not. Scale the loss up (a power of two changes no digit), or collect in float64.",
-                errors.UnderflowWarning, stacklevel=3,
-            )  # fmt: skip
+                errors.UnderflowWarning,
+            )
 
     def _warn_if_few(self, task_a, task_b):
         if self.options.variant == "dot":
@@ -309,71 +462,11 @@ class QKOVInterferenceMetric:
         for task in dict.fromkeys(owners):
             count = len(self.collector.samples(self.fisher_tasks.get(task, task)))
             if count < self.min_samples_for_fisher:
-                warnings.warn(
+                _warn(
                     f"the Fisher of task {task!r} rests on {count} samples; min_samples_for_fisher is "
                     f"{self.min_samples_for_fisher}. Scores of few samples are noisy: collect more, or lower the limit.",
-                    errors.FewSamplesWarning, stacklevel=3,
-                )  # fmt: skip
-
-
-class Frame:
-    """The empty arrays of a heatmap, and where each slice goes."""
-
-    def __init__(self, layouts, heads, num_a, num_b):
-        self.layouts, self.heads = layouts, heads
-        self.present = np.array([[head < layout.num_heads for head in heads] for layout in layouts], bool)
-        self.present = self.present.reshape(len(layouts), len(heads))
-        shown = [[layout.kv_head(head) if head < layout.num_heads else -1 for head in heads] for layout in layouts]
-        self.kv_heads = sorted({one for row in shown for one in row if one >= 0})
-        places = {one: place for place, one in enumerate(self.kv_heads)} | {-1: -1}
-        self.kv_index = np.array([[places[one] for one in row] for row in shown], np.int64).reshape(self.present.shape)
-        sizes = {block: len(self.kv_heads) if block in "KV" else len(heads) for block in BLOCKS}
-        self.arrays = {block: np.full((num_a, num_b, len(layouts), size), np.nan) for block, size in sizes.items()}
-        self.health = {
-            block: {name: np.full((len(layouts), size), np.nan) for name in fisher.HEALTH_STATISTICS}
-            for block, size in sizes.items()
-        }
-
-    @property
-    def num_slices(self):
-        return sum(len(self.units(layout, block)) for layout in self.layouts for block in BLOCKS)
-
-    def units(self, layout, block):
-        """Pairs of column and unit of a block's slices in one layer."""
-        if block in "KV":
-            own = {layout.kv_head(head) for head in self.heads if head < layout.num_heads}
-            return [(column, unit) for column, unit in enumerate(self.kv_heads) if unit in own]
-        return [(column, head) for column, head in enumerate(self.heads) if head < layout.num_heads]
-
-    def put(self, block, place, column, result):
-        """Place one slice's result."""
-        self.arrays[block][:, :, place, column] = result.scores.numpy()
-        for name, value in result.health.items():
-            self.health[block][name][place, column] = value
-
-    def fields(self):
-        """The fields of a Heatmap that this frame fills."""
-        return {
-            "arrays": self.arrays,
-            "health": self.health,
-            "layers": tuple(layout.layer for layout in self.layouts),
-            "heads": tuple(self.heads),
-            "kv_heads": tuple(self.kv_heads),
-            "kv_index": self.kv_index,
-            "present": self.present,
-        }
-
-
-def _require_memory(layouts, heads, num_a, num_b):
-    """Refuse a heatmap that the machine cannot hold, before any of it is allocated; counted in Python's own integers."""
-    kv_heads = max(layout.num_kv_heads for layout in layouts)
-    units = 2 * len(heads) + 2 * min(kv_heads, len(heads))
-    count = int(num_a) * int(num_b) * len(layouts) * units
-    memory.require(
-        2 * 8 * count,  # float64, and once more while the result is checked
-        f"a heatmap of {num_a} x {num_b} samples on {len(layouts)} layers, {count:,} scores,",
-        "Score fewer samples with max_samples_per_task, or fewer layers or heads at a time.",
-    )
+                    errors.FewSamplesWarning,
+                )
 
 
 def _has_gradient(layout, members):
@@ -389,11 +482,11 @@ def _warn_if_damped(result):
     ])  # fmt: skip
     share = float((ratios < 0.5).mean()) if ratios.size else 0.0
     if result.attributes["variant"] != "dot" and share > 0.5:
-        warnings.warn(
+        _warn(
             f"damping outweighs the median Fisher value in {share:.0%} of the slices, so scores there are hardly "
             "normalised. Leave epsilon and ridge_lambda unset for relative damping, or rescale the loss.",
-            errors.DampingWarning, stacklevel=3,
-        )  # fmt: skip
+            errors.DampingWarning,
+        )
 
 
 def _warn_if_ridge_is_all(result):
@@ -403,11 +496,19 @@ def _warn_if_ridge_is_all(result):
     )
     share = float((damping[largest > 0] > largest[largest > 0]).mean()) if (largest > 0).any() else 0.0
     if share > 0.5:
-        warnings.warn(
+        _warn(
             f"damping outweighs the largest eigenvalue of the Fisher matrix in {share:.0%} of the slices, so scores there are "
             "inner products over a constant. Leave ridge_lambda unset for relative damping, or lower it.",
-            errors.DampingWarning, stacklevel=4,
-        )  # fmt: skip
+            errors.DampingWarning,
+        )
+
+
+def _warn(message, category):
+    """Warn at the line that called this module, however deep in it the reason was found."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
 
 
 def _limit(count, most):

@@ -1,16 +1,80 @@
-"""How much memory there is, and whether a result fits, before anything of it is allocated."""
+"""How much memory there is and is used, and whether a result fits, before anything of it is allocated."""
 
 import os
+import re
+import sys
 from pathlib import Path
 
-from .errors import MemoryLimitError
+from .errors import MemoryLimitError, OptionError
 
 SHARE = 0.9  # of what is available; the rest is left to everything else
+_UNITS = {"": 1} | {
+    prefix + unit: base ** (power + 1)
+    for base, unit in ((1000, "b"), (1024, "ib"))
+    for power, prefix in enumerate("kmgt")
+}
+_UNITS["b"] = 1
+_STATUS = Path("/proc/self/status")
+_STATM = Path("/proc/self/statm")
 _MEMINFO = Path("/proc/meminfo")
 _LIMITS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
 )
+
+
+def budget_bytes(value):
+    """Read a ``memory_budget``.
+
+    It is the most resident memory that this process may have on a CPU (Python, torch and the model included: what ``ps``
+    shows); on CUDA the most that torch may have allocated on the device.
+
+    Args:
+        value: None, an int of bytes, or a string: "8GB" (10^9 bytes), "8 GiB" (2^30), "500 MB", "1.5GB", "4000000".
+
+    Returns:
+        Bytes, an int, or None where there is no budget.
+
+    Raises:
+        OptionError: For anything else, and for less than one byte.
+
+    Example:
+        >>> budget_bytes("8 GB"), budget_bytes("2GiB"), budget_bytes(10), budget_bytes(None)
+        (8000000000, 2147483648, 10, None)
+    """
+    found = value
+    if isinstance(value, str) and (parts := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", value.lower())):
+        number, unit = parts.groups()
+        if unit in _UNITS:
+            whole, _, fraction = number.partition(".")
+            found = int(whole + fraction) * _UNITS[unit] // 10 ** len(fraction)  # exact: no float on the way
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int) or found < 1):
+        raise OptionError(
+            f"memory_budget={value!r}; expected None, a whole number of bytes of at least 1, or a size such as '8GB' "
+            "(10^9 bytes), '8GiB' (2^30 bytes) or '500 MB'."
+        )
+    return found
+
+
+def resident_bytes():
+    """Return the memory that this process holds now, what ``ps`` calls RSS; None where the system does not tell."""
+    if not _STATM.exists():
+        return peak_resident_bytes()  # an upper bound
+    return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_resident_bytes():
+    """Return the most memory that this process has held since it began; None where the system does not tell."""
+    if _STATUS.exists():  # of this program alone; ru_maxrss begins with what the parent had when it forked
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024)
 
 
 def available_bytes():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from . import errors, formula, heatmap, interference, prediction, scoring, step
+from . import errors, formula, heatmap, prediction, score_frame, scoring, step
 
 MEANING = {
     "variant": "predicted",
@@ -66,7 +66,7 @@ def predict_pairs(
     )
     layouts = plan.layouts(layers)
     frames = [
-        interference.Frame(layouts, range(max(one.num_heads for one in layouts)), len(plan.side_a), len(plan.side_b))
+        score_frame.Frame(layouts, range(max(one.num_heads for one in layouts)), len(plan.side_a), len(plan.side_b))
         for _ in ("first", "second")
     ]
     descent = 0.0

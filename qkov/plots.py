@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from . import errors, escaping
+from .geometry import BLOCKS
 
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu"  # red is conflict, usually the low end; readable with every common colour blindness
@@ -79,7 +80,7 @@ def plot_heatmap(heatmap):
     """Draw the averages of a result, one layer-by-head panel per block, with its caveat if it has one.
 
     Args:
-        heatmap: A :class:`qkov.heatmap.Heatmap`.
+        heatmap: A :class:`qkov.Heatmap` or :class:`qkov.PairSummary`.
 
     Returns:
         The figure. K and V panels show each kv head as one cell as wide as the query heads that it serves.
@@ -91,7 +92,7 @@ def plot_heatmap(heatmap):
     kind = ", ".join(part for part in (f"{variant} score".strip(), pool, pairs) if part)
     empty = [f"task {label} ({name})" for label, name, ids in _tasks(heatmap) if not ids]
     return plot_maps(
-        {block: heatmap[block]["layer_head_avg"] for block in heatmap},
+        {block: heatmap.on_query_heads(block, heatmap.mean_map(block)) for block in BLOCKS},
         layers=heatmap.layers,
         heads=heatmap.heads,
         kv_index=heatmap.kv_index,

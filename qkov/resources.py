@@ -39,8 +39,16 @@ def sample_bytes(weights: Iterable[LinearWeight], config: QKOVConfig, num_tokens
     return num_tokens * itemsize * (sum(inputs.values()) + sum(outputs.values()))
 
 
-def require_disk(folder: Path, needed: int, what: str) -> None:
+COLLECT_LESS = (
+    "collect fewer samples, or store in bfloat16 (store_dtype='bfloat16'). What was committed before is kept."
+)
+
+
+def require_disk(folder: Path, needed: int, what: str, *, remedy: str = COLLECT_LESS) -> None:
     """Refuse a plan that takes more than 90 % of the free disk.
+
+    Args:
+        folder: On that disk. needed: Bytes. what: Names the plan. remedy: What else to do than to free space.
 
     Raises:
         DiskError: With what is needed and what is free.
@@ -49,8 +57,7 @@ def require_disk(folder: Path, needed: int, what: str) -> None:
     if needed > SHARE * free:
         raise DiskError(
             f"{what} needs about {readable(needed)} on disk and {readable(free)} are free at {str(folder)!r}; expected at "
-            f"most {SHARE:.0%} of that. Free some space, use another disk, collect fewer samples, or store in bfloat16 "
-            "(store_dtype='bfloat16'). What was committed before is kept."
+            f"most {SHARE:.0%} of that. Free some space, use another disk, {remedy}"
         )
 
 

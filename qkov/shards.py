@@ -222,7 +222,8 @@ def _raw(tensor: torch.Tensor) -> memoryview:
 class Shard(Mapping):
     """The modules of a stored sample, read when they are asked for and checked each time.
 
-    A few tensors are kept, as many as one layer has: scoring asks for the slices of a layer one after another.
+    A few tensors are kept, as many as one layer has: scoring asks for the slices of a layer one after another. Who has
+    little memory calls :meth:`forget`.
 
     Args:
         folder: Folder of the store. entry: What the journal says of it. task: Name of its task, for messages.
@@ -275,6 +276,16 @@ class Shard(Mapping):
 
     def __len__(self) -> int:
         return len(self._head[0]["modules"])
+
+    def about(self, module_name: str) -> tuple[int, torch.dtype]:
+        """Return ``(tokens, dtype)`` of a module's factors, from the header alone."""
+        parts = self._head[0]["modules"][module_name]
+        tensor = self._head[1][parts.get("deltas") or parts["gradient"]]
+        return tensor["shape"][0 if "deltas" in parts else 1], DTYPES[tensor["dtype"]]
+
+    def forget(self) -> None:
+        """Let go of the tensors that were read."""
+        self._kept.clear()
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor and check it.

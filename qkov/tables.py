@@ -17,6 +17,7 @@ def query_head_dataset(heatmap):
     A kv head appears under each query head it serves; the coordinate ``kv_head`` ``(layer, head)`` tells which (-1:
     none), so sums over ``head`` of K and V count it several times. ``by_slice`` does not.
     """
+    heatmap.require_memory("the scores of all blocks on query heads")
     views = [heatmap[block] for block in BLOCKS]
     slices = ("block", "layer", "head")
     variables = {
@@ -29,13 +30,13 @@ def query_head_dataset(heatmap):
     for stat in views[0]["health"]:
         variables[stat] = slices, np.stack([view["health"][stat] for view in views])
     kv_numbers = np.array([*heatmap.kv_heads, -1], np.int64)[heatmap.kv_index]  # position -1 is the last entry, -1
-    coords = {"block": list(BLOCKS), **_coordinates(heatmap), "kv_head": (("layer", "head"), kv_numbers)}
+    coords = {"block": list(BLOCKS), **coordinates(heatmap), "kv_head": (("layer", "head"), kv_numbers)}
     if heatmap.head_types is not None:
         coords |= {
             f"type_{name}": (("layer", "head"), heatmap.head_types.score(name)) for name in heatmap.head_types.types
         }
         coords["head_type"] = ("layer", "head"), heatmap.head_types.label()
-    return xr.Dataset(variables, coords, attrs=_attributes(heatmap))
+    return xr.Dataset(variables, coords, attrs=attributes(heatmap))
 
 
 def truth_dataset(heatmap):
@@ -44,20 +45,20 @@ def truth_dataset(heatmap):
     for block in BLOCKS:
         unit = "kv_head" if block in "KV" else "head"
         variables[block] = ("layer", unit, "sample_a", "sample_b"), heatmap.arrays[block].transpose(2, 3, 0, 1)
-    coords = {**_coordinates(heatmap), "kv_head": np.array(heatmap.kv_heads, np.int64)}
-    return xr.Dataset(variables, coords, attrs=_attributes(heatmap))
+    coords = {**coordinates(heatmap), "kv_head": np.array(heatmap.kv_heads, np.int64)}
+    return xr.Dataset(variables, coords, attrs=attributes(heatmap))
 
 
-def _coordinates(heatmap):
+def coordinates(heatmap):
     return {
         "layer": np.array(heatmap.layers, np.int64),
         "head": np.array(heatmap.heads, np.int64),
-        "sample_a": _id_array(heatmap.sample_a),
-        "sample_b": _id_array(heatmap.sample_b),
+        "sample_a": id_array(heatmap.sample_a),
+        "sample_b": id_array(heatmap.sample_b),
     }
 
 
-def _id_array(ids):
+def id_array(ids):
     if ids and all(isinstance(one, int) and -(2**63) <= one < 2**63 for one in ids):
         return np.array(ids, np.int64)
     # Objects: numpy's own strings drop trailing NULs and its integers end at 64 bits; ids must survive exactly.
@@ -66,7 +67,7 @@ def _id_array(ids):
     return array
 
 
-def _attributes(heatmap):
+def attributes(heatmap):
     return {"task_a": heatmap.task_a, "task_b": heatmap.task_b, **heatmap.attributes}
 
 
@@ -75,13 +76,14 @@ def pair_table(heatmap):
 
     ``head`` is missing for K and V, whose slices belong to a kv head; ``kv_head`` of a Q or O row is the one it reads.
     """
+    heatmap.require_memory("a table of all pairs")
     num_a, num_b = len(heatmap.sample_a), len(heatmap.sample_b)
-    labels, scores = _slice_labels(heatmap), []
+    labels, scores = slice_labels(heatmap), []
     for block in BLOCKS:
         scores.append(heatmap.arrays[block].transpose(2, 3, 0, 1)[heatmap.exists(block)].reshape(-1))
     table = labels.loc[labels.index.repeat(num_a * num_b)].reset_index(drop=True)
-    table["sample_a"] = np.tile(_id_array(heatmap.sample_a).repeat(num_b), len(labels))
-    table["sample_b"] = np.tile(_id_array(heatmap.sample_b), len(labels) * num_a)
+    table["sample_a"] = np.tile(id_array(heatmap.sample_a).repeat(num_b), len(labels))
+    table["sample_b"] = np.tile(id_array(heatmap.sample_b), len(labels) * num_a)
     table["score"] = np.concatenate(scores)
     return _with_attributes(table, heatmap)
 
@@ -96,14 +98,12 @@ def slice_table(heatmap):
     parts = []
     for block in BLOCKS:
         exists = heatmap.exists(block)
-        scores = heatmap.arrays[block][:, :, exists]
-        empty = np.full(scores.shape[2], np.nan)
-        pairs = scores.shape[0] * scores.shape[1]
-        part = {"mean": heatmap.mean_map(block)[exists]}
-        part["sd"] = scores.std((0, 1)) if pairs else empty
-        part["sd_over_a"] = scores.mean(1).std(0) if pairs else empty
-        part["max"] = scores.max((0, 1)) if pairs else empty
-        part = pd.DataFrame(part)
+        spread = np.full((int(exists.sum()), 3), np.nan)
+        if heatmap.sample_a and heatmap.sample_b:
+            for row, (_, scores) in zip(spread, heatmap.each_slice(block), strict=True):
+                row[:] = scores.std(), scores.mean(1).std(), scores.max()
+        part = pd.DataFrame(spread, columns=["sd", "sd_over_a", "max"])
+        part.insert(0, "mean", heatmap.mean_map(block)[exists])
         ascending = heatmap.attributes["conflict_order"] == "ascending"
         part["rank"] = part["mean"].rank(method="min", ascending=ascending).astype(np.int64)
         if heatmap.head_types is not None:
@@ -111,11 +111,11 @@ def slice_table(heatmap):
         for stat, values in heatmap.health[block].items():
             part[stat] = values[exists]
         parts.append(part)
-    table = pd.concat([_slice_labels(heatmap), pd.concat(parts, ignore_index=True)], axis=1)
+    table = pd.concat([slice_labels(heatmap), pd.concat(parts, ignore_index=True)], axis=1)
     return _with_attributes(table, heatmap)
 
 
-def _slice_labels(heatmap):
+def slice_labels(heatmap):
     blocks, layers, heads, kv_heads = [], [], [], []
     for block in BLOCKS:
         for layer, unit in np.argwhere(heatmap.exists(block)):
@@ -136,7 +136,7 @@ def _slice_labels(heatmap):
 
 
 def _with_attributes(table, heatmap):
-    table.attrs = _attributes(heatmap)
+    table.attrs = attributes(heatmap)
     return table
 
 
@@ -177,7 +177,7 @@ def type_table(heatmap, block, threshold=None):
             "highest": grouped.max(),
         }
     )
-    table.attrs = _attributes(heatmap) | {"block": block, "unit": "kv head" if block in "KV" else "query head"}
+    table.attrs = attributes(heatmap) | {"block": block, "unit": "kv head" if block in "KV" else "query head"}
     return table
 
 

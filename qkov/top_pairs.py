@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from . import errors, escaping, inference, labels, losses, result_file, scoring
+from . import errors, escaping, factor_tiles, inference, labels, losses, result_file, scoring
 from .geometry import BLOCKS
 from .statistics import conformal, slices, splits
 
@@ -202,7 +202,7 @@ def _described(heatmap, collector, pair):
     block, layer = pair["block"], heatmap.layers.index(pair["layer"])
     own_kv = block in "KV"
     unit = (heatmap.kv_heads if own_kv else heatmap.heads).index(pair["kv_head" if own_kv else "head"])
-    scores = heatmap.arrays[block][:, :, layer, unit]
+    scores = heatmap.slice_scores(block, layer, unit)
     i, j = heatmap.sample_a.index(pair["sample_i"]), heatmap.sample_b.index(pair["sample_j"])
     mean, of_a, of_b = scores.mean(), scores[i].mean(), scores[:, j].mean()
     score, parameter = _one_pair(heatmap, collector, pair)
@@ -240,7 +240,7 @@ def _one_pair(heatmap, collector, pair):
     layout = collector.config.layer(pair["layer"])
     projection, unit = layout.projection(pair["block"]), layout.unit(pair["block"], pair["head"])
     best, total, start = (-1.0, None, 0.0), 0.0, 0
-    for tile in scoring.factor_tiles(*sides, layout, projection, unit, options):
+    for tile in factor_tiles.factor_tiles(*sides, layout, projection, unit, options):
         terms = (tile.left[0].double() * tile.right[0].double()).abs()
         total += float(terms.sum())
         at = int(terms.argmax())

@@ -1,12 +1,13 @@
 """D0: decisions from committed files; a change of any of them is caught."""
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from qkov import heatmap
+from qkov import heatmap, strongest
 from qkov.statistics import multiplicity, relabelings
 from validation import decisions, decisions_evidence
 
@@ -42,11 +43,14 @@ def test_there_is_something_to_decide(expected):
         assert len(set(scores)) <= 3, block
 
 
-def unstable_ties(values, top_k, *, ascending):
-    order = np.argsort(values if ascending else -values, kind="stable")
-    keys = values[order]
+def unstable_ties(self, rank, scores):
+    values, places = scores.reshape(-1), np.arange(scores.size)
+    joined = np.concatenate([self.scores, values])
+    ranks = np.concatenate([self.ranks, np.full_like(places, rank)])
+    places = np.concatenate([self.places, places])
     # Among equals the later position first.
-    return order[np.lexsort((-order, keys if ascending else -keys))][:top_k]
+    best = np.lexsort((-places, -ranks, joined if self.ascending else -joined))[: self.top_k]
+    return dataclasses.replace(self, scores=joined[best], ranks=ranks[best], places=places[best])
 
 
 def wrong_counts(observed, null, kept=multiplicity.permutation_p):
@@ -60,7 +64,7 @@ def other_words(count, width, seed, stream, kept=relabelings.raw_words):
 @pytest.mark.parametrize(
     ("module", "name", "wrong"),
     [
-        (heatmap, "_strongest", unstable_ties),
+        (strongest.Strongest, "with_slice", unstable_ties),
         (multiplicity, "permutation_p", wrong_counts),
         (relabelings, "raw_words", other_words),
     ],

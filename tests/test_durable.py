@@ -43,6 +43,41 @@ def test_a_file_is_synced_before_it_is_named_and_its_name_after(monkeypatch, tmp
     assert (tmp_path / "x").read_bytes() == b"abcd"
 
 
+def test_a_file_written_anywhere_has_its_name_only_when_it_is_whole(monkeypatch, tmp_path):
+    recorded = watched(monkeypatch, short=3)
+    part = durable.PartFile(tmp_path / "x", 12)
+    part.write_at(6, b"efgh")
+    part.write_at(1, memoryview(b"abcd"))
+    assert not (tmp_path / "x").exists()
+    part.finish()
+    part.discard()
+    assert (tmp_path / "x").read_bytes() == b"\0abcd\0efgh\0\0"
+    assert recorded.calls[:2] == ["open", "ftruncate"]
+    order = [call for call in recorded.calls if call in ("write", "fsync", "replace")]
+    assert order == ["write"] * 4 + ["fsync", "replace", "fsync"]
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("fail_at", range(1, 6))
+def test_a_refused_part_of_a_file_leaves_the_old_one(monkeypatch, tmp_path, fail_at):
+    (tmp_path / "x").write_bytes(b"old")
+    watched(monkeypatch, fail_at=fail_at)
+    part = None
+
+    def write():
+        nonlocal part
+        part = durable.PartFile(tmp_path / "x", 4)
+        part.write_at(0, b"new")
+        part.finish()
+
+    with pytest.raises(errors.DiskError) as raised:
+        write()
+    assert raised.value.errno == errno.ENOSPC
+    if part is not None:
+        part.discard()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"x": b"old"}
+
+
 def test_an_append_is_synced(monkeypatch, tmp_path):
     (tmp_path / "x").write_bytes(b"12")
     recorded = watched(monkeypatch)

@@ -185,12 +185,14 @@ def results():
         "masks": (qkov.get_fisher_pruning_masks(one, share=0.5), qkov.load_pruning_masks),
         "overlap": (qkov.compute_fisher_overlap([one, other], share=0.5), qkov.load_mask_overlap),
         "types": (qkov.score_head_types(test_prediction.model("llama"), length=12), qkov.load_head_types),
+        "summary": (metric.compute_summary("a", "b", top_k=2, progress=False), qkov.load_pair_summary),
         "pairs": (qkov.describe_top_pairs(scores, collector, top_k=1), qkov.load_top_pairs),
     }
 
 
 KINDS = (
-    "heatmap", "statistics", "conflicts", "prediction", "diagonal", "importance", "masks", "overlap", "types", "pairs",
+    "heatmap", "statistics", "conflicts", "prediction", "diagonal", "importance", "masks", "overlap", "types", "summary",
+    "pairs",
 )  # fmt: skip
 GONE = object()
 WRONG = st.sampled_from(

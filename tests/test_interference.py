@@ -14,7 +14,21 @@ import torch
 import transformers
 
 import qkov
-from qkov import errors, gradients, interference, losses, meaning, memory, reference, samples, scoring
+from qkov import (
+    errors,
+    gradients,
+    interference,
+    losses,
+    meaning,
+    memory,
+    reference,
+    resources,
+    samples,
+    score_files,
+    scoring,
+    tile_halves,
+    tiles,
+)
 from qkov.errors import (
     DampingWarning,
     EmptyTaskError,
@@ -30,6 +44,7 @@ from qkov.fisher import FISHER_SOURCES, HEALTH_STATISTICS
 from qkov.formula import FISHER_POOLS, VARIANTS
 from qkov.meaning import VARIANT_MEANING
 from tests.builders import FAMILIES, build_batch, build_model, loss_of
+from tests.statistics_models import uneven_tasks
 
 LENGTHS_A, LENGTHS_B = (5, 3, 6), (4, 7)
 IDS_A, IDS_B = ("p", "q", "r"), (30, 10)
@@ -291,30 +306,38 @@ def test_size_of_tiles_does_not_matter(variant, source):
 
 @pytest.mark.parametrize("source", ["contributions", "head"])
 @pytest.mark.parametrize("columns", [1, 3, 24])
-def test_no_tensor_is_larger_than_one_tile(monkeypatch, columns, source):
+def test_no_tile_is_larger_than_allowed(monkeypatch, columns, source):
     collector, _ = two_tasks("llama")
-    sizes, real = [], torch.empty
-    monkeypatch.setattr(
-        torch, "empty", lambda *shape, **options: sizes.append(np.prod(shape)) or real(*shape, **options)
-    )
+    shapes, real = [], tile_halves.Part.__init__
+
+    def recorded(part, *arguments):
+        real(part, *arguments)
+        shapes.append(part.grads.shape)
+
+    monkeypatch.setattr(tile_halves.Part, "__init__", recorded)
     tile_elements = 5 * 4 * columns  # samples of both tasks, head_dim, columns
     score(collector, tile_elements=tile_elements, fisher_source=source, include_bias=True)
-    assert max(sizes) == tile_elements
+    assert sum({rows: size for rows, size in shapes if size == 4 * columns}) * 4 * columns == tile_elements
+    assert max(size for _, size in shapes) == 4 * columns
     slices, passes = 2 * (6 + 2 + 2 + 6), 2 if source == "head" else 1
-    assert len(sizes) == passes * (slices * (24 // columns) + 2 * (6 + 2 + 2))  # a bias is one tile more
+    # Two tasks; a bias is one tile more.
+    kept = (
+        2 * 6 if (columns, source) == (24, "head") else 0
+    )  # O has no bias: its only tile is still there at the second pass
+    assert len(shapes) == 2 * (passes * (slices * (24 // columns) + 2 * (6 + 2 + 2)) - kept)
 
 
 def test_tiles_are_of_one_slice_at_a_time(monkeypatch):
     collector, _ = two_tasks("llama")
-    seen, real = [], scoring.slice_tiles
+    seen, real = [], tiles.SliceFactors.__init__
 
-    def recorded(members, projection, unit, options):
-        seen.append((projection.module_name, projection.block, unit))
-        return real(members, projection, unit, options)
+    def recorded(factors, stacks, unit, tokens):
+        seen.append((stacks.projection.module_name, stacks.projection.block, unit, len(stacks.members)))
+        real(factors, stacks, unit, tokens)
 
-    monkeypatch.setattr(scoring, "slice_tiles", recorded)
+    monkeypatch.setattr(tiles.SliceFactors, "__init__", recorded)
     score(collector)
-    assert len(seen) == len(set(seen)) == 2 * (6 + 2 + 2 + 6)
+    assert len(seen) == len(set(seen)) == 2 * 2 * (6 + 2 + 2 + 6)
 
 
 # Laws that need the whole pipeline
@@ -348,9 +371,9 @@ def test_gradient_norms_are_added_up_wider_than_the_gradients():
     norms = metric.compute_gradient_norms("b")
     for place, layout in enumerate(collector.config.layers):
         for projection in layout.projections:
-            tiles = list(scoring.slice_tiles(collector.samples("b"), projection, 0, metric.options))
-            assert tiles[0].dtype == torch.float32
-            expected = sum(one.double().abs().sum(-1) for one in tiles) / scoring.num_parameters(
+            found = list(scoring.slice_tiles(collector.samples("b"), projection, 0, metric.options))
+            assert found[0].dtype == torch.float32
+            expected = sum(one.double().abs().sum(-1) for one in found) / scoring.num_parameters(
                 projection, metric.options
             )
             np.testing.assert_allclose(norms[projection.block][:, place, 0], expected.numpy(), rtol=1e-14)
@@ -442,19 +465,20 @@ def test_options_have_the_defaults_that_are_written_down():
         "variant": "unsigned", "fisher_pool": "A", "fisher_source": "contributions", "aggregate": "mean",
         "normalize_gj": "none", "contribution_normalisation": "tokens", "include_bias": False, "epsilon": None,
         "ridge_lambda": None, "ridge_lambda_rel": metric.options.ridge_lambda_rel, "ema_decay": 0.99,
-        "tile_elements": 4_194_304, "device": "cpu",
+        "tile_elements": 8_388_608, "tiling": "fast", "sample_block": None, "stacked_bytes": 2**30, "reads": "kept",
+        "device": "cpu",
     }  # fmt: skip
     assert (metric.min_samples_for_fisher, metric.fisher_tasks) == (10, {})
 
 
-def test_attributes_hold_every_option_but_the_device():
+def test_attributes_hold_every_option_but_those_of_the_machine():
     collector, _ = two_tasks("llama")
     metric = metric_of(collector, aggregate="sum", normalize_gj="per_token")
     attributes = metric.compute_heatmap("a", "b", progress=False).attributes
     options = dataclasses.asdict(metric.options)
     assert "device" not in attributes
-    assert {name: attributes[name] for name in options if name != "device"} == {
-        name: value for name, value in options.items() if name != "device"
+    assert {name: attributes[name] for name in options if name not in interference.NOT_TOLD} == {
+        name: value for name, value in options.items() if name not in interference.NOT_TOLD
     }
     assert sorted(attributes["versions"]) == ["qkov", "torch"]
     described = meaning.describe_scores(
@@ -817,17 +841,127 @@ def test_heatmap_larger_than_the_memory_is_refused_before_it_is_allocated(monkey
     monkeypatch.setattr(interference, "Frame", None)
     with pytest.raises(errors.MemoryLimitError, match=r"3 x 2 samples on 2 layers, 192 scores, ") as raised:
         score(collector)
-    remedy = " Score fewer samples with max_samples_per_task, or fewer layers or heads at a time."
+    remedy = (
+        " Score fewer samples with max_samples_per_task, or fewer layers or heads at a time; keep them in files with "
+    )
+    remedy += "scores_path, or reduce them while they are made (compute_summary)."
     assert str(raised.value).endswith(remedy)
+
+
+def test_warnings_point_to_the_line_that_asked():
+    metric = metric_of(two_tasks("llama")[0], min_samples_for_fisher=100, epsilon=1e9)
+    for ask in (
+        lambda: metric.compute_heatmap("a", "b", progress=False),
+        lambda: metric.compute_heatmap("a", "none", progress=False),
+        lambda: metric.compute_heatmaps("a", "b", variants=["signed"], progress=False),
+        lambda: metric.compute_summary("a", "b", progress=False),
+        lambda: metric.compute_summary("a", "none", progress=False),
+        lambda: metric.compute_sample_pair("a", "p", "b", 10, 0, 0),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ask()
+        assert caught
+        assert {one.filename for one in caught} == {__file__}
+
+
+# Scores in files
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"variant": "signed", "fisher_pool": "pooled"}, {"variant": "full"}, {"variant": "dot"},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_scores_in_files_are_the_same_bits(tmp_path, options, dtype):
+    metric = metric_of(two_tasks("llama", dtype)[0], **options)
+    found = metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    assert found.memory_mapped
+    assert found.identical(metric.compute_heatmap("a", "b", progress=False))
+    chosen = {"layers": [1], "heads": [5, 0], "max_samples_per_task": 2, "progress": False}
+    part = metric.compute_heatmap("a", "b", scores_path=tmp_path / "part", **chosen)
+    assert part.identical(metric.compute_heatmap("a", "b", **chosen))
+
+
+def test_layers_without_a_slice_are_absent_in_files_too(tmp_path):
+    metric = metric_of(uneven_tasks())
+    found = metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    assert not found.present.all()
+    assert found.identical(metric.compute_heatmap("a", "b", progress=False))
+
+
+def test_an_empty_task_b_in_files(tmp_path):
+    with pytest.warns(EmptyTaskWarning):
+        found = metric_of(two_tasks("llama")[0]).compute_heatmap(
+            "a", "none", scores_path=tmp_path / "x", progress=False
+        )
+    assert found["K"]["scores"].shape == (3, 0, 2, 6)
+    assert not found.mean_map("Q").any()
+
+
+def test_a_heatmap_larger_than_the_memory_fits_into_files(tmp_path, monkeypatch):
+    metric = metric_of(two_tasks("llama")[0])
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1)
+    with pytest.raises(errors.MemoryLimitError):
+        metric.compute_heatmap("a", "b", progress=False)
+    assert metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False).memory_mapped
+
+
+def test_a_heatmap_larger_than_the_disk_is_refused_before_a_file_is_made(tmp_path, monkeypatch):
+    metric = metric_of(two_tasks("llama")[0])
+    needed = 8 * 192 / resources.SHARE
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=needed - 1))
+    with pytest.raises(errors.DiskError, match="a heatmap of 192 scores needs about"):
+        metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    assert list((tmp_path / "scores").iterdir()) == []
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=needed + 1))
+    assert metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False).memory_mapped
+    with pytest.raises(OptionError, match="a new or empty folder"):
+        metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, errors.NonFiniteError])
+def test_scoring_that_does_not_end_leaves_no_scores(tmp_path, monkeypatch, error):
+    real, calls = interference.scoring.score_slice, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise error
+        return real(*arguments)
+
+    monkeypatch.setattr(interference.scoring, "score_slice", interrupted)
+    metric = metric_of(two_tasks("llama")[0])
+    with pytest.raises(error):
+        metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    assert list((tmp_path / "scores").iterdir()) == []
+    monkeypatch.undo()
+    found = metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    assert found.identical(metric.compute_heatmap("a", "b", progress=False))
+
+
+def test_a_slice_in_the_wrong_place_of_a_file_is_noticed(tmp_path, monkeypatch):
+    """Planted: a file is written as if slices lay unit by unit instead of layer by layer."""
+    real = score_files._place
+
+    def transposed(shape, layer, unit, row):
+        layers, units = shape[2:]
+        place = unit * layers + layer
+        return real(shape, place // units, place % units, row)
+
+    metric = metric_of(two_tasks("llama")[0])
+    monkeypatch.setattr(score_files, "_place", transposed)
+    found = metric.compute_heatmap("a", "b", scores_path=tmp_path / "scores", progress=False)
+    monkeypatch.undo()
+    assert not found.identical(metric.compute_heatmap("a", "b", progress=False))
 
 
 def test_slice_that_does_not_fit_an_accelerator_names_itself(monkeypatch):
     def full(*_arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(interference.scoring, "score_slice", full)
+    monkeypatch.setattr(scoring, "score_slice", full)
     with pytest.raises(
-        errors.MemoryLimitError, match=r"layer 0, block Q, slice 0 .* Lower tile_elements \(now 4194304\)"
+        errors.MemoryLimitError, match=r"layer 0, block Q, slice 0 .* Lower tile_elements \(now 8388608\)"
     ):
         score(two_tasks("llama")[0])
 
@@ -945,3 +1079,53 @@ def test_bar_appears_on_long_work_unless_switched_off(monkeypatch, capfd, progre
 def test_bar_stays_away_on_short_work(capfd):
     metric_of(two_tasks("llama")[0]).compute_heatmap("a", "b")
     assert capfd.readouterr().err == ""
+
+
+# Several variants at once
+
+
+@pytest.mark.parametrize("options", [{}, {"fisher_pool": "pooled", "include_bias": True}, {"aggregate": "sum"}])
+def test_heatmaps_of_several_variants_are_those_of_each_alone(options, tmp_path):
+    collector, _ = two_tasks("gpt2")
+    where = {"layers": [1], "heads": [0, 2], "max_samples_per_task": 2, "progress": False}
+    found = metric_of(collector, **options).compute_heatmaps("a", "b", variants=VARIANTS, **where)
+    assert tuple(found) == VARIANTS
+    kept = metric_of(collector, **options).compute_heatmaps(
+        "a", "b", variants=("dot", "signed"), scores_path=tmp_path / "scores", **where
+    )
+    for variant, heatmap in found.items():
+        alone = metric_of(collector, variant=variant, **options).compute_heatmap("a", "b", **where)
+        assert heatmap.attributes == alone.attributes
+        for block in "QKVO":
+            scale = np.abs(alone.arrays[block]).max()
+            np.testing.assert_allclose(heatmap.arrays[block], alone.arrays[block], rtol=1e-12, atol=1e-14 * scale)
+            if variant in kept:
+                np.testing.assert_allclose(kept[variant].arrays[block], heatmap.arrays[block], rtol=1e-12)
+
+
+def test_variants_that_make_no_heatmaps_together_are_refused():
+    metric = metric_of(two_tasks("llama")[0])
+    for variants, message in (
+        ((), "variants is empty"),
+        (("full",), "variants='full' is not known"),
+        (("loud",), "loud"),
+    ):
+        with pytest.raises(errors.OptionError, match=message):
+            metric.compute_heatmaps("a", "b", variants=variants)
+    with pytest.raises(errors.OptionError, match="normalize_gj='per_token' with variant='signed'"):
+        metric_of(two_tasks("llama")[0], normalize_gj="per_token").compute_heatmaps("a", "b", variants=("signed",))
+
+
+@pytest.mark.parametrize("tiling", ["fast", "fixed"])
+def test_with_fixed_tiling_a_pair_is_the_same_bits_as_in_a_heatmap(tiling):
+    collector, _ = two_tasks("llama", torch.float32)
+    metric = metric_of(collector, tiling=tiling)
+    heatmap = metric.compute_heatmap("a", "b", progress=False)
+    assert heatmap.attributes["tiling"] == tiling
+    ids = collector.sample_ids("a")[1], collector.sample_ids("b")[1]
+    pair = metric.compute_sample_pair("a", ids[0], "b", ids[1], layer=1, head=3)
+    found = {block: heatmap[block]["scores"][1, 1, 1, 3] for block in "QKVO"}
+    if tiling == "fixed":
+        assert pair == found
+    else:
+        assert pair == pytest.approx(found, rel=1e-5)

@@ -1,9 +1,13 @@
 """What does not fit the memory is refused with both numbers, before it is allocated."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from qkov import memory
-from qkov.errors import MemoryLimitError
+from qkov.errors import MemoryLimitError, OptionError
 
 
 def test_some_memory_is_available():
@@ -45,3 +49,68 @@ def test_a_container_without_a_limit_does_not_count(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_LIMITS", ((limit, used),))
     monkeypatch.setattr(memory, "_MEMINFO", of_machine)
     assert memory.available_bytes() == 3 * 1024
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        (1, 1),
+        (10**18, 10**18),
+        ("8GB", 8 * 10**9),
+        ("8 gb", 8 * 10**9),
+        (" 8GiB ", 8 * 2**30),
+        ("500 MB", 500 * 10**6),
+        ("500MiB", 500 * 2**20),
+        ("1.5GB", 1_500_000_000),
+        ("0.1 KiB", 102),
+        ("2TB", 2 * 10**12),
+        ("2 TiB", 2 * 2**40),
+        ("12345", 12345),
+        ("7 b", 7),
+        ("9007199254740993", 9007199254740993),  # a float would make it even
+    ],
+)
+def test_a_budget_is_read_as_written(value, expected):
+    found = memory.budget_bytes(value)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, True, False, 1.0, 8e9, float("nan"), float("inf"), "", " ", "GB", "0", "0GB", "0.1 b", "-8GB", "8G", "8 XB",
+     "8GB 2", "1e9", "nan", "8,5GB", "٣GB", ".5GB", b"8GB", [8], 8 + 0j],
+)  # fmt: skip
+def test_a_budget_without_meaning_is_refused(value):
+    with pytest.raises(
+        OptionError, match=r"memory_budget=.*expected None, a whole number of bytes of at least 1.*'8GB'"
+    ):
+        memory.budget_bytes(value)
+
+
+def test_resident_memory_follows_what_is_held():
+    before = memory.resident_bytes()
+    held = bytearray(b"1") * 50_000_000
+    during = memory.resident_bytes()
+    peak = memory.peak_resident_bytes()
+    del held
+    assert 45e6 < during - before < 60e6
+    assert memory.resident_bytes() - before < 10e6
+    assert peak >= during - 2**21  # the counter of the peak lags behind by some pages of each thread
+    assert memory.peak_resident_bytes() >= peak - 2**21
+
+
+def test_the_peak_is_that_of_the_program_alone():
+    held = bytearray(b"1") * 200_000_000
+    command = "from qkov import memory; print(memory.peak_resident_bytes())"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert 5e6 < int(done.stdout) < len(held) < memory.resident_bytes()
+
+
+def test_without_proc_the_system_is_asked(monkeypatch):
+    expected = memory.peak_resident_bytes()
+    monkeypatch.setattr(memory, "_STATUS", Path("/nowhere"))
+    monkeypatch.setattr(memory, "_STATM", Path("/nowhere"))
+    assert memory.peak_resident_bytes() == pytest.approx(expected, rel=0.2)
+    assert memory.resident_bytes() >= expected * 0.9

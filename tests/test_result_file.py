@@ -44,6 +44,54 @@ def test_digest_sees_names_shapes_and_types():
     assert len(digests) == 5
 
 
+def in_parts(array, size):
+    """The same array, given some rows at a time."""
+    return result_file.InParts(
+        array.shape, array.dtype, lambda: (array[start : start + size] for start in range(0, len(array), size))
+    )
+
+
+@pytest.mark.parametrize("content", [CONTENT, {'"\\\n\x7f/': "\ud800\U0001f600"}])
+def test_an_array_in_parts_gives_the_same_bytes(tmp_path, content):
+    arrays = {
+        f"{kind}.{count}": np.arange(count * 3).reshape(count, 3).astype(kind)
+        for kind in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
+        for count in (0, 1, 7)
+    }
+    arrays |= {"single": np.array(2.5), "z.y": np.arange(10.0)}
+    whole = result_file.write(tmp_path / "whole", content, arrays, **KIND).read_bytes()
+    for size in (1, 2, 100):
+        given = {name: in_parts(array, size) if array.ndim else array for name, array in arrays.items()}
+        assert result_file.digest(content, given) == result_file.digest(content, arrays)
+        assert result_file.write(tmp_path / "parts", content, given, **KIND).read_bytes() == whole
+        np.testing.assert_array_equal(np.asarray(given["z.y"]), arrays["z.y"])
+
+
+@pytest.mark.parametrize("piece", [1, 24, 50, 10**6])
+def test_an_array_is_read_in_parts(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(result_file, "PIECE", piece)
+    path = result_file.write(tmp_path / "x", CONTENT, ARRAYS, **KIND)
+    content, arrays = result_file.read(path, **KIND, in_parts="z")
+    assert content == CONTENT
+    assert isinstance(arrays["z"], result_file.InParts)
+    assert isinstance(arrays["i"], np.ndarray)
+    np.testing.assert_array_equal(np.concatenate(list(arrays["z"].parts())), ARRAYS["z"])
+    np.testing.assert_array_equal(np.asarray(arrays["z"]), ARRAYS["z"])
+    assert all(part.size * 8 <= max(piece, 24) for part in arrays["z"].parts())
+    assert np.asarray(result_file.read(path, **KIND, in_parts="e")[1]["empty"]).shape == (2, 0)
+
+
+def test_a_flipped_bit_is_noticed_in_an_array_in_parts(tmp_path):
+    path = tmp_path / "x"
+    whole = result_file.write(path, CONTENT, {"z": ARRAYS["z"]}, **KIND).read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(errors.ResultFileError):
+            result_file.read(path, **KIND, in_parts="z")
+
+
 def test_any_flipped_bit_is_noticed(tmp_path):
     path = tmp_path / "x"
     whole = result_file.write(path, CONTENT, {"z": ARRAYS["z"]}, **KIND).read_bytes()

@@ -3,6 +3,7 @@
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -104,8 +105,8 @@ def test_whole_gradients_are_those_of_the_tokens(tmp_path, family):
                 )
 
 
-def test_scores_of_whole_gradients_are_the_same_bits(tmp_path):
-    model = build_model("llama", dtype=torch.float32)
+def test_scores_of_whole_gradients_are_those_of_factors(tmp_path):
+    model = build_model("llama", dtype=torch.float64)
     collectors = qkov.FisherCollector(), qkov.FisherCollector(store=tmp_path / "s")
     for one in collectors:
         one.collect_fisher(model, build_batch((30, 25, 9)), "a", progress=False)
@@ -117,7 +118,8 @@ def test_scores_of_whole_gradients_are_the_same_bits(tmp_path):
         found = [
             qkov.QKOVInterferenceMetric(one.config, one, **options).compute_heatmap("a", "b") for one in collectors
         ]
-        assert all((found[0].arrays[block] == found[1].arrays[block]).all() for block in "QKVO")
+        for block in "QKVO":  # a product more or less, so that the last digits differ
+            np.testing.assert_allclose(found[1].arrays[block], found[0].arrays[block], rtol=1e-11)
 
 
 def test_kronecker_factors_need_tokens(tmp_path):

@@ -105,6 +105,30 @@ def check_averages(case):
 
 
 @check
+def check_summary(case):
+    """Reduced while it is made, or in files, a result is that of all pairs: means over either task, lists of pairs."""
+    comparison = Comparison()
+    held = case.collect()
+    with tempfile.TemporaryDirectory() as folder:
+        for variant, pool in (("unsigned", "A"), ("signed", "pooled")):
+            metric = case.metric(held, variant=variant, fisher_pool=pool)
+            found = metric.compute_heatmap("a", "b", progress=False)
+            in_files = metric.compute_heatmap("a", "b", scores_path=Path(folder) / variant, progress=False)
+            comparison.true(in_files.identical(found))
+            summary = metric.compute_summary("a", "b", progress=False)
+            for block in found:
+                scores, exists = found.arrays[block], found.exists(block)
+                if not exists.any():
+                    continue
+                comparison.near(in_files.arrays[block][:, :, exists], scores[:, :, exists])
+                largest = np.abs(scores[:, :, exists]).max()
+                comparison.near(summary.by_a[block][:, exists], scores.mean(1)[:, exists], largest)
+                comparison.near(summary.by_b[block][:, exists], scores.mean(0)[:, exists], largest)
+                comparison.true(summary.top_conflicts(block) == found.top_conflicts(block))
+    return comparison.measurement(case.bound("score"))
+
+
+@check
 def check_empty_task(case):
     """An empty task B gives scores of shape (n_a, 0, layers, heads), zero averages, a warning, and valid=False."""
     comparison = Comparison()

@@ -310,7 +310,7 @@ def sample_out_of_memory(ground):
     says=("layer 0, block Q, slice 0", "Lower tile_elements"),
 )
 def scores_out_of_memory(ground):
-    """Refused, not retried in smaller tiles: which parameters share a tile decides how sums are rounded."""
+    """Samples are taken in smaller and smaller blocks; what does not fit one at a time is refused."""
 
     def full(*_arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")

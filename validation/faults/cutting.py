@@ -135,7 +135,7 @@ def query_heads_reversed(original):
     return interval
 
 
-@mapping("interference.Frame.units", expected="selection")
+@mapping("score_frame.Grid.units", expected="selection")
 def kv_head_by_place(original):
     """With some heads chosen, a kv head is taken by its place among the chosen ones instead of by its number."""
 
@@ -146,7 +146,7 @@ def kv_head_by_place(original):
     return units
 
 
-@mapping("interference.Frame.fields", expected="selection", case="deep")
+@mapping("score_frame.Grid.labels", expected="selection", case="deep")
 def layers_by_place(original):
     """With some layers chosen, they are labelled 0, 1, ... instead of by their numbers."""
     return lambda self: original(self) | {"layers": tuple(range(len(self.layouts)))}

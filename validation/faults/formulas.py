@@ -123,26 +123,22 @@ def lift_of_raw_gradients(_original):
     return lambda grad: grad
 
 
-@formula("scoring.slice_tiles", expected="tiles")
+@formula("tiles.columns_of", expected="tiles")
 def tile_border_dropped(original):
-    """The last entry of every tile but the last is lost."""
+    """The last column of every tile but the last is lost."""
 
-    def slice_tiles(*arguments):
-        tiles = list(original(*arguments))
-        yield from (tile[:, :-1] for tile in tiles[:-1])
-        yield tiles[-1]
+    def columns_of(*arguments):
+        found = [columns for columns in original(*arguments) if columns]
+        borders = [(start, max(start + 1, stop - 1)) for start, stop in found[:-1]]
+        return borders + original(*arguments)[len(found) - 1 :]
 
-    return slice_tiles
+    return columns_of
 
 
-@formula("scoring.slice_tiles", expected="tiles")
+@formula("tiles.columns_of", expected="tiles")
 def last_tile_overwrites(original):
     """Each tile's sum overwrites that of the tiles before."""
-
-    def slice_tiles(*arguments):
-        yield list(original(*arguments))[-1]
-
-    return slice_tiles
+    return lambda *arguments: original(*arguments)[-1:]
 
 
 @damping("formula.damp", expected="damping_scale")

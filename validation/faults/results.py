@@ -1,5 +1,6 @@
 """Faults of what is done with scores: roles, ids, averages, rankings, empty tasks, files."""
 
+import copy
 import dataclasses
 import functools
 import time
@@ -75,7 +76,7 @@ def conflicts_once_per_query_head(original):
     return top_conflicts
 
 
-@result("heatmap._strongest", expected="top_conflicts")
+@result("strongest.strongest_places", expected="top_conflicts")
 def conflicts_never_negative(original):
     """Signed conflicts are ranked from the largest score down, so that the list shows synergy."""
     return lambda values, top_k, *, ascending: original(values, top_k, ascending=False)
@@ -85,6 +86,39 @@ def conflicts_never_negative(original):
 def averages_are_medians(_original):
     """A picture shows medians over pairs under the name of averages."""
     return lambda self, block: np.median(self.arrays[block], axis=(0, 1))
+
+
+@result("scoring.score_marginals", expected="summary")
+def means_without_the_last_sample(original):
+    """The mean over B's samples of a summary leaves the last one out."""
+
+    def score_marginals(side_a, side_b, *rest):
+        fewer = copy.copy(side_b)
+        fewer.rows = side_b.rows[:-1]
+        return dataclasses.replace(original(side_a, side_b, *rest), by_a=original(side_a, fewer, *rest).by_a)
+
+    return score_marginals
+
+
+@result("summary_frame.SummaryFrame.put", expected="summary", case="deep")
+def list_of_the_first_layer(original):
+    """The list of the strongest pairs of a summary is that of the first layer alone."""
+
+    def put(self, block, place, column, marginals, scores=None):
+        return original(self, block, place, column, marginals, None if place else scores)
+
+    return put
+
+
+@result("score_files._place", expected="summary", case="deep")
+def files_by_unit(original):
+    """Scores in files lie unit by unit and are read layer by layer."""
+
+    def place(shape, layer, unit, row):
+        turned = unit * shape[2] + layer
+        return original(shape, turned // shape[3], turned % shape[3], row)
+
+    return place
 
 
 @result("heatmap.Heatmap.mean_map", expected="empty_task")
