@@ -137,6 +137,12 @@ def bench(session):
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def real_size(session):
+    """Collect and score a model of real size on two threads within 4 GB; minutes, and 6 GB of disk. Writes its evidence."""
+    run(session, "validation.real_size", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def reference(session):
     """Rewrite the committed reference values of determinism; refuses a checkout with changes."""
     run(session, "validation.reference_values", *session.posargs)

@@ -5,12 +5,14 @@ import contextlib
 import torch
 
 from . import (
+    collection_budget,
     fisher,
     formula,
     gradients,
     interruption,
     linear_weights,
     losses,
+    memory,
     passes,
     reproducibility,
     sample_rows,
@@ -52,6 +54,13 @@ class FisherCollector:
             so for samples of more tokens than about 2/3 of the width; "factors" never does: Kronecker factors need tokens.
         allow_unsealed: Give scores of a store whose collection has not ended.
         tokenizer: What made the batches; with a store, going on with another one is refused.
+        memory_budget: Most memory that this process may hold while it collects, in bytes or as "8GB" (10^9), "8GiB" (2^30):
+            all of it, with Python, torch and the model; on an accelerator, what torch has allocated there. Passes then have
+            fewer samples where that is needed, and what cannot fit is refused before the first pass of a batch; see
+            :mod:`qkov.collection_budget`. Freed memory is returned to the system at once for the rest of the process
+            (``qkov.memory.return_what_is_freed``). No part of a store's settings: it can be continued with another
+            budget. The number of samples in a pass may change the last bits of what is collected; give ``micro_batch``
+            where they matter.
 
     Raises:
         StoreMismatchError: If the store was collected with other settings.
@@ -74,9 +83,13 @@ class FisherCollector:
     def __init__(
         self, *, contribution_normalisation="tokens", ema_decay=fisher.EMA_DECAY, attention=None, weights="attention",
         store=None, store_dtype=None, store_form="smaller", allow_unsealed=False, tokenizer=None,
+        memory_budget=None,
     ):  # fmt: skip
         formula.require_choice("contribution_normalisation", contribution_normalisation, formula.NORMALISATIONS)
         fisher.sample_weights(1, "ema", ema_decay)  # refuses a decay outside (0, 1)
+        self.memory_budget = memory.budget_bytes(memory_budget)
+        if self.memory_budget is not None:
+            memory.return_what_is_freed()
         self.contribution_normalisation = contribution_normalisation
         self.ema_decay = ema_decay
         self.attention = attention
@@ -200,8 +213,8 @@ class FisherCollector:
             clusters: One label per sample (document, template) for statistics; kept, not used here.
             loss_fn: ``loss_fn(model, batch) -> losses [N]`` or ``(losses [N], tokens [N])``; must not mix samples.
                 Default: causal language modelling, ``qkov.losses.causal_lm_loss``.
-            micro_batch: Samples per pass; default: by a budget of tokens. Halved, with a logged warning, where an
-                accelerator has too little memory.
+            micro_batch: Samples per pass; default: by a budget of tokens, or fewer to keep to ``memory_budget``, which
+                refuses a number that does not fit. Halved, with a logged warning, where an accelerator has too little memory.
             non_finite: What to do with a sample whose loss or gradient is NaN or infinite: "error" (default), or "skip": its
                 pass is repeated sample by sample, the samples that fail are left out, listed by :meth:`skipped` with the
                 reason, and warned of. A task is then not the one that was given: which samples fail is no accident.
@@ -225,7 +238,7 @@ class FisherCollector:
         with interruption.deferred() if self.store is not None else contextlib.nullcontext() as interrupted:
             for found in passes.collect_passes(
                 model, batch, task, known, self.config, self._weights, loss_fn, self._seen[1], *supplies,
-                micro_batch=micro_batch, progress=progress, skipped=skipped,
+                micro_batch=self._micro_batch(model, loss_fn, micro_batch), progress=progress, skipped=skipped,
                 skip=non_finite == "skip", plan=self._keeping.plan(model, self.config, self._weights, task),
             ):  # fmt: skip
                 self._keeping.add_skipped(task, skipped)
@@ -335,13 +348,13 @@ class FisherCollector:
         }
 
     def _head_sums(self, members, projection, unit):
-        sums = torch.empty(len(members), dtype=torch.float64)
-        for row, one in enumerate(members):
+        sums = []
+        for one in members:
             head, other = gradients.slice_factors(one.factors, projection, unit)
             grad = gradients.widened(head).T @ gradients.widened(other)
             h = formula.normalise(grad.reshape(1, -1), torch.tensor([one.num_tokens]), self.contribution_normalisation)
-            sums[row] = fisher.reduce_heads(formula.contribution(h))[0]
-        return sums
+            sums.append(fisher.reduce_heads(formula.contribution(h))[0])
+        return torch.stack(sums).cpu()  # once a slice, not once a sample
 
     def _task_contributions(self, task):
         keys = {f"{task}_{one.sample_id}": one for one in self._members(task)}
@@ -384,6 +397,13 @@ class FisherCollector:
         self._seen = None, None
         self._keeping.begin(model, self.config, self._weights, self._left_out)
         self.model_fingerprint = self._keeping.fingerprint
+
+    def _micro_batch(self, model, loss_fn, asked):
+        """What the budget allows, chosen batch by batch; what was asked for where there is none."""
+        return collection_budget.chooser(
+            self.memory_budget, model, config=self.config, weights=self._weights, loss_fn=loss_fn, micro_batch=asked,
+            stored=self.store is not None, store_dtype=self._keeping.dtype,
+        )  # fmt: skip
 
     def _numbers(self, task):
         """Ids of samples that were given none. In a store they begin at 0 again in each process, so that it resumes."""

@@ -10,6 +10,7 @@ of sample i's own loss. Which rows are sample i's is seen from the first axis, o
 import contextlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
@@ -77,7 +78,8 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
         _captured(model, names) as captured,
     ):
         losses, tokens = _per_sample(loss_fn(model, batch), len(sample_names))
-        _check_losses(losses, tokens, sample_names)
+        counts = tokens.tolist()
+        _check_losses(losses, counts, sample_names)
         _check_ran_once(captured, names)
         parts = _by_axis(config, names, first_axis)
         suspects = [
@@ -95,10 +97,13 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
                     axis, losses, _only(edges, part), _only(deltas, part), read, sample_names
                 )
                 owners.update(found or {})
-    return [
-        (_sample_factors(config, groups, captured, deltas, owners, row, sample_names[row]), int(tokens[row]))
-        for row in range(len(sample_names))
-    ]
+    inputs = {name: captured[name].inputs for name in names}
+    captured.clear()
+    del losses, edges  # with them the graph, where it was retained, before the samples' tokens are copied
+    places = _places(groups, deltas, owners, len(sample_names))
+    found = [_sample_factors(groups, inputs, deltas, owners, places, row) for row in range(len(sample_names))]
+    _require_finite(found, sample_names)
+    return list(zip(found, counts, strict=True))
 
 
 def slice_factors(factors, projection, unit):
@@ -142,7 +147,17 @@ def squared_norm(factors, projection, grams=None):
     Both Gram matrices are symmetric, so that of four quarters three are computed. ``grams`` is a dict that holds those of V
     from one block of a layer to the next: Q, K and V read one tensor.
     """
-    grams = {} if grams is None else grams
+    return float(_squared_norm(factors, projection, {} if grams is None else grams))
+
+
+def squared_norms(factors, layout):
+    """Return ``{block: squared norm}`` of all blocks of a layer, asked of the device at once; see :func:`squared_norm`."""
+    grams = {}
+    found = torch.stack([_squared_norm(factors, one, grams) for one in layout.projections])
+    return {one.block: value for one, value in zip(layout.projections, found.tolist(), strict=True)}
+
+
+def _squared_norm(factors, projection, grams):
     parts = [slice_factors(factors, projection, unit) for unit in range(projection.num_units)]
     other = parts[0][1]
     if id(other) not in grams:
@@ -151,13 +166,7 @@ def squared_norm(factors, projection, grams=None):
     first, second, between = (
         (one * two).sum(dtype=torch.float64) for one, two in zip(heads, grams[id(other)][1], strict=True)
     )
-    return float((first + second + 2 * between).clamp_min(0))
-
-
-def squared_norms(factors, layout):
-    """Return ``{block: squared norm}`` of all blocks of a layer; see :func:`squared_norm`."""
-    grams = {}
-    return {one.block: squared_norm(factors, one, grams) for one in layout.projections}
+    return (first + second + 2 * between).clamp_min(0)
 
 
 def _gram_quarters(rows):
@@ -310,8 +319,8 @@ def _per_sample(result, num_samples):
     return losses, counts.long()
 
 
-def _check_losses(losses, tokens, sample_names):
-    for loss, count, name in zip(losses.tolist(), tokens.tolist(), sample_names, strict=True):
+def _check_losses(losses, counts, sample_names):
+    for loss, count, name in zip(losses.tolist(), counts, sample_names, strict=True):
         if count < 1:
             raise BatchError(
                 f"sample {name!r} has no predicted token: every label is masked, padded or the first. "
@@ -353,48 +362,71 @@ def _zero_if_unused(delta, capture):
     return torch.zeros_like(capture.output) if delta is None else delta.detach()
 
 
-def _sample_factors(config, groups, captured, deltas, owners, row, sample_name):
+def _sample_factors(groups, inputs, deltas, owners, places, row):
     factors = {}
     for modules in groups:
-        joined = owners[modules[0]] is not None
-        select = _owned_tokens(owners, row) if joined else _leading_tokens(deltas, modules, row)
         kept_inputs = {}  # Q, K and V of split projections read one tensor; keep one copy of it
         for name in modules:
-            source = captured[name].inputs
+
+            def select(tensor, name=name):
+                return _rows(tensor, None if owners[name] is not None else row).index_select(0, places[name][row])
+
+            source = inputs[name]
             key = _same_tensor(source)
             if key not in kept_inputs:
-                kept_inputs[key] = select(source, name)
-            pair = Factors(kept_inputs[key], select(deltas[name], name))
-            if not (torch.isfinite(pair.inputs).all() and torch.isfinite(pair.deltas).all()):
-                raise non_finite.gradient_error(sample_name, name, pair.inputs, pair.deltas)
-            factors[name] = pair
+                kept_inputs[key] = select(source)
+            factors[name] = Factors(kept_inputs[key], select(deltas[name]))
     return factors
+
+
+def _require_finite(found, sample_names):
+    """Refuse NaN and infinity. The host waits for the device once, not for every sample and module."""
+    tensors = {id(one): one for factors in found for pair in factors.values() for one in (pair.inputs, pair.deltas)}
+    flags = torch.stack([torch.isfinite(one).all() for one in tensors.values()]).tolist() if tensors else []
+    finite = dict(zip(tensors, flags, strict=True))
+    for factors, sample_name in zip(found, sample_names, strict=True):
+        for name, pair in factors.items():
+            if not (finite[id(pair.inputs)] and finite[id(pair.deltas)]):
+                raise non_finite.gradient_error(sample_name, name, pair.inputs, pair.deltas)
 
 
 def _same_tensor(tensor):
     return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
-def _leading_tokens(deltas, modules, row):
-    """Select the tokens of a sample that are reached, where samples lie along the first axis."""
-    parts = {name: _row(deltas[name], row) for name in modules}
-    keep = _reached_tokens(parts)
-    return lambda tensor, name: _row(tensor, row)[keep[len(parts[name])]]
+def _places(groups, deltas, owners, num_samples):
+    """Find out which rows of a module's activations are kept: ``{module_name: [long [tokens] of every sample]}``.
+
+    Where samples lie along the first axis, rows are counted from the sample's first, else from the first of all. The host
+    waits for the device once: a mask taken as an index would have it wait for each sample and module.
+    """
+    masks, key_of = {}, {}
+    for number, modules in enumerate(groups):
+        for name in modules:
+            if owners[name] is None:
+                reached = (deltas[name] != 0).any(-1).reshape(num_samples, -1)
+                key = number, reached.shape[1]  # cross-attention has two numbers of tokens
+                masks[key] = reached | masks.get(key, torch.zeros_like(reached))
+            else:
+                key = id(owners[name])
+                rows = torch.arange(num_samples, device=owners[name].device)
+                masks[key] = owners[name][None] == rows[:, None]
+            key_of[name] = key
+    kept = dict(zip(masks, _indices(list(masks.values())), strict=True))
+    return {name: kept[key] for name, key in key_of.items()}
 
 
-def _owned_tokens(owners, row):
-    """Select the rows that belong to a sample, wherever they lie."""
-    return lambda tensor, name: tensor.reshape(-1, tensor.shape[-1])[owners[name] == row]
+def _indices(masks):
+    """Turn masks ``[samples, rows]`` into ``[long [kept] of each sample]`` for each, by one copy to the host and one back."""
+    flat = torch.cat([mask.flatten() for mask in masks]).cpu().numpy()
+    ends = np.cumsum([mask.numel() for mask in masks])[:-1]
+    by_row = [part.reshape(mask.shape) for part, mask in zip(np.split(flat, ends), masks, strict=True)]
+    counts = [part.sum(1).tolist() for part in by_row]
+    found = torch.from_numpy(np.concatenate([part.nonzero()[1] for part in by_row])).to(masks[0].device)
+    by_mask = found.split([sum(count) for count in counts])
+    return [part.split(count) for part, count in zip(by_mask, counts, strict=True)]
 
 
-def _reached_tokens(parts):
-    """Which tokens have an output gradient at any projection, by number of tokens: cross-attention has two."""
-    keep = {}
-    for part in parts.values():
-        reached = (part != 0).any(-1)
-        keep[len(part)] = reached | keep.get(len(part), torch.zeros_like(reached))
-    return keep
-
-
-def _row(tensor, row):
-    return tensor[row].reshape(-1, tensor.shape[-1])
+def _rows(tensor, row):
+    """Flatten the leading axes of a sample, or of all where samples do not lie along the first axis."""
+    return (tensor if row is None else tensor[row]).reshape(-1, tensor.shape[-1])

@@ -12,7 +12,7 @@ from .store import Store
 class InMemory:
     """Samples as collection made them."""
 
-    folder = sealed = None
+    folder = sealed = dtype = None
 
     def __init__(self):
         self.fingerprint = None
@@ -129,7 +129,7 @@ class OnDisk:
 
     def plan(self, model, config, weights, task):
         """Return what refuses, before the first pass of a batch, samples that the disk cannot hold or the store not take."""
-        itemsize = (self._dtype or next(model.parameters()).dtype).itemsize
+        itemsize = (self.dtype or next(model.parameters()).dtype).itemsize
 
         def plan(num_samples, num_tokens):
             self.store.require_open()
@@ -141,7 +141,7 @@ class OnDisk:
     def keep(self, task, loss, samples, config):
         """Commit the samples of a pass; return them as they are read from now on."""
         form = self.settings["store_form"]
-        return self._started().commit(task, loss, samples, config, dtype=self._dtype, form=form)
+        return self._started().commit(task, loss, samples, config, dtype=self.dtype, form=form)
 
     def add_task(self, task):
         """Write down a task without samples."""
@@ -163,7 +163,8 @@ class OnDisk:
         self.store.close()
 
     @property
-    def _dtype(self):
+    def dtype(self):
+        """Precision of stored factors, or None for that of the model."""
         return shards.STORED_DTYPES.get(self.settings["store_dtype"])
 
     def _started(self):

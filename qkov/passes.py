@@ -31,7 +31,8 @@ def collect_passes(
     """Cut batches into passes and yield the samples of each, once the whole pass has succeeded.
 
     Args:
-        model, batch, task, loss_fn, micro_batch, progress: As for ``FisherCollector.collect_fisher``.
+        model, batch, task, loss_fn, progress: As for ``FisherCollector.collect_fisher``.
+        micro_batch: As there, or ``choose(batch, rows)``: how many of the new samples of a batch share a pass.
         known: ``{id: digest}`` of samples that are there; those of this call are added.
         config, weights, first_axis: As for ``gradients.collect_factors``.
         sample_ids, clusters: A :class:`Supply` each.
@@ -63,12 +64,15 @@ def collect_passes(
             labels = _one_each(task, clusters.take(num_samples), num_samples)
             samples.check_tokens(model, one, names)
             position_tables.check_positions(model, one, names, loss_fn)
-            digests = [samples.row_digest(one, row, full_name(loss_fn)) for row in range(num_samples)]
+            on_host = samples.select_rows(one, slice(None), "cpu")  # at once, not sample by sample
+            digests = [samples.row_digest(on_host, row, full_name(loss_fn)) for row in range(num_samples)]
             new = [row for row in range(num_samples) if not _is_known(task, known, names[row], digests[row])]
-            fitting = micro_batch or max(1, TOKENS_PER_PASS.get(device.type, 512) // _tokens_per_sample(one))
             bar.update(num_samples - len(new))
             if new and plan is not None:
-                plan(len(new), _num_tokens(one, new))
+                plan(len(new), num_tokens(one, new))
+            fitting = micro_batch or default_samples(one, device)
+            if new and callable(micro_batch):
+                fitting = micro_batch(one, new)
             alone = 0  # samples of a failed pass that are still to be tried by themselves
             while new:
                 rows = new[: 1 if alone else min(most, fitting)]
@@ -182,15 +186,22 @@ def _total(batch):
     return samples.batch_size(batch) if isinstance(batch, Mapping) else None
 
 
-def _tokens_per_sample(batch):
+def default_samples(batch, device):
+    """Return how many samples of a batch share a pass unless something else is asked for."""
+    return max(1, TOKENS_PER_PASS.get(device.type, 512) // tokens_per_sample(batch))
+
+
+def tokens_per_sample(batch):
+    """Return the length of a batch, padding included."""
     return max([1, *(value.shape[1] for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim > 1)])
 
 
-def _num_tokens(batch, rows):
+def num_tokens(batch, rows):
+    """Count the tokens of some samples, without padding where there is a mask."""
     mask = batch.get("attention_mask")
     if isinstance(mask, torch.Tensor) and mask.ndim == 2:
         return int((mask[rows] != 0).sum())
-    return len(rows) * _tokens_per_sample(batch)
+    return len(rows) * tokens_per_sample(batch)
 
 
 def full_name(loss_fn):

@@ -86,7 +86,8 @@ def predictions(model, batch, row):
     real = [t for t in range(len(mask)) if mask[t] != 0]
     labels = (batch["labels"] if "labels" in batch else batch["input_ids"])[row]
     with torch.no_grad():
-        logits = twin(input_ids=batch["input_ids"][row, real][None]).logits[0].double()
+        ids = batch["input_ids"][row, real][None].to(next(twin.parameters()).device)
+        logits = twin(input_ids=ids).logits[0].double().cpu()
     places = [p for p in range(1, len(real)) if real[p] == real[p - 1] + 1 and int(labels[real[p]]) != -100]
     return torch.stack([torch.exp(logits[p - 1] - torch.logsumexp(logits[p - 1], 0)) for p in places])
 

@@ -17,6 +17,7 @@ from importlib import metadata
 import torch
 
 PROBES_PER_TENSOR = 1024
+SUMMED_AT_ONCE = 2**22  # numbers
 # Entries of a configuration that do not change what the model computes: names, versions, what a call returns.
 NOT_COMPUTED = frozenset([
     "_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype", "use_cache", "output_attentions",
@@ -46,7 +47,9 @@ def model_fingerprint(model):
             step = max(1, flat.numel() // PROBES_PER_TENSOR)
             digest.update(f"{name}{parameter.dtype}{tuple(parameter.shape)}".encode())
             digest.update(flat[::step].double().cpu().numpy().tobytes())
-            digest.update(flat.sum(dtype=torch.float64).cpu().numpy().tobytes())
+            # A sum in float64 makes a copy in float64, which is not to be of the whole of a large embedding.
+            total = sum(part.sum(dtype=torch.float64) for part in flat.split(SUMMED_AT_ONCE))
+            digest.update(torch.as_tensor(total, dtype=torch.float64).cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -77,7 +77,7 @@ def find_owners(axis, losses, edges, deltas, tokens, sample_names):
         NonFiniteError: If a gradient is NaN or infinite, which hides to whom it belongs.
     """
     if axis.is_sample is None:
-        finite = all(bool(torch.isfinite(delta).all()) for delta in deltas.values())
+        finite = bool(torch.stack([torch.isfinite(delta).all() for delta in deltas.values()]).all())
         # Without finite gradients nothing can be compared; the caller refuses them, naming the sample.
         if not finite or _scales_by_sample(losses, edges, deltas):
             axis.is_sample = True if finite else None
@@ -134,10 +134,11 @@ def _scales_by_sample(losses, edges, deltas):
     """Whether every row is that of its place along the first axis: scaled as its loss is, bit for bit."""
     weights = torch.exp2(torch.arange(len(losses), device=losses.device) % POWERS).to(losses)
     scaled = _gradients(losses, edges, weights, deltas)
-    for part, delta in zip(scaled, deltas.values(), strict=True):
-        if not torch.equal(part, delta * weights.to(delta).reshape(-1, *[1] * (delta.ndim - 1))):
-            return False
-    return True
+    same = [
+        (part == delta * weights.to(delta).reshape(-1, *[1] * (delta.ndim - 1))).all()
+        for part, delta in zip(scaled, deltas.values(), strict=True)
+    ]
+    return bool(torch.stack(same).all())  # one question to the device, not one for each module
 
 
 def _gradients(losses, edges, weights, deltas):

@@ -26,6 +26,7 @@ from . import (
     notebooks,
     prediction_pictures,
     prediction_tables,
+    real_size_tables,
     reliability_tables,
     remedies_pictures,
     remedies_tables,
@@ -75,6 +76,8 @@ def name_outcomes(found):
             say(f"failed: {complaint}")
     for complaint in [*found.get("mutants", {}).get("complaints", []), *found.get("bench", {}).get("complaints", [])]:
         say(f"failed: {complaint}")
+    for complaint in found.get("real_size", {}).get("complaints", []):
+        say(f"failed: {complaint}")
     for entry in found.get("not_run", []):
         say(f"not run: {entry['what']}: {entry['reason']}")
 
@@ -112,6 +115,7 @@ def build_book(options, found, manifest, comparisons, planted):
     of_studies |= determinism_tables.determinism_tables(found, manifest)
     of_studies |= fault_tables.fault_tables(found) | store_tables.store_tables(found)
     of_studies |= mutant_tables.mutant_tables(found) | bench_tables.bench_tables(found)
+    of_studies |= real_size_tables.real_size_tables(found)
     shown = determinism_tables.without_arrays(manifest)
     tables.write_tables(sources / "generated", found, shown, comparisons, planted, **of_studies)
     for pictures in (prediction_pictures, remedies_pictures, bench_pictures):
@@ -121,6 +125,7 @@ def build_book(options, found, manifest, comparisons, planted):
     numbers |= prediction_tables.prediction_numbers(found) | reliability_tables.reliability_numbers(found)
     numbers |= store_tables.store_numbers(found) | mutant_tables.mutant_numbers(found)
     numbers |= bench_tables.bench_numbers(found)
+    numbers |= real_size_tables.real_size_numbers(found)
     book.assemble(options.book, options.output / "notebooks", sources, numbers)
     started = time.perf_counter()
     built = book.build(sources, options.output / "pages")

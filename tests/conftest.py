@@ -1,5 +1,6 @@
 """Settings of the test run: threads, network, Hypothesis, and tests that need a GPU."""
 
+import importlib.util
 import os
 
 # Before the first import of torch or transformers, in every xdist worker; values from outside win.
@@ -10,6 +11,7 @@ for variable, value in {
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "MPLBACKEND": "agg",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it deterministic algorithms are refused on a GPU
 }.items():
     os.environ.setdefault(variable, value)
 
@@ -34,14 +36,32 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 
+NO_DEVICE = "no CUDA device"
+
+
+def pytest_addoption(parser):
+    """Add `--require-gpu`; where pytest-timeout is not installed, as on a runner's image, let its setting mean nothing."""
+    parser.addoption("--require-gpu", action="store_true", help="fail, not skip, where there is no CUDA device")
+    if importlib.util.find_spec("pytest_timeout") is None:
+        parser.addini("timeout", "seconds that a test may take; pytest-timeout is not installed, so nothing holds it")
+
+
+def pytest_sessionstart(session):
+    """End the run with status 1 where a GPU is required and there is none: skips would look like success."""
+    if session.config.getoption("--require-gpu") and not _has_gpu():
+        pytest.exit(f"--require-gpu: {NO_DEVICE}; nothing was run", returncode=1)
+
+
 def pytest_collection_modifyitems(items):
     """Skip tests marked `gpu` where there is no CUDA device; pytest counts and names them in its summary."""
     gpu_items = [item for item in items if item.get_closest_marker("gpu")]
-    if not gpu_items:
-        return
-    import torch
-
-    if torch.cuda.is_available():
+    if not gpu_items or _has_gpu():
         return
     for item in gpu_items:
-        item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        item.add_marker(pytest.mark.skip(reason=NO_DEVICE))
+
+
+def _has_gpu():
+    import torch
+
+    return torch.cuda.is_available()

@@ -58,6 +58,7 @@ LEVELS = (
         "position_tables",
         "sample_rows",
         "gradients",
+        "pass_memory",
         "shards",
         "store_contents",
         "store",
@@ -77,6 +78,7 @@ LEVELS = (
     ),
     (
         "keeping",
+        "collection_budget",
         "collector",
         "meaning",
         "result_file",

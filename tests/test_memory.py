@@ -114,3 +114,29 @@ def test_without_proc_the_system_is_asked(monkeypatch):
     monkeypatch.setattr(memory, "_STATM", Path("/nowhere"))
     assert memory.peak_resident_bytes() == pytest.approx(expected, rel=0.2)
     assert memory.resident_bytes() >= expected * 0.9
+
+
+FREED = """
+import sys
+from qkov import memory
+if sys.argv[1] == "yes":
+    assert memory.return_what_is_freed()
+large = bytearray(b"1") * 30_000_000
+del large  # from here on glibc keeps blocks of up to this size, unless told
+large, pin = bytearray(b"1") * 29_000_000, bytearray(b"1") * 200_000
+before = memory.resident_bytes()
+del large
+print(before - memory.resident_bytes())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="about the C library of Linux")
+@pytest.mark.parametrize(("told", "returned"), [("yes", True), ("no", False)])
+def test_freed_memory_is_returned_where_asked_for(told, returned):
+    done = subprocess.run([sys.executable, "-c", FREED, told], capture_output=True, text=True, check=True)
+    assert (int(done.stdout) > 25e6) == returned
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.sys, "platform", "darwin")
+    assert memory.return_what_is_freed() is False

@@ -72,7 +72,9 @@ def offline(monkeypatch):
 OTHER_STUDIES = [name for name in program.STUDIES if name != "statistics"]
 
 
-def evidence(status="passed", fault="caught", family="proved", rate="passed", complaints=(), situation="passed"):
+def evidence(
+    status="passed", fault="caught", family="proved", rate="passed", complaints=(), situation="passed", over_budget=()
+):
     results = [{"check": "law", "model": "m", "status": status, "error": 0.0, "bound": 1.0, "compared": 3,
                 "seconds": 0.1, "reason": ""}]  # fmt: skip
     planted = [{"fault": "f", "area": "formula", "description": "", "expected": "law", "caught_by": ["law"],
@@ -88,6 +90,7 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
              **{name: [row | {"status": "passed"} for row in rates] for name in OTHER_STUDIES},
              **{f"{name}_long": {"rows": rates, "seconds": 1.0, "complaints": []} for name in OTHER_STUDIES}}  # fmt: skip
     found["redundancy"] = []
+    found["real_size"] = {"rows": [], "seconds": None, "environment": {}, "stale": [], "complaints": list(over_budget)}
     found["summary"] = program.summarise(found) | {"checks_without_a_fault": [], "redundancy_complaints": []}
     return found
 
@@ -104,6 +107,7 @@ def evidence(status="passed", fault="caught", family="proved", rate="passed", co
         (evidence(situation="failed"), 1),
         (evidence(situation="not run"), 1),
         (evidence(complaints=["made by other sources"]), 1),
+        (evidence(over_budget=["failed: peak of resident memory: 5.000, at most 4.000"]), 1),
         (evidence() | {"summary": evidence()["summary"] | {"statistics": 0}}, 1),
         *((evidence() | {"summary": evidence()["summary"] | {name: 0}}, 1) for name in OTHER_STUDIES),
     ],
@@ -116,6 +120,14 @@ def test_exit_status_says_whether_everything_held(found, status, monkeypatch, tm
     assert {"commit", "environment", "data_fingerprint", "tiers_run", "tiers_not_run"} <= set(manifest)
     assert manifest["offline"]["sockets other than loopback blocked"] is True
     assert "numbers compared" in capsys.readouterr().out
+
+
+def test_a_required_gpu_that_is_not_there_ends_before_anything_runs(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(program.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(program, "gather", lambda options: pytest.fail("it ran"))
+    assert program.main(["--require-gpu", "--output", str(tmp_path)]) == 1
+    assert "no CUDA device" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("how", "status"), [("reached", 1), ("open", 0)])

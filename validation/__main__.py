@@ -30,6 +30,7 @@ from . import (
     offline,
     prediction_evidence,
     proven,
+    real_size,
     remedies_evidence,
     statistics_evidence,
     suite,
@@ -61,6 +62,8 @@ def parse_arguments(arguments):
     parser.add_argument("--trust-remote-code", action="store_true",
                         help="run the code that comes with it; needs a commit, 40 digits, as --revision")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="where --model runs, for example cuda (default: cpu)")
+    parser.add_argument("--require-gpu", action="store_true",
+                        help="end with status 1, before anything runs, where there is no CUDA device")  # fmt: skip
     parser.add_argument("--output", type=Path, default=ROOT / "_build" / "validation", help="folder to write")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="processes of one thread each")
     parser.add_argument("--long", action="store_true",
@@ -117,7 +120,7 @@ def gather(options):
     results, planted = results + of_statistics, planted + wrong_statistics
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
     studies = {name: timed(name, measure_study, name, options) for name in STUDIES}
-    mutants, speed = mutant_record.read(), bench_record.read()
+    mutants, speed, of_real_size = mutant_record.read(), bench_record.read(), real_size.read()
     for row in rows:
         row["notes"] = "; ".join(filter(None, [row["notes"], records.get(row["name"], "")]))
     evidence = {
@@ -134,12 +137,14 @@ def gather(options):
         **{f"{name}_long": module.EVIDENCE.read() for name, module in STUDIES.items()},
         "mutants": mutants,
         "bench": speed,
+        "real_size": of_real_size,
         "not_run": [
             *not_run,
             *determinism.omissions(repeated),
             *omissions(options),
             *mutant_record.omissions(mutants),
             *bench_record.omissions(speed),
+            *real_size.omissions(of_real_size),
         ],
     }
     evidence["summary"] = summarise(evidence)
@@ -201,6 +206,7 @@ def summarise(evidence):
         **{name: len(evidence[name]) for name in STUDIES},
         "studies_failed": sum(row["status"] != "passed" for name in STUDIES for row in evidence[name]),
         "studies_complaints": sum(len(evidence[f"{name}_long"]["complaints"]) for name in STUDIES),
+        "real_size_complaints": evidence["real_size"]["complaints"],
         "checks_without_a_fault": faults.unexercised(evidence["faults"]),
         "redundancy_complaints": faults.redundancy.complaints(evidence["redundancy"], evidence["faults"]),
     }
@@ -246,6 +252,9 @@ def main(arguments=None):
     """Run everything; return the exit status."""
     options = parse_arguments(arguments)
     torch.set_num_threads(1)
+    if options.require_gpu and not torch.cuda.is_available():
+        say("validation: --require-gpu: no CUDA device; nothing was run")
+        return 1
     try:
         for name in options.model:  # refused before anything is measured or loaded
             hub.loading_options(name, **hub_options(options))
@@ -278,6 +287,8 @@ def main(arguments=None):
             say(f"{'not run' if row['status'] == 'not run' else 'FAILED'}: bad input {row['case']}: {row['reason']}")
     for complaint in evidence["summary"]["redundancy_complaints"]:
         say(f"FAILED redundancy: {complaint}")
+    for complaint in evidence["summary"]["real_size_complaints"]:
+        say(f"FAILED real size: {complaint}")
     for name in STUDIES:
         for row in evidence[name]:
             if row["status"] != "passed":
@@ -293,7 +304,7 @@ def main(arguments=None):
         f"{found['faults_caught']} of {found['faults']} faults caught; {found['compared']:,} numbers compared")  # fmt: skip
     wrong = found["failed"] or found["families_failed"] or found["checks_without_a_fault"]
     wrong = wrong or found["studies_failed"] or found["studies_complaints"] or found["bad_input_failed"]
-    wrong = wrong or found["redundancy_complaints"]
+    wrong = wrong or found["redundancy_complaints"] or found["real_size_complaints"]
     tried = found["bad_input"] > found["bad_input_not_run"]
     caught = found["faults_caught"] + found["faults_equivalent"] == found["faults"] > 0
     return 0 if found["passed"] and all(found[name] for name in STUDIES) and caught and tried and not wrong else 1

@@ -13,8 +13,8 @@ from .registry import check
 
 @check
 def check_store_keeps(case):
-    """A store gives back the ids, counts and slices of memory, bit for bit, however it holds them."""
-    comparison = Comparison()
+    """A store gives back the ids, counts and slices of memory, bit for bit; whole float32 gradients but for rounding."""
+    comparison, single = Comparison(), case.precision == "single"
     held = case.collect(micro_batch=1)
     with tempfile.TemporaryDirectory(prefix="qkov-") as folder:
         _collect(case, folder)
@@ -26,8 +26,12 @@ def check_store_keeps(case):
                 for layout in case.layouts():
                     for projection in layout.projections:
                         first, second = (_slices(sample, projection) for sample in (one, two))
-                        comparison.true(torch.equal(first, second), first.numel())
-    return comparison.measurement(0.0)
+                        if single and two.factors[projection.module_name].bias is not None:
+                            # The last bit of a float32 product depends on where in memory it lies.
+                            comparison.near(first, second)
+                        else:
+                            comparison.true(torch.equal(first, second), first.numel())
+    return comparison.measurement(case.bound("gradient") if single else 0.0)
 
 
 @check

@@ -101,18 +101,18 @@ def flags_not_restored(_original):
 def first_position_lost(original):
     """Tokens without a query gradient are dropped: with them goes the first position, which has one for V and O."""
 
-    def sample_factors(config, *arguments):
-        factors = original(config, *arguments)
-        for layout in config.layers:
-            keep = (factors[layout.projection("Q").module_name].deltas != 0).any(-1)
-            for name in {projection.module_name for projection in layout.projections}:
+    def sample_factors(groups, *arguments):
+        factors = original(groups, *arguments)
+        for modules in groups:
+            keep = (factors[modules[0]].deltas != 0).any(-1)  # the first of a layer's attention is that of queries
+            for name in modules:
                 factors[name] = Factors(factors[name].inputs[keep], factors[name].deltas[keep])
         return factors
 
     return sample_factors
 
 
-@collection("gradients._row", expected="reference_gradients")
+@collection("gradients._rows", expected="reference_gradients")
 def stored_in_bfloat16(original):
     """Layer inputs and output gradients are stored in bfloat16."""
     return lambda tensor, *arguments: original(tensor, *arguments).bfloat16().to(tensor.dtype)
