@@ -109,13 +109,16 @@ def test_group_of_a_goal_is_measured_and_no_other():
     assert bench.chosen_groups(["growth-t", "peak"]) == ["scoring", "memory"]
     assert bench.chosen_groups(["libraries"]) == ["libraries"]
     assert bench.chosen_groups([]) == list(goals.GROUPS)
+    assert bench.chosen_groups([], "cuda") == ["gpu"]  # on a runner with a GPU nothing else is waited for
+    assert bench.chosen_groups(["peak"], "cuda") == ["memory"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_its_goal_is_not_run_and_an_error_if_required(tmp_path, capsys):
     path = tmp_path / "x.json"
-    for options, reason in (([], "--device cuda was not given"), (["--device", "cuda"], "torch finds no CUDA device")):
-        assert bench.main(["--only", "gpu", "--output", str(path), *options]) == 0
+    cases = (["--only", "gpu"], "--device cuda was not given"), (["--device", "cuda"], "torch finds no CUDA device")
+    for options, reason in cases:
+        assert bench.main(["--output", str(path), *options]) == 0
         assert f"not run: {reason}" in capsys.readouterr().out
     assert bench.main(["--only", "gpu", "--output", str(path), "--device", "cuda", "--require-gpu"]) == 1
     with pytest.raises(SystemExit):

@@ -34,7 +34,12 @@ def parse_arguments(arguments):
     parser.add_argument("--only", action="append", default=[], metavar="ROW", choices=names,
                         help=f"one of {', '.join(names)}, may be repeated; a group is measured whole")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that all runs; no goal applies")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="cuda measures the rows of a GPU too")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        choices=("cpu", "cuda"),
+        help="cuda measures the rows of a GPU, and others if --only asks",
+    )
     parser.add_argument("--require-gpu", action="store_true", help="end with 1 if no row of a GPU could be measured")
     parser.add_argument("--output", type=Path, default=ROOT / "_build" / "bench.json", help="where the JSON goes")
     parser.add_argument("--commit-evidence", action="store_true",
@@ -52,9 +57,9 @@ def say(text):
     print(escaping.for_terminal(text), file=sys.stderr, flush=True)
 
 
-def chosen_groups(only):
-    """Groups that hold what was asked for; all without a choice."""
-    asked = set(only)
+def chosen_groups(only, device="cpu"):
+    """Groups that hold what was asked for; without a choice those of the device: a GPU's alone, or on a CPU all."""
+    asked = set(only) or ({"gpu"} if device == "cuda" else set())
     return [
         group for group in goals.GROUPS
         if not asked or group in asked or any(goal.name in asked for goal in goals.goals_of(group))
@@ -141,7 +146,7 @@ def measure_all(options, about):
     found = {}
     sizes = shapes.QUICK if options.quick else shapes.FULL
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    for group in chosen_groups(options.only):
+    for group in chosen_groups(options.only, options.device):
         say(f"{group} ...")
         hashes = record.source_hashes(group)  # before it takes its time, in which somebody may edit
         one = {"sources": hashes, **measure_group(group, sizes, options.device)}
