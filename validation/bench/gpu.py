@@ -12,6 +12,7 @@ from .scoring import forget
 
 SQUARE = 8192
 CALLS = 5
+DEVICE = "cuda"
 
 
 def event_seconds(run):
@@ -58,7 +59,7 @@ def measure(sizes, say=None):
 
 def _measure(sizes, say):
     edge = 256 if sizes.quick else SQUARE
-    one, other = torch.randn(2, edge, edge, device="cuda")
+    one, other = torch.randn(2, edge, edge, device=DEVICE)
 
     def square():
         for _ in range(CALLS):
@@ -69,9 +70,9 @@ def _measure(sizes, say):
 
     rows = {}
     for name, (config, n, length) in cases(sizes).items():
-        pool = shapes.RandomFactors(config, 2 * n * length, device="cuda")
+        pool = shapes.RandomFactors(config, 2 * n * length, device=DEVICE)
         collector = pool.collector(n, n, length)
-        metric = qkov.QKOVInterferenceMetric(config, collector, computation_device="cuda", min_samples_for_fisher=1)
+        metric = qkov.QKOVInterferenceMetric(config, collector, computation_device=DEVICE, min_samples_for_fisher=1)
         operations = shapes.scoring_operations(shapes.slice_parameters(config), n, n, length)
         square_rate()
         metric.compute_heatmap("a", "b", progress=False)
