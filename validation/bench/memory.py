@@ -83,7 +83,7 @@ def measure(sizes, say=None):
     runs = [in_a_process(sizes) for _ in range(1 if sizes.quick else sizes.repeats)]
     layers = min(sizes.few_layers, sizes.layers)
     said = (
-        f"{layers} layers, d {sizes.hidden}, {sizes.samples} + {sizes.samples} samples of T = {sizes.tokens}, collected and "
+        f"{layers} layers, d {sizes.hidden}, {2 * sizes.samples} + {2 * sizes.samples} samples of T = {sizes.tokens}, collected and "
         f"scored; {runs[0]['full'] / 1e9:.2f} GB of full gradients"
     )
     return Measured(
