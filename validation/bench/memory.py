@@ -43,10 +43,9 @@ def peak_beyond_baseline(sizes):
     vocabulary = shapes.scaled_vocabulary(sizes, layers)
     model = shapes.gpt2(sizes, layers=layers, vocabulary=vocabulary)
     ours(model, {name: shapes.tokens(2, 8, vocabulary, 3) for name in "ab"})
-    batches = {
-        name: shapes.tokens(sizes.samples, sizes.tokens, vocabulary, seed) for name, seed in (("a", 1), ("b", 2))
-    }
-    full = 2 * sizes.samples * 4 * shapes.slice_parameters(qkov.QKOVConfig.from_model(model))
+    n = 2 * sizes.samples
+    batches = {name: shapes.tokens(n, sizes.tokens, vocabulary, seed) for name, seed in (("a", 1), ("b", 2))}
+    full = 2 * n * 4 * shapes.slice_parameters(qkov.QKOVConfig.from_model(model))
     gc.collect()
     baseline = resident()
     if reset_peak():
@@ -82,9 +81,10 @@ def measure(sizes, say=None):
         raise NotRunError(f"there is no {STATUS}, from which resident memory is read")
     runs = [in_a_process(sizes) for _ in range(1 if sizes.quick else sizes.repeats)]
     layers = min(sizes.few_layers, sizes.layers)
+    n = 2 * sizes.samples
     said = (
-        f"{layers} layers, d {sizes.hidden}, {2 * sizes.samples} + {2 * sizes.samples} samples of T = {sizes.tokens}, collected and "
-        f"scored; {runs[0]['full'] / 1e9:.2f} GB of full gradients"
+        f"{layers} layers, d {sizes.hidden}, {n} + {n} samples of T = {sizes.tokens}, collected and scored; "
+        f"{runs[0]['full'] / 1e9:.2f} GB of full gradients"
     )
     return Measured(
         values={"peak": statistics.median(run["peak"] / run["full"] for run in runs)},
