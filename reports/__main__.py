@@ -15,6 +15,8 @@ from qkov import escaping
 from validation import offline
 
 from . import (
+    bench_pictures,
+    bench_tables,
     book,
     controls,
     determinism_tables,
@@ -72,7 +74,7 @@ def name_outcomes(found):
                 say(f"failed: {row['study']} of {row['procedure']} on {row['data']}: {row['value']:.3f}")
         for complaint in found.get(f"{study}_long", {}).get("complaints", []):
             say(f"failed: {complaint}")
-    for complaint in found.get("mutants", {}).get("complaints", []):
+    for complaint in [*found.get("mutants", {}).get("complaints", []), *found.get("bench", {}).get("complaints", [])]:
         say(f"failed: {complaint}")
     for complaint in found.get("real_size", {}).get("complaints", []):
         say(f"failed: {complaint}")
@@ -112,15 +114,17 @@ def build_book(options, found, manifest, comparisons, planted):
     of_studies |= prediction_tables.prediction_tables(found) | reliability_tables.reliability_tables(found)
     of_studies |= determinism_tables.determinism_tables(found, manifest)
     of_studies |= fault_tables.fault_tables(found) | store_tables.store_tables(found)
-    of_studies |= mutant_tables.mutant_tables(found) | real_size_tables.real_size_tables(found)
+    of_studies |= mutant_tables.mutant_tables(found) | bench_tables.bench_tables(found)
+    of_studies |= real_size_tables.real_size_tables(found)
     shown = determinism_tables.without_arrays(manifest)
     tables.write_tables(sources / "generated", found, shown, comparisons, planted, **of_studies)
-    for pictures in (prediction_pictures, remedies_pictures):
+    for pictures in (prediction_pictures, remedies_pictures, bench_pictures):
         pictures.write_pictures(sources / "generated", found)
     numbers = tables.substitutions(found, evidence.count(found), comparisons)
     numbers |= statistics_tables.statistics_numbers(found) | remedies_tables.remedies_numbers(found)
     numbers |= prediction_tables.prediction_numbers(found) | reliability_tables.reliability_numbers(found)
     numbers |= store_tables.store_numbers(found) | mutant_tables.mutant_numbers(found)
+    numbers |= bench_tables.bench_numbers(found)
     numbers |= real_size_tables.real_size_numbers(found)
     book.assemble(options.book, options.output / "notebooks", sources, numbers)
     started = time.perf_counter()

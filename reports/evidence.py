@@ -29,6 +29,9 @@ The file formats are the interface between the two packages:
                      keys are described in `validation/store/evidence.py`
     mutants   files (file, mutants, killed, survived, wording, wording_survived, seconds, survivors), stale (files whose rows
               are of other sources), complaints (sentences about the others): what `validation.mutant_record` reads
+    bench     rows (name, group, says, direction, hold, stretch, prototype, value, conditions, status ("held", "missed",
+              "wrong", "not run"), reason, changed: sources other than those measured), groups (machine, seconds, details),
+              complaints: what `validation.bench.record` reads
     real_size  rows (of the form of statistics), seconds, environment, stale (sources that have changed since), complaints
               (rows beyond their bound): the committed figures of `validation.real_size`
     not_run   what, reason
@@ -201,7 +204,9 @@ def count(evidence):
         `{"checks": (passed, failed, not_run), "faults": (caught, missed, 0), "families": (proved, failed, not_run),
         "bad_input": (passed, failed, not_run), "statistics": (passed, failed, 0), ...}`, the last for each of `STUDIES` over
         this build's rows, those of the long run and complaints about it. `"mutants": (files as promised, complaints, 0)`,
-        where any figure is of the present sources; files that are stale are among the things not run. `"real_size"` likewise.
+        where any figure is of the present sources; files that are stale are among the things not run.
+        `"bench": (goals held, complaints, 0)` likewise; a goal that is missed, with its reason, is in neither number and is
+        named on its page. `"real_size"`: as the mutants.
         Things that the run names as not run count among the checks, so that leaving something out shows; a law that
         does not cover a family counts as not run among the families.
     """
@@ -228,8 +233,16 @@ def count(evidence):
         ),
         **{name: count_study(evidence, name) for name in STUDIES},
         **count_mutants(evidence.get("mutants", {})),
+        **count_bench(evidence.get("bench", {})),
         **count_real_size(evidence.get("real_size", {})),
     }
+
+
+def count_bench(bench):
+    """Goals of speed and memory that are held by the present sources; nothing where no number is of them."""
+    current = [row for row in bench.get("rows", ()) if not row["changed"] and row["status"] != "not run"]
+    held = sum(row["status"] == "held" for row in current)
+    return {"bench": (held, len(bench["complaints"]), 0)} if current else {}
 
 
 def count_mutants(mutants):

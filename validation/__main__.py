@@ -37,6 +37,7 @@ from . import (
     tasks,
     trained,
 )
+from .bench import record as bench_record
 from .store import evidence as store_evidence
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,7 +120,7 @@ def gather(options):
     results, planted = results + of_statistics, planted + wrong_statistics
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
     studies = {name: timed(name, measure_study, name, options) for name in STUDIES}
-    mutants, of_real_size = mutant_record.read(), real_size.read()
+    mutants, speed, of_real_size = mutant_record.read(), bench_record.read(), real_size.read()
     for row in rows:
         row["notes"] = "; ".join(filter(None, [row["notes"], records.get(row["name"], "")]))
     evidence = {
@@ -135,12 +136,14 @@ def gather(options):
         **studies,
         **{f"{name}_long": module.EVIDENCE.read() for name, module in STUDIES.items()},
         "mutants": mutants,
+        "bench": speed,
         "real_size": of_real_size,
         "not_run": [
             *not_run,
             *determinism.omissions(repeated),
             *omissions(options),
             *mutant_record.omissions(mutants),
+            *bench_record.omissions(speed),
             *real_size.omissions(of_real_size),
         ],
     }
