@@ -39,6 +39,10 @@ hypothesis.settings.load_profile("repeatable")
 NO_DEVICE = "no CUDA device"
 
 
+# Importing it hides packages from the process that does: it is for the processes of test_bare_image.
+collect_ignore = ["bare_image"]
+
+
 def pytest_addoption(parser):
     """Add `--require-gpu`; where pytest-timeout is not installed, as on a runner's image, let its setting mean nothing."""
     parser.addoption("--require-gpu", action="store_true", help="fail, not skip, where there is no CUDA device")
