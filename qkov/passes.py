@@ -146,7 +146,7 @@ def cut(model, batch, task, known, loss_fn, sample_ids, clusters, *, micro_batch
         labels = _one_each(task, clusters.take(num_samples), num_samples)
         samples.check_tokens(model, one, names)
         position_tables.check_positions(model, one, names, loss_fn)
-        on_host = samples.select_rows(one, slice(None), "cpu")  # at once, not sample by sample
+        on_host = samples.on_host(one)  # at once, not sample by sample
         digests = [samples.row_digest(on_host, row, full_name(loss_fn)) for row in range(num_samples)]
         new = [row for row in range(num_samples) if not _is_known(task, known, names[row], digests[row])]
         if new and plan is not None:

@@ -51,6 +51,11 @@ def select_rows(batch, rows, device):
         return {name: part(value) for name, value in batch.items()}
 
 
+def on_host(batch):
+    """Return a batch with its tensors on the CPU."""
+    return {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
 def row_digest(batch, row, loss_name):
     """Hash one sample's tensors and the loss's name; real tokens only where there is a mask, so that padding is free."""
     mask = batch.get("attention_mask")
