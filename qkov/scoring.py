@@ -157,8 +157,12 @@ class _SliceWork:
         self.sides, self.layout, self.projection, self.unit = (side_a, side_b), layout, projection, unit
         self.options = {one: dataclasses.replace(options, variant=one) for one in variants}
         self.any = options
-        self.means = [side.block_mean(layout, projection, options) for side in self.sides]
-        self.largest = [max(side.block_mean(layout, one, options) for one in layout.projections) for side in self.sides]
+        owners = {"A": (True, False), "B": (False, True), "pooled": (True, True)}[options.fisher_pool]
+        self.needed = (True, True) if "natural" in variants else owners
+        self._owners = [side for side, needed in zip(self.sides, self.needed, strict=True) if needed]
+        # What nobody divides by is not computed: for the first scores of samples, norms are a tenth of the work.
+        self.means = [self._mean(side, projection) for side in self.sides]
+        self.largest = [max(self._mean(side, one) for one in layout.projections) for side in self.sides]
         self.dtype = torch.float64 if any(side.is_wide(projection) for side in self.sides) else torch.float32
         in_place = len(variants) == 1 and not keeps_gradients
         raws = "dot" in variants, "dot" in variants or "unsigned" in variants
@@ -171,10 +175,11 @@ class _SliceWork:
             else Half(side, "fisher", projection, unit, options, self.dtype, raw=False, in_place=False)
             for side, half in zip(self.sides, self.halves, strict=True)
         ]  # fmt: skip
-        owners = {"A": (True, False), "B": (False, True), "pooled": (True, True)}[options.fisher_pool]
-        self.needed = (True, True) if "natural" in variants else owners
         self.spectra = {one: [] for one in variants}
         self._head = self._head_fishers() if options.fisher_source == "head" else None
+
+    def _mean(self, side, projection):
+        return side.block_mean(self.layout, projection, self.any) if side in self._owners else 0.0
 
     def zeros(self, *shape):
         """Return float64 zeros where the scores are computed."""

@@ -15,7 +15,7 @@ import torch
 from . import formula, gradients, shards
 from .sides import done_with, factors_about, gradient_dtype
 
-CHUNK = 2**17
+CHUNK = 2**18
 """Numbers of gradients that elementwise steps take at a time on a CPU."""
 FIXED_ROWS, FIXED_COLUMNS = 64, 256
 """Samples of a task in one product, and columns of a slice in one tile, with fixed tiling."""

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import transformers
 from typer.testing import CliRunner
@@ -32,7 +33,8 @@ def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
             shown = CliRunner().invoke(cli.app, shlex.split(line))
             assert (shown.exit_code, "12 of task 'math'" in shown.output) == (0, True)
     if "ranks()" in rest:
-        assert names["together"].identical(names["heatmap"])
+        for block, scores in names["heatmap"].arrays.items():  # in the store some samples are whole gradients
+            np.testing.assert_allclose(names["together"].arrays[block], scores, rtol=1e-4)
     if "QKOVStatistics" in rest:
         assert re.search(r"A is 'math', B is 'code', R is 'chat'\. In \d+ of 40 tested slices", capsys.readouterr().out)
         assert (tmp_path / "survivors.png").stat().st_size > 1000

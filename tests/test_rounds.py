@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import threading
 
 import pytest
 
@@ -194,20 +195,32 @@ def named_by_its_rank(original):
     return stage
 
 
+STAGING = threading.local()  # ranks are threads here: what is planted for all of them asks which one calls
+
+
 def unsynced(original):
     """Tells that shards are staged before they are synced."""
 
-    def stage(folder, *arguments, **options):
-        with planted("durable.write_file", lambda _: put):
-            return original(folder, *arguments, **options)
+    def stage(*arguments, **options):
+        STAGING.now = True
+        try:
+            return original(*arguments, **options)
+        finally:
+            STAGING.now = False
 
-    def put(path, parts, *, sync_name=True):
+    return stage
+
+
+def unsynced_while_staging(original):
+    def write_file(path, parts, *, sync_name=True):
+        if not getattr(STAGING, "now", False):
+            return original(path, parts, sync_name=sync_name)
         handle = durable.os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         for part in parts:
             durable._write_all(handle, part)
         durable.os.close(handle)
 
-    return stage
+    return write_file
 
 
 def nothing_followed(_original):
@@ -228,7 +241,7 @@ def nothing_followed(_original):
 )
 def test_a_planted_fault_is_noticed(tmp_path, target, wrong, harness):
     reference()
-    with planted(target, wrong):
+    with planted(target, wrong), planted("durable.write_file", unsynced_while_staging):
         if harness == "kills":
             assert not rank_failures.kills(300, stop=True).passed
         elif harness == "power":

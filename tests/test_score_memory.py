@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import qkov
-from qkov import errors, score_memory, scoring
+from qkov import errors, score_memory, scoring, tiles
 from qkov.score_memory import Demand, fitted
 from qkov.scoring import ScoreOptions
 from tests.builders import build_batch, build_model, collect
@@ -91,7 +91,7 @@ def test_demand_is_counted_from_sizes(collectors):
     ]
     assert found == Demand(
         num_samples=5, kept=0, stacked=sum(tokens) * 48 * 4, one_sample=max(tokens) * 48 * 4,
-        fixed=3 * 2 * 28 + 8 * 8 * 4 * 24 + 8 * 2**17 * 4, width=4, itemsize=4, factor=1,
+        fixed=3 * 2 * 28 + 8 * 8 * 4 * 24 + 8 * tiles.CHUNK * 4, width=4, itemsize=4, factor=1,
     )  # fmt: skip
     stored = score_memory.demand_of(sides_of(collectors[1], options), collectors[1].config.layers, options)
     layer = sum(tokens) * (2 * 48 + 2 * 32) * 4  # Q and O are square, K and V a third as wide
