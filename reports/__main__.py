@@ -22,6 +22,7 @@ from . import (
     determinism_tables,
     evidence,
     fault_tables,
+    measured_tables,
     mutant_tables,
     notebooks,
     prediction_pictures,
@@ -76,7 +77,7 @@ def name_outcomes(found):
             say(f"failed: {complaint}")
     for complaint in [*found.get("mutants", {}).get("complaints", []), *found.get("bench", {}).get("complaints", [])]:
         say(f"failed: {complaint}")
-    for complaint in found.get("real_size", {}).get("complaints", []):
+    for complaint in (one for name in evidence.MEASURED for one in found.get(name, {}).get("complaints", [])):
         say(f"failed: {complaint}")
     for entry in found.get("not_run", []):
         say(f"not run: {entry['what']}: {entry['reason']}")
@@ -115,7 +116,7 @@ def build_book(options, found, manifest, comparisons, planted):
     of_studies |= determinism_tables.determinism_tables(found, manifest)
     of_studies |= fault_tables.fault_tables(found) | store_tables.store_tables(found)
     of_studies |= mutant_tables.mutant_tables(found) | bench_tables.bench_tables(found)
-    of_studies |= real_size_tables.real_size_tables(found)
+    of_studies |= real_size_tables.real_size_tables(found) | measured_tables.measured_tables(found)
     shown = determinism_tables.without_arrays(manifest)
     tables.write_tables(sources / "generated", found, shown, comparisons, planted, **of_studies)
     for pictures in (prediction_pictures, remedies_pictures, bench_pictures):

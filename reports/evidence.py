@@ -32,8 +32,8 @@ The file formats are the interface between the two packages:
     bench     rows (name, group, says, direction, hold, stretch, prototype, value, conditions, status ("held", "missed",
               "wrong", "not run"), reason, changed: sources other than those measured), groups (machine, seconds, details),
               complaints: what `validation.bench.record` reads
-    real_size  rows (of the form of statistics), seconds, environment, stale (sources that have changed since), complaints
-              (rows beyond their bound): the committed figures of `validation.real_size`
+    real_size, memory_peaks, plans  rows (of the form of statistics), seconds, environment, stale (sources that have changed
+              since), complaints (rows beyond their bound): the committed figures of the modules of these names
     not_run   what, reason
     summary   numbers of the run as a whole
 
@@ -47,6 +47,7 @@ from collections import Counter
 from pathlib import Path
 
 FORMAT = "qkov-evidence-1"
+MEASURED = ("real_size", "memory_peaks", "plans")  # committed figures of one machine
 STUDIES = ("statistics", "prediction", "remedies", "head_types", "store")
 """What is measured in two lengths: rows of this build under the name, the committed ones under the name with "_long"."""
 
@@ -104,8 +105,8 @@ def audit(evidence):
     for result in results:
         if result["status"] == "passed" and (reason := objection(result)):
             wrong.append(f"{result['check']} on {result['model']} is called passed, but {reason}")
-    of_real_size = evidence.get("real_size", {}).get("rows", [])
-    for row in (*(row for name in STUDIES for row in study_rows(evidence, name)), *of_real_size):
+    measured = (row for name in MEASURED for row in evidence.get(name, {}).get("rows", []))
+    for row in (*(row for name in STUDIES for row in study_rows(evidence, name)), *measured):
         if row["status"] == "passed" and (reason := rate_objection(row)):
             wrong.append(f"{row['study']} of {row['procedure']} on {row['data']} is called passed, but {reason}")
     if not any(row["status"] == "passed" for row in evidence.get("bad_input", [])):
@@ -206,7 +207,7 @@ def count(evidence):
         this build's rows, those of the long run and complaints about it. `"mutants": (files as promised, complaints, 0)`,
         where any figure is of the present sources; files that are stale are among the things not run.
         `"bench": (goals held, complaints, 0)` likewise; a goal that is missed, with its reason, is in neither number and is
-        named on its page. `"real_size"`: as the mutants.
+        named on its page. `"real_size"` and the others of `MEASURED`: as the mutants.
         Things that the run names as not run count among the checks, so that leaving something out shows; a law that
         does not cover a family counts as not run among the families.
     """
@@ -234,7 +235,7 @@ def count(evidence):
         **{name: count_study(evidence, name) for name in STUDIES},
         **count_mutants(evidence.get("mutants", {})),
         **count_bench(evidence.get("bench", {})),
-        **count_real_size(evidence.get("real_size", {})),
+        **{name: counted for name in MEASURED if (counted := count_measured(evidence.get(name, {})))},
     }
 
 
@@ -253,12 +254,12 @@ def count_mutants(mutants):
     return {"mutants": (len(current) - len(poor), len(mutants["complaints"]), 0)} if current else {}
 
 
-def count_real_size(record):
-    """Rows with a bound; nothing where the figures are of other sources, which is among the things not run."""
+def count_measured(record):
+    """Rows with a bound; None where the figures are of other sources, which is among the things not run."""
     bounded = [row["status"] == "passed" for row in record.get("rows", []) if row["bound"] is not None]
     if record.get("stale") or not bounded:
-        return {}
-    return {"real_size": (sum(bounded), len(bounded) - sum(bounded), 0)}
+        return None
+    return sum(bounded), len(bounded) - sum(bounded), 0
 
 
 def count_study(evidence, name):

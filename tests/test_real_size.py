@@ -6,7 +6,7 @@ import json
 import pytest
 
 import qkov
-from validation import real_size
+from validation import committed_state, real_size
 
 TINY = real_size.Size(
     num_samples=4, num_tokens=8, threads=1, square=64, budget=4_000_000_000, least_parameters=10_000,
@@ -98,7 +98,7 @@ def test_the_program_fails_over_its_budget_and_writes_what_it_found(monkeypatch,
     assert status == 1
     assert "at most 0.001: failed" in capsys.readouterr().out
     for path in paths:
-        record = real_size.read(path)
+        record = committed_state.read("real_size", path)
         assert record["stale"] == []
         assert len(record["complaints"]) == 1
         assert "peak of resident memory" in record["complaints"][0]
@@ -116,17 +116,18 @@ def test_sources_that_change_while_it_runs_leave_no_evidence(monkeypatch, tmp_pa
 
 def test_figures_of_other_sources_are_not_run_and_no_failure(monkeypatch, tmp_path, measured):
     _, (path, _) = program(monkeypatch, tmp_path, measured)  # a tiny model: its row fails
-    assert real_size.read(path)["complaints"]
-    assert real_size.omissions(real_size.read(path)) == []
+    assert committed_state.read("real_size", path)["complaints"]
+    assert committed_state.omissions("real_size", committed_state.read("real_size", path)) == []
     document = json.loads(path.read_text())
     assert "qkov/gradients.py" in document["sources"]
     document["sources"]["qkov/gradients.py"] = "0" * 64
     path.write_text(json.dumps(document))
-    record = real_size.read(path)
+    record = committed_state.read("real_size", path)
     assert (record["stale"], record["complaints"]) == (["qkov/gradients.py"], [])
-    (row,) = real_size.omissions(record)
+    (row,) = committed_state.omissions("real_size", record)
     assert "qkov/gradients.py" in row["reason"]
-    assert real_size.omissions(real_size.read(tmp_path / "absent.json"))
+    absent = committed_state.read("real_size", tmp_path / "absent.json")
+    assert committed_state.omissions("real_size", absent)
 
 
 def test_a_process_without_a_result_is_an_error(tmp_path):

@@ -48,10 +48,10 @@ def test_nothing_measured_is_said_and_breaks_nothing():
 
 
 def test_rows_with_a_bound_are_counted_and_figures_of_other_sources_are_not():
-    assert evidence.count_real_size(FOUND["real_size"]) == {"real_size": (1, 0, 0)}
+    assert evidence.count_measured(FOUND["real_size"]) == (1, 0, 0)
     over = [row("peak of resident memory, GB", 5.0, 4.0, "at most", "failed")]
-    assert evidence.count_real_size(FOUND["real_size"] | {"rows": over}) == {"real_size": (0, 1, 0)}
-    assert evidence.count_real_size(FOUND["real_size"] | {"stale": ["x"]}) == evidence.count_real_size({}) == {}
+    assert evidence.count_measured(FOUND["real_size"] | {"rows": over}) == (0, 1, 0)
+    assert evidence.count_measured(FOUND["real_size"] | {"stale": ["x"]}) is evidence.count_measured({}) is None
 
 
 def test_a_budget_said_to_be_kept_that_is_not_is_found():

@@ -7,6 +7,7 @@ bad input ended as promised, 1 otherwise, 2 for a wrong command line, 4 for a mo
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from qkov.errors import QKOVError
 from . import (
     bad_input,
     committed,
+    committed_state,
     determinism,
     faults,
     induction,
@@ -30,7 +32,6 @@ from . import (
     offline,
     prediction_evidence,
     proven,
-    real_size,
     remedies_evidence,
     statistics_evidence,
     suite,
@@ -120,7 +121,8 @@ def gather(options):
     results, planted = results + of_statistics, planted + wrong_statistics
     families, refused = timed("families", proven.run_architectures, jobs=options.jobs)
     studies = {name: timed(name, measure_study, name, options) for name in STUDIES}
-    mutants, speed, of_real_size = mutant_record.read(), bench_record.read(), real_size.read()
+    mutants, speed = mutant_record.read(), bench_record.read()
+    measured = {name: committed_state.read(name) for name in committed_state.RECORDS}
     for row in rows:
         row["notes"] = "; ".join(filter(None, [row["notes"], records.get(row["name"], "")]))
     evidence = {
@@ -137,14 +139,14 @@ def gather(options):
         **{f"{name}_long": module.EVIDENCE.read() for name, module in STUDIES.items()},
         "mutants": mutants,
         "bench": speed,
-        "real_size": of_real_size,
+        **measured,
         "not_run": [
             *not_run,
             *determinism.omissions(repeated),
             *omissions(options),
             *mutant_record.omissions(mutants),
             *bench_record.omissions(speed),
-            *real_size.omissions(of_real_size),
+            *itertools.chain(*(committed_state.omissions(name, one) for name, one in measured.items())),
         ],
     }
     evidence["summary"] = summarise(evidence)
@@ -206,7 +208,9 @@ def summarise(evidence):
         **{name: len(evidence[name]) for name in STUDIES},
         "studies_failed": sum(row["status"] != "passed" for name in STUDIES for row in evidence[name]),
         "studies_complaints": sum(len(evidence[f"{name}_long"]["complaints"]) for name in STUDIES),
-        "real_size_complaints": evidence["real_size"]["complaints"],
+        "measured_complaints": [
+            complaint for name in committed_state.RECORDS for complaint in evidence[name]["complaints"]
+        ],
         "checks_without_a_fault": faults.unexercised(evidence["faults"]),
         "redundancy_complaints": faults.redundancy.complaints(evidence["redundancy"], evidence["faults"]),
     }
@@ -287,8 +291,8 @@ def main(arguments=None):
             say(f"{'not run' if row['status'] == 'not run' else 'FAILED'}: bad input {row['case']}: {row['reason']}")
     for complaint in evidence["summary"]["redundancy_complaints"]:
         say(f"FAILED redundancy: {complaint}")
-    for complaint in evidence["summary"]["real_size_complaints"]:
-        say(f"FAILED real size: {complaint}")
+    for complaint in evidence["summary"]["measured_complaints"]:
+        say(f"FAILED {complaint}")
     for name in STUDIES:
         for row in evidence[name]:
             if row["status"] != "passed":
@@ -304,7 +308,7 @@ def main(arguments=None):
         f"{found['faults_caught']} of {found['faults']} faults caught; {found['compared']:,} numbers compared")  # fmt: skip
     wrong = found["failed"] or found["families_failed"] or found["checks_without_a_fault"]
     wrong = wrong or found["studies_failed"] or found["studies_complaints"] or found["bad_input_failed"]
-    wrong = wrong or found["redundancy_complaints"] or found["real_size_complaints"]
+    wrong = wrong or found["redundancy_complaints"] or found["measured_complaints"]
     tried = found["bad_input"] > found["bad_input_not_run"]
     caught = found["faults_caught"] + found["faults_equivalent"] == found["faults"] > 0
     return 0 if found["passed"] and all(found[name] for name in STUDIES) and caught and tried and not wrong else 1

@@ -239,38 +239,6 @@ def rows_of(found, size):
     return rows
 
 
-def read(path=None, root=ROOT):
-    """Read the committed figures.
-
-    Returns:
-        ``{"rows": [...], "seconds": number or None, "environment": dict, "stale": [names], "complaints": [sentences]}``. Stale
-        are sources that have changed since, or the file itself where there is none; complaints are rows beyond their bound.
-    """
-    evidence = EVIDENCE if path is None else replace(EVIDENCE, path=path)
-    nothing = {"rows": [], "seconds": None, "environment": {}, "complaints": []}
-    shown = evidence.path.relative_to(root).as_posix() if evidence.path.is_relative_to(root) else str(evidence.path)
-    if not evidence.path.exists():
-        return nothing | {"stale": [shown]}
-    document = json.loads(evidence.path.read_text(encoding="utf-8"))
-    if document.get("format") != evidence.format or not document["rows"]:
-        return nothing | {"stale": [shown]}
-    made_by, present = document["sources"], evidence.source_hashes(root)
-    stale = sorted(name for name in made_by.keys() | present.keys() if made_by.get(name) != present.get(name))
-    wrong = [] if stale else [row for row in document["rows"] if row["status"] != "passed"]
-    return {name: document[name] for name in ("rows", "seconds", "environment")} | {
-        "stale": stale,
-        "complaints": [f"{shown}: {committed.sentence(row)}" for row in wrong],
-    }
-
-
-def omissions(record):
-    """Name the run as one that was not made, where the committed figures are of other sources."""
-    if not record["stale"]:
-        return []
-    reason = f"its committed figures are of other sources ({', '.join(record['stale'])}); `{COMMAND}` measures it"
-    return [{"what": "a model of real size within its memory", "reason": reason}]
-
-
 def parse_arguments(arguments):
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m validation.real_size", description=__doc__.split("\n\n")[0])
