@@ -10,7 +10,8 @@ from validation import committed_state
 
 PEAK = {
     "study": "peak memory / memory_budget", "procedure": "kept", "data": "store tiny +60", "sets": 1, "value": 0.95,
-    "low": 0.95, "high": 0.95, "bound": 1.1, "direction": "at most", "status": "passed", "held": 200e6, "budget": 260e6, "peak": 247e6,
+    "low": 0.95, "high": 0.95, "bound": 1.1, "direction": "at most", "status": "passed",
+    "held": 200e6, "budget": 260e6, "peak": 247e6,
     "outcome": "done", "seconds": 1.0,
 }  # fmt: skip
 PLAN = {
