@@ -70,9 +70,9 @@ def cases():
             ("store", "tiny llama", 16, 64, (200, 60)),
             ("store", "llama", 16, 128, (600, 180, 110)),
             ("store", "gpt2", 16, 128, (1200, 300, 160)),
-            ("store", "gpt2", 6, 512, (1000, 500)),
-            ("score memory", "gpt2", 16, 128, (300, 60, 30)),
-            ("score store", "gpt2", 16, 128, (600, 120, 40)),
+            ("store", "gpt2", 6, 512, (1000, 560)),
+            ("score memory", "gpt2", 16, 128, (300, 80, 50)),
+            ("score store", "gpt2", 16, 128, (600, 120, 60)),
         )
         for room in rooms
     ]  # fmt: skip
