@@ -42,7 +42,6 @@ REASONS = {
     "slices_tile": "It covers every entry of a weight; experiments sample heads and layers.",
     "square_then_reduce": f"{_NEEDS_NO_REFERENCE}: the variance of gradients is what both orders differ by.",
     "symmetry": f"{_NEEDS_NO_REFERENCE}: what must read the same from B to A.",
-    "tiles": "It varies the sizes of tiles, which the other checks take as they come; larger models have other ones.",
     "token_sum": f"{_NEEDS_NO_REFERENCE}: gradients of halves of the labels add up, which a mean over tokens breaks.",
     "zeroed_weights": f"{_EXPERIMENT}: it tells the four blocks apart, which shapes cannot.",
     "statistics: pair scores": "It names the function; the exchange test that rests on it says only that something is wrong.",
