@@ -8,7 +8,7 @@ _SHARED = (
 
 MISSED = {
     "scoring": (
-        "the worst size is shown; more samples and longer texts come nearer. Thin products are slower than the "
+        "the worst size is shown; more samples come nearer. Thin products are slower than the "
         "square one, and not counted as work are norms of whole blocks, which the default damping needs the first "
         "time samples are scored, squares, quotients and means of the Fisher diagonal, and the health of every "
         "slice"
