@@ -75,7 +75,7 @@ def test_routes_that_disagree_are_a_complaint(checkout):
 def test_a_changed_source_makes_its_groups_stale_and_is_no_complaint(checkout, source):
     keep(checkout, "collection", {"collection": 0.5})
     keep(checkout, "permutations", {"permutations": 0.7, "permutation-loop": 30.0})
-    (checkout / source).write_text("# other\n")
+    (checkout / source).write_text("other = 1\n")
     found = read(checkout)
     assert found["by name"]["collection"]["changed"] == [source]
     assert found["by name"]["permutations"]["changed"] == []

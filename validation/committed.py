@@ -1,16 +1,18 @@
 """Evidence that takes too long for every run: measured by a long run, committed, and refused when its sources have changed.
 
-A file names the SHA-256 of every source that made it. Where one of them has changed since, the file is evidence about other
-code: `read` says so instead of handing out old numbers as if they were new.
+A file names the hash of every source that made it, of what the source does and not of how it is worded (`source_hash`). Where
+one of them has changed since, the file is evidence about other code: `read` says so instead of handing out old numbers as if
+they were new.
 """
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from qkov import reproducibility
+
+from .source_hash import source_hash
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "validation" / "evidence"
@@ -34,9 +36,9 @@ class CommittedEvidence:
     sources: tuple[str, ...]
 
     def source_hashes(self, root=ROOT):
-        """SHA-256 of every source that the evidence depends on, by path."""
+        """Hash of what every source that the evidence depends on does, by path."""
         paths = sorted(path for pattern in self.sources for path in root.glob(pattern))
-        return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+        return {path.relative_to(root).as_posix(): source_hash(path) for path in paths}
 
     def write(self, rows, seconds, root=ROOT):
         """Write the rows of a full run with what made them."""

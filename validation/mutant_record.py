@@ -5,7 +5,6 @@ kill, with the reason. A row of another version of its source is stale: shown wi
 change of a source is no defect of it.
 """
 
-import hashlib
 import json
 import os
 
@@ -13,6 +12,7 @@ from qkov import reproducibility
 
 from . import mutant_reasons
 from .committed import FOLDER, ROOT
+from .source_hash import source_hash
 
 FORMAT = "qkov-mutants-1"
 PATH = FOLDER / "mutants.json"
@@ -26,11 +26,6 @@ def sources(root=ROOT):
     """Paths of the sources that are mutated, relative to the root."""
     paths = [path.relative_to(root).as_posix() for pattern in PATTERNS for path in sorted(root.glob(pattern))]
     return [path for path in paths if path != WITHOUT_FUNCTIONS]
-
-
-def source_hash(source, root=ROOT):
-    """SHA-256 of a source."""
-    return hashlib.sha256((root / source).read_bytes()).hexdigest()
 
 
 def current_sources(path=PATH, root=ROOT):
@@ -54,7 +49,7 @@ def update(row, path=PATH, root=ROOT):
     """Put the row of one source in, with its hash; the others keep their figures. All reasons are looked up again."""
     document = _load(path) or {"format": FORMAT, "environment": {}, "files": []}
     rows = {one["file"]: one for one in document["files"]}
-    rows[row["file"]] = row | {"sha256": source_hash(row["file"], root)}
+    rows[row["file"]] = row | {"sha256": source_hash(root / row["file"])}
     rows = {name: explained(one) for name, one in rows.items()}
     order = {name: place for place, name in enumerate(sources(root))}
     document["files"] = sorted((one for one in rows.values() if one["file"] in order), key=lambda r: order[r["file"]])
@@ -93,7 +88,7 @@ def read(path=PATH, root=ROOT):
     if document is None:
         return {"files": [], "stale": sources(root), "complaints": []}
     rows = {row["file"]: row for row in document["files"]}
-    stale = [name for name in sources(root) if name not in rows or rows[name]["sha256"] != source_hash(name, root)]
+    stale = [name for name in sources(root) if name not in rows or rows[name]["sha256"] != source_hash(root / name)]
     current = [row for row in document["files"] if row["file"] not in stale]
     return {
         "files": document["files"],
