@@ -116,6 +116,7 @@ LEVELS = (
     ("importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
     ("operations", "stored_sizes", "pace", "peaks", "planning"),
+    ("run_yaml", "run_config", "task_files", "run_folder", "running"),
     ("inspection", "model_loading", "commands", "cli", "__main__"),
 )
 POSITION = {name: position for position, name in enumerate(name for level in LEVELS for name in level)}
