@@ -20,7 +20,9 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    "rest", ["", *BLOCKS[1:]], ids=["example", "files", "store", "ranks", "statistics", "prediction", "check_model", "pytest"]
+    "rest",
+    ["", *BLOCKS[1:]],
+    ids=["example", "files", "store", "ranks", "statistics", "prediction", "check_model", "pytest"],
 )
 def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
