@@ -108,10 +108,9 @@ def test_another_seed_changes_the_tests_and_nothing_else(whole, inputs):
     assert [name for name in RESULTS if one[name] != other[name]] == ["statistics.safetensors"]
 
 
-@pytest.mark.parametrize("stage", ["collection", "scores", "statistics", "prediction", "top_pairs"])
+@pytest.mark.parametrize("stage", ["scores", "prediction"])
 def test_an_interrupted_stage_is_gone_on_with(whole, copy, monkeypatch, stage):
-    function = {"collection": "opened", "scores": "_heatmaps", "statistics": "QKOVStatistics"}
-    function |= {"prediction": "predict_change", "top_pairs": "describe_top_pairs"}
+    function = {"scores": "_heatmaps", "prediction": "predict_change"}
 
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt
@@ -138,9 +137,8 @@ def test_what_is_done_is_not_done_again(copy, monkeypatch):
         patch.setattr(run_stages, "describe_top_pairs", interrupt)
         with pytest.raises(errors.CollectionInterrupted):
             running.run_measurement(config, copy / "run", progress=False)
-    for name in ("_heatmaps", "QKOVStatistics", "predict_change", "FisherCollector"):
-        if name != "FisherCollector":
-            monkeypatch.setattr(run_stages, name, None)
+    for name in ("_heatmaps", "QKOVStatistics", "predict_change"):
+        monkeypatch.setattr(run_stages, name, None)
     monkeypatch.setattr(run_stages.model_loading, "load_model", _only_shapes(run_stages.model_loading.load_model))
     running.run_measurement(config, copy / "run", progress=False, tell=said.append)
     assert sum("done before" in one for one in said) == 4
