@@ -15,7 +15,6 @@ from typing import Annotated
 
 import typer
 
-from . import __version__
 from .commands import check, console, inspect, plan, store
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -23,7 +22,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 def _say_version(asked: bool) -> None:
     if asked:
-        console.echo(f"qkov {__version__}")
+        console.echo(f"qkov {sys.modules[__package__].__version__}")
         raise typer.Exit
 
 

@@ -23,6 +23,7 @@ LEVELS = (
         "canonical",
         "links",
         "agreement",
+        "tiers",
         "durable",
         "journal",
         "store_lock",
@@ -116,6 +117,8 @@ LEVELS = (
     ("importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
     ("operations", "stored_sizes", "pace", "peaks", "planning"),
+    ("run_yaml", "run_config", "task_files", "run_folder", "running"),
+    ("result_agreement", "head_moves", "run_differences", "comparison"),
     ("inspection", "model_loading", "drawn_batches", "commands", "cli", "__main__"),
 )
 POSITION = {name: position for position, name in enumerate(name for level in LEVELS for name in level)}
