@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from .commands import check, console, inspect, plan, store
+from .commands import check, compare, console, inspect, plan, store, test
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -51,8 +51,8 @@ def program(
     """
 
 
-for _command in (check.check, inspect.inspect, plan.plan):
-    app.command()(_command)
+for _command in (inspect.inspect, check.check, plan.plan, test.run_test, compare.compare):
+    app.command(_command.__module__.rpartition(".")[2])(_command)
 app.add_typer(store.app, name="store")
 
 

@@ -118,7 +118,7 @@ LEVELS = (
     ("checks",),
     ("operations", "stored_sizes", "pace", "peaks", "planning"),
     ("run_yaml", "run_config", "task_files", "run_folder", "running"),
-    ("result_agreement", "head_moves", "run_differences", "comparison"),
+    ("result_agreement", "head_moves", "run_differences", "comparison", "run_tests"),
     ("inspection", "model_loading", "drawn_batches", "commands", "cli", "__main__"),
 )
 POSITION = {name: position for position, name in enumerate(name for level in LEVELS for name in level)}
