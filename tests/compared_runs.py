@@ -1,12 +1,14 @@
 """Runs with samples and every result, made in seconds, and copies of them with one thing planted."""
 
 import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
 
 import qkov
 from qkov import run_folder
+from qkov.errors import StatisticsWarning
 from tests import runs
 from tests.builders import build_batch, build_model
 
@@ -21,7 +23,11 @@ def make_run(folder, *, name="run", family="llama", changes=None, keep_store=Tru
     config, path = runs.make_config(folder, **changes), folder / name
     model = build_model(family, dtype=qkov_float32())
     data = {
-        task: {"path": config.tasks[task].path, "sha256": run_folder.file_digest(config.task_path(task)), "samples": COUNT}
+        task: {
+            "path": config.tasks[task].path,
+            "sha256": run_folder.file_digest(config.task_path(task)),
+            "samples": COUNT,
+        }
         for task in runs.TASKS
     }
     record = run_folder.begin_run(path, config, {"command": f"qkov run {name}", "data": data, **facts(model)})
@@ -40,7 +46,9 @@ def make_run(folder, *, name="run", family="llama", changes=None, keep_store=Tru
     }
     if tests:
         test = qkov.QKOVStatistics(n_permutations=PERMUTATIONS)
-        found = test.test_heatmap(collector, "math", "code", "chat", seed=0, progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", StatisticsWarning)  # few clusters, on purpose
+            found = test.test_heatmap(collector, "math", "code", "chat", seed=0, progress=False)
         results["statistics.safetensors"] = found
     for file, result in results.items():
         record = run_folder.add_result(path, record, file, result)

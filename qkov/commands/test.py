@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..errors import StatisticsWarning
 from . import options
 from .console import Form, echo, echo_json, told_errors
 
@@ -89,7 +91,12 @@ def run_test(
             seed=seed,
             alpha=alpha,
         )
-        found = run_tests.statistics_of(samples, progress=sys.stderr.isatty())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", StatisticsWarning)
+            found = run_tests.statistics_of(samples, progress=sys.stderr.isatty())
+        for one in caught:
+            if str(one.message) not in found.attributes["notes"]:  # which are printed anyway
+                warnings.warn(one.message, one.category, stacklevel=1)
         saved = None
         if out is not None:
             saved = run_tests.save_beside(found, out)
