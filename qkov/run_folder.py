@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def open_run(path: Path | str, *, allow_incomplete: bool = False) -> RunFolder:
     except ConfigError as error:
         raise RunFolderError(f"{str(path)!r} is no run that this version of qkov reads: {error}") from error
     if record["status"] != "complete" and not allow_incomplete:
-        raise RunFolderError(f'{str(path)!r} is not complete. To go on, run "{record["command"]}" again.')
+        raise RunFolderError(f"{str(path)!r} is not complete. To go on: {command_to_go_on(path)}")
     for name, facts in record["results"].items():
         _require_digest(path / name, facts["sha256"])
     return RunFolder(path, config, record)
@@ -199,6 +200,11 @@ def add_result(path: Path, record: dict[str, Any], name: str, result: Any) -> di
     result.save(path / name)
     entry = {"sha256": file_digest(path / name), "fingerprint": result.fingerprint}
     return write_record(path, {**record, "results": {**record["results"], name: entry}})
+
+
+def command_to_go_on(path: Path | str) -> str:
+    """What to type to go on with a run that was interrupted."""
+    return shlex.join(["qkov", "run", str(Path(path) / CONFIG), "--out", str(path)])
 
 
 def scores_name(variant: str) -> str:

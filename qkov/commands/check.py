@@ -57,7 +57,7 @@ def check(
         files = _two_tasks(task or [])
         if only and layout_only:
             raise OptionError("--only and --layout-only both choose laws; give one of them.")
-        from .. import checks, drawn_batches, model_loading
+        from .. import checked_batches, checks, drawn_batches, model_loading
 
         names = _known(checks.LAYOUT_PROOF if layout_only else only, checks.CHECKS)
         network = model_loading.load_model(
@@ -69,8 +69,10 @@ def check(
             trust_remote_code=trust_remote_code,
         )
         if files:
-            source = model, network, revision, trust_remote_code
-            batches, loss = [_batch_of_file(source, path, samples, tokens) for path in files.values()], None
+            read = {"source": model, "samples": samples, "tokens": tokens, "revision": revision}
+            read["trust_remote_code"] = trust_remote_code
+            batches = [checked_batches.first_samples(network, path, **read) for path in files.values()]
+            loss = None
         else:
             sizes = {"samples": samples, "tokens": tokens}
             batches = [drawn_batches.random_batch(network, seed + shift, **sizes) for shift in range(TASKS)]
@@ -78,7 +80,7 @@ def check(
         shown = {"progress": sys.stderr.isatty(), "name": model, "checks": names}
         results = checks.check_model(network, *batches, loss_fn=loss, attention=attention, **shown)
         origin = "random weights, built from the configuration" if config_only else "weights loaded"
-        inputs = f"{samples} samples of each of {' and '.join(map(repr, files))}" if files else _drawn(batches, seed)
+        inputs = _read(files, batches) if files else _drawn(batches, seed)
         if form is Form.json:
             rows = [finite(asdict(one)) for one in results]
             count = _counted(results)
@@ -140,11 +142,12 @@ def _two_tasks(given: list[str]) -> dict[str, str]:
     return named
 
 
+def _read(files: dict[str, str], batches: list[dict[str, Any]]) -> str:
+    sizes = [f"{len(one['input_ids'])} of {name!r}" for name, one in zip(files, batches, strict=True)]
+    return f"the first samples of each task: {', '.join(sizes)}"
+
+
 def _drawn(batches: list[dict[str, Any]], seed: int) -> str:
     first = next(iter(batches[0].values()))
     what = f"{first.shape[1]} tokens" if first.ndim == 2 else "images"
     return f"random samples, {len(first)} of {what} for each task, seed {seed} (no task file was given)"
-
-
-def _batch_of_file(source: Any, path: str, samples: int, tokens: int) -> dict[str, Any]:
-    raise NotImplementedError

@@ -69,6 +69,24 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
+def told_warnings() -> Iterator[None]:
+    """Print our warnings as sentences, each once; others stay as Python shows them."""
+    said: set[str] = set()
+
+    def show(message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None) -> None:
+        if not issubclass(category, QKOVWarning):
+            before(message, category, filename, lineno, file, line)
+        elif str(message) not in said:
+            said.add(str(message))
+            echo(f"warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", QKOVWarning)
+        before, warnings.showwarning = warnings.showwarning, show
+        yield
+
+
+@contextmanager
 def told_errors(with_traceback: bool) -> Iterator[None]:
     """Print an expected error as one message and end with its exit status; print our warnings as one line each."""
     try:
@@ -85,22 +103,6 @@ def told_errors(with_traceback: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         echo("interrupted", err=True)
         raise typer.Exit(CollectionInterrupted.exit_status) from None
-
-
-@contextmanager
-def told_warnings() -> Iterator[None]:
-    """Print warnings of this package without the line of code that they come from, which is none of the user's."""
-    with warnings.catch_warnings():
-        shown = warnings.showwarning
-
-        def show(message: Any, category: Any, *place: Any, **options: Any) -> None:
-            if issubclass(category, QKOVWarning):
-                echo(f"warning: {message}", err=True)
-            else:
-                shown(message, category, *place, **options)
-
-        warnings.showwarning = show
-        yield
 
 
 def _said(error: BaseException) -> str:
