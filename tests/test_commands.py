@@ -264,8 +264,14 @@ def test_output_that_nobody_reads_is_quiet():
     """The whole of the output is more than a pipe holds."""
     code = "import qkov.store_repair, qkov.cli\nqkov.store_repair.store_info = lambda path: 'x' * 10**6\n"
     code += "qkov.cli.main()"
+    # Unbuffered, Python itself drops what a broken write left over, without an error.
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
     with subprocess.Popen(
-        [sys.executable, "-c", code, "store", "info", "s"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", code, "store", "info", "s"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=buffered,
     ) as process:
         assert process.stdout.read(10) == b"x" * 10
         process.stdout.close()
