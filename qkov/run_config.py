@@ -272,7 +272,7 @@ class RunConfig(_Checked):
         name = Path(self.model.name).expanduser()
         path = self.folder / name
         looks_like_path = self.model.name.startswith((".", "~")) or name.is_absolute()
-        return str(path) if looks_like_path or path.is_dir() else self.model.name
+        return str(path.absolute()) if looks_like_path or path.is_dir() else self.model.name
 
     def relative_to(self, folder: Path | str) -> RunConfig:
         """Return the same configuration as a file in another folder has it: paths begin there."""
