@@ -7,6 +7,8 @@ Each class derives from :class:`QKOVError` and from the built-in exception that 
 Messages quote names of tasks, ids and files; read as text, they hold nothing that a terminal would obey.
 """
 
+from __future__ import annotations
+
 from . import escaping
 
 
@@ -19,7 +21,7 @@ class QKOVError(Exception):
 
     exit_status = 3
 
-    def __str__(self):
+    def __str__(self) -> str:
         # KeyError shows the repr of its message; ours are sentences and must read as such.
         return escaping.for_terminal(" ".join(str(part) for part in self.args))
 
@@ -171,7 +173,7 @@ class RankFailedError(QKOVError, ConnectionError):
 class QKOVWarning(UserWarning):
     """Base of every warning of this package: the result is defined but easy to misread."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return escaping.for_terminal(super().__str__())
 
 

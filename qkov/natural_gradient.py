@@ -6,14 +6,27 @@ with F diagonal, in Kronecker factors, or full, of each slice. At power 1, ``h_i
 variants "signed", "kfac" and "full", by the task whose samples make F; at power 0.5 a diagonal is what Adam divides by.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import curvature, fisher, formula, full_fisher, kfac, reproducibility, scoring
 from .collector import LazyMapping
 from .errors import OptionError, UnknownParameterError
+
+if TYPE_CHECKING:
+    from .collector import FisherCollector
+    from .curvature import Stack
+    from .geometry import AttentionLayout, Projection
+    from .layout import QKOVConfig
+    from .option_types import ContributionNormalisation, FisherSource, SampleId, ScalingAverage, ScalingMethod
+    from .score_options import ScoreOptions
+    from .sides import Side
+
 
 METHODS = {"diagonal": "signed", "kfac": "kfac", "full": "full"}  # and the variant whose F and damping each takes
 POWERS = (1, 0.5)
@@ -38,7 +51,7 @@ class ScaledGradients:
     sample_ids: tuple
     attributes: dict
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         facts = self.attributes
         return (
             f"ScaledGradients({facts['task']!r}, {facts['method']} Fisher of {facts['fisher_task']!r} to the power "
@@ -48,10 +61,22 @@ class ScaledGradients:
 
 
 def scale_by_fisher(
-    collector, task, *, method="diagonal", power=1, average="none", sample_ids=None, fisher_task=None,
-    fisher_source="contributions", include_bias=False, contribution_normalisation=None, ridge_lambda_rel=None,
-    ridge_lambda=None, epsilon=None, computation_device="cpu",
-):  # fmt: skip
+    collector: FisherCollector,
+    task: str,
+    *,
+    method: ScalingMethod = "diagonal",
+    power: float = 1,
+    average: ScalingAverage = "none",
+    sample_ids: Sequence[SampleId] | None = None,
+    fisher_task: str | None = None,
+    fisher_source: FisherSource = "contributions",
+    include_bias: bool = False,
+    contribution_normalisation: ContributionNormalisation | None = None,
+    ridge_lambda_rel: float | None = None,
+    ridge_lambda: float | None = None,
+    epsilon: float | None = None,
+    computation_device: str | torch.device = "cpu",
+) -> ScaledGradients:
     r"""Scale the gradients ``h`` of a task's samples, or their mean, by the damped Fisher of each slice.
 
     Args:
@@ -137,7 +162,16 @@ def scale_by_fisher(
     )
 
 
-def _scale_slice(of_fisher, scaled, layout, projection, unit, options, power, average):
+def _scale_slice(
+    of_fisher: Side,
+    scaled: Side,
+    layout: AttentionLayout,
+    projection: Projection,
+    unit: int,
+    options: ScoreOptions,
+    power: float,
+    average: str,
+) -> torch.Tensor:
     """One slice of the chosen rows, ``[rows, width, other]``, float64."""
     stack = curvature.stack_samples(of_fisher, scaled, options)
     pairs = [curvature.token_factors(stack.members[row], projection, unit, options) for row in stack.rows_b]
@@ -150,7 +184,16 @@ def _scale_slice(of_fisher, scaled, layout, projection, unit, options, power, av
     return torch.zeros_like(h).reshape(shape) if dead else result.reshape(shape)
 
 
-def _solved(of_fisher, stack, h, layout, projection, unit, options, power):
+def _solved(
+    of_fisher: Side,
+    stack: Stack,
+    h: torch.Tensor,
+    layout: AttentionLayout,
+    projection: Projection,
+    unit: int,
+    options: ScoreOptions,
+    power: float,
+) -> tuple[torch.Tensor, float]:
     """Return the scaled rows and the mean of F over the slice."""
     if options.variant == "kfac":
         basis = curvature.slice_basis(stack, of_fisher.kept, layout, projection, unit, options)
@@ -180,7 +223,9 @@ def _solved(of_fisher, stack, h, layout, projection, unit, options, power):
     return full_fisher.inverse_power(rows, weights, damping, h, power), float(diagonal.mean())
 
 
-def _parameters(config, slices, include_bias):
+def _parameters(
+    config: QKOVConfig, slices: Mapping[Any, torch.Tensor], include_bias: bool
+) -> Mapping[str, torch.Tensor]:
     """View the slices as whole stored parameters."""
     owners = {}
     for layout in config.layers:
@@ -189,7 +234,7 @@ def _parameters(config, slices, include_bias):
             if include_bias and projection.bias_name:
                 owners.setdefault(projection.bias_name, []).append((layout, projection))
 
-    def build(name):
+    def build(name: str) -> torch.Tensor:
         whole = None
         for layout, projection in owners[name]:
             for unit in range(projection.num_units):
@@ -208,6 +253,6 @@ def _parameters(config, slices, include_bias):
     return LazyMapping(owners, build, UnknownParameterError)
 
 
-def _bias_shape(owners):
+def _bias_shape(owners: Sequence[tuple[AttentionLayout, Projection]]) -> tuple[int, ...]:
     _, projection = owners[0]
     return (projection.weight_shape[projection.head_axis],)

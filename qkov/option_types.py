@@ -5,12 +5,13 @@ Where a function checks a word against a tuple of the package, the words here ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import os
 
+    import numpy as np
     import torch
 
 Block: TypeAlias = Literal["Q", "K", "V", "O"]
@@ -58,8 +59,25 @@ PlanKeep: TypeAlias = Literal["memory", "disk"]
 PlanTiming: TypeAlias = Literal["measure", "skip"]
 
 SampleId: TypeAlias = int | str
+Slices: TypeAlias = "np.ndarray | Sequence[np.ndarray]"  # [samples, parameters] of one slice, or of each
 PathLike: TypeAlias = "str | os.PathLike[str]"
 MemoryBudget: TypeAlias = int | str  # bytes, or a size such as "8GB"
 Batch: TypeAlias = Mapping[str, Any]  # tensors whose first axis is the sample, and what is passed along
 Batches: TypeAlias = Batch | Iterable[Batch]
 LossFunction: TypeAlias = "Callable[[Any, Any], torch.Tensor | tuple[torch.Tensor, torch.Tensor]]"
+
+
+class Link(Protocol):
+    """How one of several processes talks to the others; see :mod:`qkov.links`."""
+
+    rank: int
+    size: int
+
+    def gather(self, data: Any) -> list[Any]:
+        """Return what everybody said, in the order of ranks."""
+
+    def broadcast(self, array: np.ndarray, source: int) -> None:
+        """Fill an array of every rank with that of one."""
+
+    def close(self) -> None:
+        """Leave the others."""

@@ -229,7 +229,7 @@ class Shard(Mapping):
         folder: Folder of the store. entry: What the journal says of it. task: Name of its task, for messages.
     """
 
-    def __init__(self, folder: Path, entry: Entry, task: str):
+    def __init__(self, folder: Path, entry: Entry, task: str) -> None:
         self.folder, self.entry, self.task = folder, entry, task
         self._kept: dict[str, torch.Tensor] = {}
 
@@ -318,7 +318,7 @@ def stored_sample(folder: Path, entry: Entry, task: str) -> Sample:
 class _LazyNorms(dict):
     """Squared norms of blocks: those that the shard holds are read when first asked for."""
 
-    def __init__(self, shard: Shard):
+    def __init__(self, shard: Shard) -> None:
         super().__init__()
         self._shard: Shard | None = shard
 

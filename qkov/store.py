@@ -43,7 +43,7 @@ class Store:
         contents: What it holds; see :class:`qkov.store_contents.Contents`.
     """
 
-    def __init__(self, folder: Path, contents: Contents, lock: int | None = None):
+    def __init__(self, folder: Path, contents: Contents, lock: int | None = None) -> None:
         self.folder, self.contents, self._lock = folder, contents, lock
 
     @classmethod

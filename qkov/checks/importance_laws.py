@@ -1,6 +1,9 @@
 """Laws of importance and masks: heads add up to what the model has, and masked heads do what removed heads do."""
 
+from __future__ import annotations
+
 import contextlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,9 +13,13 @@ from .edits import masked_heads
 from .measurement import Comparison
 from .registry import check
 
+if TYPE_CHECKING:
+    from .case import Case
+    from .measurement import Measurement, NotRun
+
 
 @check
-def check_importance(case):
+def check_importance(case: Case) -> Measurement | NotRun:
     """Importance of a head is the sum of its Fisher diagonal, by the reference; query heads add up to the layer's heads."""
     comparison = Comparison()
     found = importance.compute_fisher_importance(diagonal.FisherDiagonal.of(case.collect(), "a"))
@@ -37,7 +44,7 @@ def check_importance(case):
 
 
 @check
-def check_pruned_heads(case):
+def check_pruned_heads(case: Case) -> Measurement | NotRun:
     """Masks keep exactly as many heads as asked; under them the model does what it does with those heads' output at zero."""
     if outside := case.adapters() or case.coupled():
         return outside

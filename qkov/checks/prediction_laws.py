@@ -1,5 +1,10 @@
 """Laws of predictions: their definition written out, what groups and pairs have to do with slices, and step sizes."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from .. import pair_prediction, prediction, reference
@@ -7,11 +12,17 @@ from .case import some
 from .measurement import Comparison, NotRun
 from .registry import check
 
+if TYPE_CHECKING:
+    from ..geometry import AttentionLayout, Projection
+    from .case import Case
+    from .measurement import Measurement
+
+
 STEP_SIZE = 0.01
 
 
 @check
-def check_predicted_change(case):
+def check_predicted_change(case: Case) -> Measurement | NotRun:
     """The predicted change of A's loss is gradient times step plus half the curvature, written out from the reference."""
     comparison = Comparison()
     held = case.collect()
@@ -43,13 +54,15 @@ def check_predicted_change(case):
     return comparison.measurement(case.bound("score"))
 
 
-def _block(grad, layout, projection):
+def _block(grad: Mapping[str, np.ndarray], layout: AttentionLayout, projection: Projection) -> np.ndarray:
     return np.concatenate(
         [reference.cut(grad, layout, projection.block, unit).ravel() for unit in range(projection.num_units)]
     )
 
 
-def written_out(grads_a, grads_b, steps_of, block_mean, optimiser):
+def written_out(
+    grads_a: np.ndarray, grads_b: np.ndarray, steps_of: Sequence[tuple[int, int]], block_mean: float, optimiser: str
+) -> tuple[float, ...]:
     """Mean first-order change, mean half curvature, and the size of the first without cancellation, at step size 1.
 
     Args:
@@ -71,7 +84,7 @@ def written_out(grads_a, grads_b, steps_of, block_mean, optimiser):
 
 
 @check
-def check_predicted_groups(case):
+def check_predicted_groups(case: Case) -> Measurement | NotRun:
     """Predictions of slices add up to those of kv heads, layers and the model; pairs average to slices; sizes scale them."""
     comparison = Comparison()
     held = case.collect()

@@ -34,7 +34,9 @@ class Alignment:
     note: str = _NOTE
 
 
-def alignment_exploratory(g_a, g_b, *, seed, width=None, n_permutations=999):
+def alignment_exploratory(
+    g_a: np.ndarray, g_b: np.ndarray, *, seed: int, width: float | None = None, n_permutations: int = 999
+) -> Alignment:
     """Correlate the Fisher diagonals of two tasks.
 
     Args:
