@@ -72,9 +72,9 @@ class Agreement:
                 raise
             raise held.error from None
         self.raise_first(reports, held.error)
-        return value
+        return value  # type: ignore[return-value]  # the call succeeded here, so it is a Result
 
-    def raise_first(self, reports: Sequence[dict[str, str] | None], error: Exception | None) -> None:
+    def raise_first(self, reports: Sequence[dict[str, str] | None], error: BaseException | None) -> None:
         """Raise the first error of those that ranks have told; ``error`` is the one of this rank, or None.
 
         Of several, each failing rank raises its own, so that none goes unheard.

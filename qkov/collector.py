@@ -20,7 +20,9 @@ from . import (
     sample_rows,
     shards,
 )
-from . import non_finite as non_finite_gradients
+from . import (
+    non_finite as non_finite_gradients,
+)
 from .errors import (
     LayoutError,
     UnknownParameterError,
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     )
     from .passes import Numbers, Supply
     from .samples import Sample
-    from .shared_keeping import SharedStore
+    from .shared_keeping import SharedOnDisk, SharedStore
 
 
 class FisherCollector:
@@ -105,6 +107,17 @@ class FisherCollector:
         >>> collector.get_sample_gradients("math", 2)["model.layers.0.self_attn.k_proj.weight"].shape
         torch.Size([8, 16])
     """
+
+    if TYPE_CHECKING:
+        config: QKOVConfig | None  # None before the first collection
+        model_fingerprint: str | None
+        _weights: tuple[LinearWeight, ...]
+        _left_out: dict[str, str]
+        _tasks: dict[str, dict[SampleId, Sample]]
+        _skipped: dict[str, dict[SampleId, str]]
+        _next_number: dict[str, int]
+        _seen: tuple[LossFunction | None, sample_rows.FirstAxis | None]
+        _keeping: Any  # InMemory, OnDisk or SharedOnDisk
 
     def __init__(
         self,
@@ -465,7 +478,7 @@ class FisherCollector:
             return passes.Supply(None, "sample_ids")
         return passes.Numbers(self._next_number.get(task, 0))
 
-    def _take(self, keeping: OnDisk) -> None:
+    def _take(self, keeping: OnDisk | SharedOnDisk) -> None:
         """Take over what a store holds."""
         self._keeping = keeping
         if (found := keeping.layout()) is not None:

@@ -118,7 +118,7 @@ def advise(
     most: float = 0.5,
     n_splits: int = 50,
     seed: int,
-    groups: Sequence[str] | None = None,
+    groups: list[str] | None = None,
 ) -> ConflictAdvice:
     """Choose what to do with B's samples, and judge the choice on held-out clusters of A.
 

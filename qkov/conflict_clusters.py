@@ -48,7 +48,7 @@ class SampleClusters:
     task_a: str
 
     @property
-    def opposed(self) -> list[tuple[int, int]]:
+    def opposed(self) -> tuple[tuple[int, int, float], ...]:
         """Pairs of clusters with a negative mean cosine, the most negative first: ``(cluster, cluster, cosine)``."""
         rows, columns = np.triu_indices(len(self.members), 1)
         values = self.cosine[rows, columns]
@@ -90,7 +90,7 @@ class SampleClusters:
 
 
 def cluster_samples(
-    cosines: np.ndarray, names: Sequence[tuple[str, SampleId]], num_clusters: int = 4
+    cosines: np.ndarray, names: Sequence[tuple[SampleId, ...]], num_clusters: int = 4
 ) -> SampleClusters:
     """Cluster samples by average linkage on 1 - cosine.
 

@@ -64,7 +64,7 @@ def plot_conflicts(found: SampleConflicts) -> Picture:
     return figure
 
 
-def _draw(panel: Axes, found: SampleConflicts, low: float, high: float, means: np.ndarray) -> None:
+def _draw(panel: Axes, found: SampleConflicts, low: float, high: float, means: Sequence[np.ndarray]) -> None:
     places = np.arange(len(low))
     panel.axhline(0.0, color="0.4", linewidth=0.8)
     panel.vlines(places, low, high, color="0.88", linewidth=5, label="inside a task", zorder=1)

@@ -221,7 +221,7 @@ def _tests(
     sides: Sequence[Clusters],
     tasks: Sequence[str],
     n_permutations: int | None,
-    seed: int,
+    seed: int | None,
     q: float,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
     """Test samples and groups; ``(sample_tests, group_tests, words)``."""
@@ -246,7 +246,7 @@ def _tests(
 
 
 def _group_tests(
-    means: np.ndarray, a: Clusters, r: Clusters, num_groups: int, n_permutations: int | None, seed: int
+    means: np.ndarray, a: Clusters, r: Clusters, num_groups: int, n_permutations: int | None, seed: int | None
 ) -> tuple[dict[str, np.ndarray], HeadTest]:
     """Exchange labels of A and the reference; all groups are one family, all weights together another."""
     families = [means[:, :num_groups], *([means[:, num_groups:]] if means.shape[1] > num_groups else [])]

@@ -112,7 +112,7 @@ def form(first: np.ndarray, inner: np.ndarray, second: np.ndarray) -> np.ndarray
 
 def _mean_cosine(
     first: np.ndarray, second: np.ndarray, inner_first: np.ndarray, across: np.ndarray, inner_second: np.ndarray
-) -> np.ndarray:
+) -> float:
     ones, others = form(first, inner_first, first), form(second, inner_second, second)
     roots = np.sqrt(np.where(ones > 0, ones, np.nan)) * np.sqrt(np.where(others > 0, others, np.nan))
     return float(mean_known(form(first, across, second) / roots))

@@ -11,7 +11,6 @@ approximation of that, not the mean of two approximations, which would be no Kro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -150,7 +149,7 @@ def reached(one: Sample, layout: AttentionLayout, projection: Projection) -> tor
 
 def slice_basis(
     stack: Stack,
-    kept: Mapping[tuple[int, str, str], tuple[torch.Tensor, torch.Tensor]],
+    kept: dict[tuple[int, str, str], tuple[torch.Tensor, torch.Tensor]],
     layout: AttentionLayout,
     projection: Projection,
     unit: int,
@@ -175,7 +174,7 @@ def slice_basis(
 
 def _score_kfac(
     stack: Stack,
-    kept: Mapping[tuple[int, str, str], tuple[torch.Tensor, torch.Tensor]],
+    kept: dict[tuple[int, str, str], tuple[torch.Tensor, torch.Tensor]],
     layout: AttentionLayout,
     projection: Projection,
     unit: int,

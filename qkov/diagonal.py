@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import collector as collecting
+from . import (
+    collector as collecting,
+)
 from . import (
     errors,
     formula,
@@ -269,7 +271,7 @@ def load_fisher_diagonal(path: PathLike, *, grad_mean: PathLike | None = None) -
         OSError: If one cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    means = {}
+    means: dict[Any, Any] = {}
     if grad_mean is not None:
         described, means = result_file.read(grad_mean, format_name=MEAN_FORMAT_NAME, format_version=FORMAT_VERSION)
     try:

@@ -203,7 +203,7 @@ def _fill_share(together: Agreement, fill: Callable[..., Any], frames: Mapping[s
     return made
 
 
-def _described(metric: QKOVInterferenceMetric, task_a: str, task_b: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def _described(metric: QKOVInterferenceMetric, task_a: str, task_b: str, options: Mapping[str, Any]) -> list[Any]:
     """What scores depend on, short enough to be compared."""
     collector = metric.collector
     samples = {

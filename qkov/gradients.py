@@ -182,7 +182,7 @@ def squared_norm(factors: Mapping[str, Factors], projection: Projection, grams: 
 
 def squared_norms(factors: Mapping[str, Factors], layout: AttentionLayout) -> dict[str, float]:
     """Return ``{block: squared norm}`` of all blocks of a layer, asked of the device at once; see :func:`squared_norm`."""
-    grams = {}
+    grams: dict[Any, Any] = {}
     found = torch.stack([_squared_norm(factors, one, grams) for one in layout.projections])
     return {one.block: value for one, value in zip(layout.projections, found.tolist(), strict=True)}
 
@@ -270,7 +270,7 @@ class _Capture:
 @contextlib.contextmanager
 def _captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, _Capture]]:
     """Hook the projections; the first ones to run start the graph, so nothing below them is differentiated."""
-    captured = {}
+    captured: dict[Any, Any] = {}
 
     def hook_for(name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: Sequence[torch.Tensor], output: Any) -> torch.Tensor:
@@ -305,7 +305,7 @@ def _groups(config: QKOVConfig, weights: Sequence[LinearWeight] | None) -> list[
         return attention
     asked = {one.module_name for one in weights}
     groups = [group for group in attention if asked & set(group)]
-    others = {}
+    others: dict[Any, Any] = {}
     for one in weights:
         if one.kind != "attention":
             others.setdefault(one.layer if one.kind == "mlp" else one.module_name, []).append(one.module_name)
@@ -389,7 +389,7 @@ def _check_ran_once(captured: Mapping[str, _Capture], names: Sequence[str]) -> N
             )
 
 
-def _version(tensor: torch.Tensor) -> int:
+def _version(tensor: torch.Tensor) -> int | None:
     # Tensors made under inference_mode count no versions; no gradient reaches them, which is reported as such.
     return None if tensor.is_inference() else tensor._version
 

@@ -154,7 +154,7 @@ def _scored(
     batch: Mapping[str, Any],
     special: Sequence[int],
     batch_size: int,
-    facts: Mapping[str, Any],
+    facts: dict[str, Any],
 ) -> HeadTypes:
     tokens = _checked(batch)
     real = losses.real_tokens(batch).cpu()
@@ -188,8 +188,8 @@ def _labelled(
     tokens: torch.Tensor,
     real: torch.Tensor,
     causal: bool,
-    same_length: bool,
-    facts: Mapping[str, Any],
+    same_length: bool | None,
+    facts: dict[str, Any],
 ) -> HeadTypes:
     names = pattern_scores.MEASURES
     num_heads = max(layout.num_heads for layout in config.layers)
@@ -221,7 +221,7 @@ def _labelled(
     )
 
 
-def _reason(name: str, causal: bool, same_length: bool) -> str:
+def _reason(name: str, causal: bool, same_length: bool | None) -> str:
     if name in pattern_scores.EARLIER and not causal:
         return "it speaks of earlier tokens, and this attention looks both ways"
     if name == "positional":

@@ -249,7 +249,7 @@ class HeadStatistics:
     def __eq__(self, other: object) -> bool:
         return self.identical(other) if isinstance(other, HeadStatistics) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     @cached_property
     def fingerprint(self) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = FisherDiagonal | FisherImportance
 
-    from .option_types import PathLike
+    from .option_types import PathLike, RankBy
 
 
 __all__ = ["export_head_table", "head_table", "load_head_table"]
@@ -37,7 +37,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def head_table(sources: Source | Sequence[Source] | Mapping[str, Source], *, rank_by: str = "sum") -> pd.DataFrame:
+def head_table(sources: Source | Sequence[Source] | Mapping[str, Source], *, rank_by: RankBy = "sum") -> pd.DataFrame:
     """Return a pandas table of all heads of one or several tasks.
 
     Args:
@@ -71,7 +71,7 @@ def head_table(sources: Source | Sequence[Source] | Mapping[str, Source], *, ran
 
 
 def export_head_table(
-    sources: Source | Sequence[Source] | Mapping[str, Source], path: PathLike, *, rank_by: str = "sum"
+    sources: Source | Sequence[Source] | Mapping[str, Source], path: PathLike, *, rank_by: RankBy = "sum"
 ) -> Path:
     """Write :func:`head_table` as CSV in UTF-8, atomically, without an index column; text is safe in a spreadsheet.
 

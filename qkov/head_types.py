@@ -187,7 +187,7 @@ class HeadTypes:
     def __eq__(self, other: object) -> bool:
         return self.identical(other) if isinstance(other, HeadTypes) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     @cached_property
     def fingerprint(self) -> str:

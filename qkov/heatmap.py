@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .head_types import HeadTypes
-    from .option_types import PathLike
+    from .option_types import PathLike, SampleId
 
 
 __all__ = ["VARIANT_MEANING", "Heatmap", "describe_scores", "load_heatmap"]
@@ -79,19 +79,26 @@ class Heatmap(Mapping):
         OptionError: If the attributes cannot be written as JSON.
     """
 
-    arrays: dict
+    if TYPE_CHECKING:
+
+        @property
+        def slices(self) -> SliceLabels: ...
+        @property
+        def _stored(self) -> dict[str, np.ndarray | MappedScores]: ...
+
+    arrays: dict[str, Any]
     task_a: str
     task_b: str
-    sample_a: tuple
-    sample_b: tuple
-    layers: tuple
-    heads: tuple
-    kv_heads: tuple
+    sample_a: tuple[SampleId, ...]
+    sample_b: tuple[SampleId, ...]
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
     kv_index: np.ndarray
-    health: dict
-    attributes: dict
+    health: dict[str, dict[str, np.ndarray]]
+    attributes: dict[str, Any]
     present: np.ndarray | None = None
-    head_types: object = None
+    head_types: HeadTypes | None = None
 
     def __post_init__(self) -> None:
         for name in ("sample_a", "sample_b"):
@@ -149,7 +156,7 @@ class Heatmap(Mapping):
         _check_blocks(health, "health")
         if len({frozenset(health[block]) for block in BLOCKS}) != 1:
             raise errors.ShapeError("health holds different statistics in different blocks; expected the same in all.")
-        checked = {}
+        checked: dict[str, dict[str, np.ndarray]] = {}
         for block in BLOCKS:
             checked[block] = {}
             for stat in sorted(health[block]):
@@ -272,7 +279,7 @@ class Heatmap(Mapping):
     def __eq__(self, other: object) -> bool:
         return self.identical(other) if isinstance(other, Heatmap) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     @cached_property
     def fingerprint(self) -> str:
@@ -328,7 +335,9 @@ class Heatmap(Mapping):
         return plots.plot_heatmap(self)
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        content = {name: list(getattr(self, name)) for name in ("sample_a", "sample_b", "layers", "heads", "kv_heads")}
+        content: dict[str, Any] = {
+            name: list(getattr(self, name)) for name in ("sample_a", "sample_b", "layers", "heads", "kv_heads")
+        }
         content |= {"task_a": self.task_a, "task_b": self.task_b, "attributes": self.attributes}
         content["stats"] = list(self.health["Q"])
         arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}
@@ -405,7 +414,7 @@ def load_heatmap(path: PathLike, *, scores_path: PathLike | None = None) -> Heat
         DiskError: If the scores do not fit the disk.
         OSError: If it cannot be opened.
     """
-    kind = {"format_name": FORMAT_NAME, "format_version": FORMAT_VERSION}
+    kind: dict[str, Any] = {"format_name": FORMAT_NAME, "format_version": FORMAT_VERSION}
     if scores_path is None:
         return _built(path, *result_file.read(path, **kind))
     folder = score_files.new_folder(scores_path)
@@ -431,7 +440,7 @@ def load_heatmap(path: PathLike, *, scores_path: PathLike | None = None) -> Heat
         raise
 
 
-def _built(path: PathLike, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Heatmap:
+def _built(path: PathLike, content: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Heatmap:
     with result_file.consistent(path, "is not a consistent heatmap"):
         stats, types = content.pop("stats"), content.pop("head_types", None)
         health = {

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from .diagonal import FisherDiagonal
     from .geometry import BlockHeadSlice
+    from .layout import QKOVConfig
     from .linear_weights import LinearWeight
     from .option_types import ImportanceLevel, ImportanceNormalisation, PathLike, RankBy, Saliency
 
@@ -66,7 +67,7 @@ class FisherImportance:
     task: str
     values: dict
     weights: tuple
-    config: object
+    config: QKOVConfig | None
     attributes: dict
     _cache: dict = field(default_factory=dict, init=False)
 
@@ -97,7 +98,7 @@ class FisherImportance:
     def heads(self) -> dict[tuple[int, str], np.ndarray]:
         """Sum over the slice of every head: ``{(layer, block): float64 [heads]}``; K and V have one entry per kv head."""
         config, weights = parts.require_config(self.config, "importance by head"), self._by_name
-        sums = {}
+        sums: dict[Any, Any] = {}
         for layout, projection, unit in parts.head_slices(config, weights):
             along = self._sums(weights[projection.param_name], projection.head_axis)
             value = along[slice(*projection.interval(unit))].sum()
@@ -133,7 +134,7 @@ class FisherImportance:
 
     def layers(self) -> dict[int | None, float]:
         """Sum over all collected weights of a layer: ``{layer: float}``; None stands for what lies outside layers."""
-        totals = {}
+        totals: dict[Any, Any] = {}
         for one in parts.in_order(self.weights):
             totals[one.layer] = totals.get(one.layer, 0.0) + float(self._sums(one, one.channel_axis).sum())
         return totals
@@ -219,7 +220,7 @@ class FisherImportance:
     def __eq__(self, other: object) -> bool:
         return self.fingerprint == other.fingerprint if isinstance(other, FisherImportance) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         content = parts.describe_layout(self.weights, self.config)

@@ -12,7 +12,9 @@ from tqdm import tqdm
 
 from . import formula, head_statistics, scoring
 from .errors import EmptyTaskError, OptionError, StatisticsError, StatisticsWarning
-from .statistics import clusters as units
+from .statistics import (
+    clusters as units,
+)
 from .statistics import (
     effects,
     exchange,
@@ -180,7 +182,7 @@ class QKOVStatistics:
         layouts: Sequence[AttentionLayout],
         names: Sequence[str],
         sides: Mapping[str, Clusters],
-        members: Sequence[Sample],
+        members: Mapping[str, Sequence[Sample]],
         collector: FisherCollector,
         noisy: Sequence[str],
     ) -> HeadStatistics:
@@ -417,7 +419,7 @@ def _columns(name: str, found: HeadTest) -> dict[str, np.ndarray]:
     }
 
 
-def _words(found: HeadTest) -> dict[str, str]:
+def _words(found: HeadTest) -> dict[str, Any]:
     return {
         "null": found.null_statement,
         "claim": found.claim,

@@ -70,7 +70,7 @@ class InMemory:
 
         return plan
 
-    def keep(self, task: str, loss: str, samples: Sequence[Sample], config: QKOVConfig) -> list[Sample]:
+    def keep(self, task: str, loss: str, samples: list[Sample], config: QKOVConfig) -> list[Sample]:
         """Return the samples of a pass as they are held."""
         return samples
 
@@ -171,7 +171,7 @@ class OnDisk:
 
         return plan
 
-    def keep(self, task: str, loss: str, samples: Sequence[Sample], config: QKOVConfig) -> list[Sample]:
+    def keep(self, task: str, loss: str, samples: list[Sample], config: QKOVConfig) -> list[Sample]:
         """Commit the samples of a pass; return them as they are read from now on."""
         form = self.settings["store_form"]
         return self.started().commit(task, loss, samples, config, dtype=self.dtype, form=form)

@@ -20,7 +20,7 @@ v that is always 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ import torch
 from . import full_fisher
 
 if TYPE_CHECKING:
-    from .gradients import Factors
+    pass
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def ridge(basis: Eigenbasis, *, relative: float, absolute: float | None = None) 
     return full_fisher.checked_ridge(basis.mean, relative=relative, absolute=absolute)
 
 
-def solve(factors: Mapping[str, Factors], grads: torch.Tensor, damping: float, *, power: float = 1.0) -> torch.Tensor:
+def solve(factors: Eigenbasis, grads: torch.Tensor, damping: float, *, power: float = 1.0) -> torch.Tensor:
     r"""Return ``(B x A + lambda I)^{-power} vec G`` of each gradient, exactly, by the eigenvectors of both factors.
 
     .. math:: Q_B \Bigl[ \frac{Q_B^T G\, Q_A}{(\beta \alpha^T + \lambda)^{power}} \Bigr] Q_A^T

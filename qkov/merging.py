@@ -25,7 +25,6 @@ from . import errors, formula
 
 if TYPE_CHECKING:
     from .diagonal import FisherDiagonal
-    from .gradients import Factors
     from .option_types import FisherScale
 
 
@@ -108,7 +107,7 @@ def merge_weights(
 def _merged(
     name: str,
     thetas: Sequence[torch.Tensor],
-    factors: Mapping[str, Factors],
+    factors: Sequence[float],
     fishers: Sequence[torch.Tensor] | None,
     centre: torch.Tensor | None,
     damping: float,
@@ -130,7 +129,7 @@ def _merged(
 
 
 def _shares(
-    factors: Mapping[str, Factors],
+    factors: Sequence[float],
     fishers: Sequence[torch.Tensor] | None,
     damping: float,
     with_centre: bool,

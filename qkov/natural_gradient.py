@@ -227,7 +227,7 @@ def _parameters(
     config: QKOVConfig, slices: Mapping[Any, torch.Tensor], include_bias: bool
 ) -> Mapping[str, torch.Tensor]:
     """View the slices as whole stored parameters."""
-    owners = {}
+    owners: dict[Any, Any] = {}
     for layout in config.layers:
         for projection in layout.projections:
             owners.setdefault(projection.param_name, []).append((layout, projection))

@@ -177,7 +177,7 @@ def _other_pieces(collector: FisherCollector, everyone: _Everyone, options: Scor
         yield Piece(Group(weight.layer, None, None, weight.param_name), projection, mean, max(beside))
 
 
-def _whole(weight: LinearWeight) -> Group:
+def _whole(weight: LinearWeight) -> Projection:
     size = weight.weight_shape[weight.out_axis]
     # The block only says that output features are cut; nothing here reads it.
     return Projection(

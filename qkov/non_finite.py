@@ -24,7 +24,9 @@ def check_choice(non_finite: str) -> None:
         raise OptionError(f"non_finite={non_finite!r} is not known; expected one of {', '.join(map(repr, CHOICES))}.")
 
 
-def gradient_error(sample_name: int, module_name: str, inputs: torch.Tensor, deltas: torch.Tensor) -> NonFiniteError:
+def gradient_error(
+    sample_name: SampleId, module_name: str, inputs: torch.Tensor, deltas: torch.Tensor
+) -> NonFiniteError:
     """Make the error for a gradient ``deltas^T inputs`` with entries that are not finite."""
     grad = deltas.double().T @ inputs.double()
     wrong = int((~torch.isfinite(grad)).sum())

@@ -115,11 +115,11 @@ class MaskOverlap:
     def __eq__(self, other: object) -> bool:
         return self.fingerprint == other.fingerprint if isinstance(other, MaskOverlap) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         content = {"rows": list(self.rows), "attributes": self.attributes, "tasks": []}
-        arrays = {}
+        arrays: dict[Any, Any] = {}
         for number, one in enumerate(self.masks.values()):
             described, masks = one._parts()
             content["tasks"].append(described)
@@ -253,10 +253,10 @@ def _check_alike(masks: Sequence[PruningMasks]) -> None:
             )
 
 
-def _levels(one: PruningMasks, other: PruningMasks) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+def _levels(one: PruningMasks, other: PruningMasks) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield ``(labels, (units, size of one, size of other, both))`` for all, each layer and each block."""
     units_a, units_b = one.units(), other.units()
-    by_layer = {}
+    by_layer: dict[Any, Any] = {}
     for key, flags in units_a.items():
         counts = np.array([flags.size, flags.sum(), units_b[key].sum(), (flags & units_b[key]).sum()], np.int64)
         by_layer[key[0]] = by_layer.get(key[0], 0) + counts
@@ -276,7 +276,7 @@ def _levels(one: PruningMasks, other: PruningMasks) -> Iterator[tuple[dict[str, 
                 yield {"level": "block", "layer": None, "block": block}, counts
 
 
-def _indices(num_units: int, size_a: int, size_b: int, both: int) -> dict[str, float]:
+def _indices(num_units: int, size_a: int, size_b: int, both: int) -> dict[str, float | None]:
     num_units, size_a, size_b, both = (int(count) for count in (num_units, size_a, size_b, both))
     either = size_a + size_b - both
     found = {"num_units": num_units, "size_a": size_a, "size_b": size_b, "both": both, "either": either}

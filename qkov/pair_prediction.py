@@ -8,7 +8,7 @@ because one sample's squared gradient says little of its own curvature; "gradien
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,9 +20,9 @@ from . import errors, formula, heatmap, prediction, score_frame, scoring, step
 if TYPE_CHECKING:
     from .collector import FisherCollector
     from .geometry import Projection
+    from .heatmap import Heatmap
     from .option_types import Curvature, Optimiser
-    from .pair_summary import PairSummary
-    from .planning import Plan
+    from .prediction import Plan
     from .score_options import ScoreOptions
 
 
@@ -48,11 +48,11 @@ def predict_pairs(
     optimiser: Optimiser = "sgd",
     curvature: Curvature = "diagonal",
     curvature_task: str | None = None,
-    layers: Sequence[int] | None = None,
+    layers: Iterable[int] | None = None,
     computation_device: str | torch.device = "cpu",
     tile_elements: int = 2**22,
     progress: bool = True,
-) -> PairSummary:
+) -> Heatmap:
     """Predict the change of every sample of A by the step of every sample of B alone, slice by slice.
 
     Args:

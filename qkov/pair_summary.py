@@ -63,6 +63,11 @@ class PairSummary:
         OptionError: If the attributes cannot be written as JSON, or a listed pair is not one of these samples and slices.
     """
 
+    if TYPE_CHECKING:
+
+        @property
+        def slices(self) -> SliceLabels: ...
+
     task_a: str
     task_b: str
     sample_a: tuple
@@ -118,7 +123,7 @@ class PairSummary:
         _require_blocks(self.health, "health")
         if len({frozenset(self.health[block]) for block in BLOCKS}) != 1:
             raise errors.ShapeError("health holds different statistics in different blocks; expected the same in all.")
-        found = {}
+        found: dict[Any, Any] = {}
         for block in BLOCKS:
             found[block], exists = {}, self.slices.exists(block)
             for stat in sorted(self.health[block]):
@@ -188,7 +193,7 @@ class PairSummary:
     def __eq__(self, other: object) -> bool:
         return self.identical(other) if isinstance(other, PairSummary) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     @cached_property
     def fingerprint(self) -> str:

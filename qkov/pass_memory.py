@@ -216,7 +216,7 @@ def _traced(
     model: nn.Module,
     rows: Mapping[str, torch.Tensor],
     config: QKOVConfig,
-    weights: Sequence[LinearWeight] | None,
+    weights: Iterable[LinearWeight] | None,
     loss_fn: LossFunction,
 ) -> int:
     names = [name for group in gradients._groups(config, weights) for name in group]

@@ -208,7 +208,7 @@ def _check_positions(model: nn.Module, tokens: int) -> None:
         raise OptionError(f"tokens is {tokens}: {error}") from error
 
 
-def _chosen(config: QKOVConfig, layers: Sequence[int]) -> QKOVConfig:
+def _chosen(config: QKOVConfig, layers: Sequence[int] | None) -> QKOVConfig:
     return config if layers is None else QKOVConfig(tuple(config.layer(one) for one in sorted(set(layers))))
 
 

@@ -266,7 +266,7 @@ class _LabelGrid:
 def _label_grid(
     maps: Mapping[str, np.ndarray],
     layers: Sequence[int] | None,
-    heads: Sequence[int],
+    heads: Sequence[int] | None,
     kv_index: np.ndarray | None,
     kv_heads: Sequence[int],
 ) -> _LabelGrid:

@@ -17,7 +17,7 @@ interval takes in B's error too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ def predict_change(
     estimand: PredictionEstimand = "step",
     clusters: Mapping[str, Any] | str | None = None,
     level: float = 0.95,
-    layers: Sequence[int] | None = None,
+    layers: Iterable[int] | None = None,
     computation_device: str | torch.device = "cpu",
     tile_elements: int = 2**22,
     progress: bool = True,
@@ -188,7 +188,7 @@ class Plan:
         """Whose gradients make the curvature."""
         return self.members[self.curvature_task or self.task_a]
 
-    def layouts(self, layers: Sequence[int]) -> list[AttentionLayout]:
+    def layouts(self, layers: Iterable[int] | None) -> list[AttentionLayout]:
         if layers is None:
             return list(self.config.layers)
         chosen = [self.config.layer(layer) for layer in layers]
@@ -226,11 +226,11 @@ class Plan:
     def _exclusions(self) -> dict[frozenset[int], list[int]]:
         """Pairs of rows of A and rows of B that must not make their step: of a common cluster, or the same input."""
         labels_b = _labels(self.side_b, self.units_b)
-        by_label = {}
+        by_label: dict[Any, Any] = {}
         for row, labels in enumerate(labels_b):
             for label in labels:
                 by_label.setdefault(label, set()).add(row)
-        groups = {}
+        groups: dict[Any, Any] = {}
         for row, labels in enumerate(_labels(self.side_a, self.units_a)):
             excluded = frozenset().union(*(by_label.get(label, ()) for label in labels))
             groups.setdefault(excluded, []).append(row)
@@ -299,7 +299,7 @@ def left_the_range(projection: Projection, unit: int) -> Exception:
     )
 
 
-def _direction(sums: Sequence[int | torch.Tensor], block_mean: float, optimiser: str) -> torch.Tensor:
+def _direction(sums: Sequence[Any], block_mean: float, optimiser: str) -> torch.Tensor:
     """The direction of a mean gradient, from sums of gradients and of their squares over so many samples."""
     grads, squares, count = sums
     # Rounding can leave a sum of squares from which others were taken just below 0.

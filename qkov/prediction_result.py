@@ -133,7 +133,7 @@ class Prediction:
 
     def _groups(self, level: str) -> list[tuple[dict[str, Any], list[int]]]:
         """Pairs of labels and numbers of slices."""
-        groups = {}
+        groups: dict[Any, Any] = {}
         for number, (block, layer, unit) in enumerate(zip(*self._labels, strict=True)):
             size = self.attributes["num_heads"][str(layer)] // self.attributes["num_kv_heads"][str(layer)]
             own_kv = block in "KV"
@@ -148,7 +148,7 @@ class Prediction:
             groups.setdefault(tuple(names.items()), []).append(number)
         return [(dict(names), members) for names, members in groups.items()]
 
-    def _changes(self, members: Sequence[int]) -> dict[str, float]:
+    def _changes(self, members: Sequence[int] | np.ndarray) -> dict[str, float]:
         first = self.step_size * self.first[:, members].sum(1)
         second = self._curvature(members)
         own = self.attributes["curvature_task"] is None
@@ -166,13 +166,13 @@ class Prediction:
             "first_order_until": LARGEST_SHARE * abs(first.mean()) / size * self.step_size if size else np.inf,
         }
 
-    def _curvature(self, members: Sequence[int]) -> np.ndarray:
+    def _curvature(self, members: Sequence[int] | np.ndarray) -> np.ndarray:
         total = self.second[:, members].sum(1)
         if self.attributes["curvature"] == "gradient":
             return (self.step_size * total) ** 2 / 2  # the joint step's: slices do not add up
         return self.step_size**2 * total
 
-    def _interval(self, changes: np.ndarray, members: Sequence[int], rest: float) -> tuple[float, float]:
+    def _interval(self, changes: np.ndarray, members: Sequence[int] | np.ndarray, rest: float) -> tuple[float, float]:
         """A t interval of the mean whose units are clusters of A, and for the population's step those of B as well."""
         from scipy import stats
 
@@ -230,7 +230,7 @@ class Prediction:
     def __eq__(self, other: object) -> bool:
         return self.identical(other) if isinstance(other, Prediction) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     @cached_property
     def fingerprint(self) -> str:

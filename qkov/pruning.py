@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from .diagonal import FisherDiagonal
     from .importance import FisherImportance
+    from .layout import QKOVConfig
     from .linear_weights import LinearWeight
     from .option_types import Keep, PathLike, Rule, Scope, Structure
 
@@ -71,7 +72,7 @@ class PruningMasks:
     task: str
     masks: dict
     weights: tuple
-    config: object
+    config: QKOVConfig | None
     rows: tuple
     attributes: dict
 
@@ -96,7 +97,7 @@ class PruningMasks:
         """Share of the masks' parameters that is kept."""
         return sum(row["kept_parameters"] for row in self.rows) / sum(row["num_parameters"] for row in self.rows)
 
-    def units(self) -> dict[tuple[int | None, str], np.ndarray]:
+    def units(self) -> dict[tuple[int, str], np.ndarray]:
         """Return which units are kept, ``{(layer, name): bool array}``, read off the masks.
 
         Names: the weight for "unstructured" (flat, as stored), the writing module for "channel", "heads" for "head".
@@ -139,7 +140,7 @@ class PruningMasks:
     def __eq__(self, other: object) -> bool:
         return self.fingerprint == other.fingerprint if isinstance(other, PruningMasks) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         content = parts.describe_layout(self.weights, self.config)

@@ -30,7 +30,7 @@ def sample_gradients(
     batch: Mapping[str, Any],
     loss_fn: LossFunction | None = None,
     *,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = torch.float64,
 ) -> tuple[list[dict[str, np.ndarray]], list[int]]:
     """Differentiate each sample's summed loss alone, in a copy of the model.
 
@@ -73,7 +73,6 @@ def _own_loss(model: nn.Module, batch: Mapping[str, Any], row: int) -> tuple[tor
         inputs = {"inputs_embeds": batch["inputs_embeds"][row, real][None].to(device, next(model.parameters()).dtype)}
     labels = batch["labels"][row, real] if "labels" in batch else batch["input_ids"][row, real]
     logits = model(**inputs).logits[0]
-    loss: Any
     loss, count = 0.0, 0
     for t in range(1, len(real)):
         # A token behind a gap in the mask is predicted by what is masked, which is no prediction.
@@ -252,7 +251,7 @@ def token_factors(
     count = len(next(value for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim))
     with torch.inference_mode(False), torch.enable_grad():
         for row in range(count):
-            seen = {}
+            seen: dict[Any, Any] = {}
 
             def keep(
                 name: str, module_input: Sequence[torch.Tensor], output: torch.Tensor, seen: dict[str, Any] = seen
@@ -339,7 +338,7 @@ def kfac_scores(
     return _quadratic_forms(h_a, h_b, matrix, damping, len(matrix) if aggregate == "mean" else 1)
 
 
-def _owners(sides: Sequence[list[Any]], pool: str) -> list[list[Any]]:
+def _owners(sides: Sequence[list[Any]], pool: str) -> Sequence[list[Any]]:
     return {"A": sides[:1], "B": sides[1:], "pooled": sides}[pool]
 
 

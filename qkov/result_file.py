@@ -104,9 +104,7 @@ def write(
     return path
 
 
-def _file_parts(
-    arrays: Mapping[str, np.ndarray | InParts], metadata: Mapping[str, str]
-) -> Iterator[bytes | memoryview]:
+def _file_parts(arrays: Mapping[str, np.ndarray | InParts], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a safetensors file."""
     if not any(isinstance(array, InParts) for array in arrays.values()):
         from safetensors.numpy import save

@@ -66,7 +66,7 @@ class Rounds:
         said = self._exchange("collect", [_announced(one) for one in found], error)
         counts = [counts for counts, _ in said]
         needed = rank <= _last_good([report for _, report in said])
-        lines = []
+        lines: list[Any] = []
         try:
             error = self._staged(found if needed else [], counts, lines, error)
             said = self._exchange("stage", lines, error)
@@ -159,9 +159,7 @@ class Rounds:
         store_contents.take({"n": contents.num_lines, **record}, contents)
         contents.num_lines += 1
 
-    def _outcome(
-        self, lines: Sequence[Mapping[str, Any]], reports: Sequence[Any], error: BaseException | None
-    ) -> Outcome:
+    def _outcome(self, lines: Sequence[Mapping[str, Any]], reports: list[Any], error: BaseException | None) -> Outcome:
         folder = self.disk.folder
         samples = [shards.stored_sample(folder, one.entry, self.task) for line in lines for one in _shards(line)]
         skipped = {line["id"]: line["reason"] for line in lines if "id" in line}

@@ -197,7 +197,7 @@ def _merged(
     owners: Mapping[str, torch.Tensor], tokens: Mapping[str, tuple[int, int, torch.Size, tuple[int, ...]]]
 ) -> dict[str, torch.Tensor]:
     """Let a row that one projection knows be known to all that read it; they keep one copy of it."""
-    groups = {}
+    groups: dict[Any, Any] = {}
     for name, owner in owners.items():
         groups.setdefault(tokens[name], []).append(owner)
     merged = {key: torch.stack(group).amax(0) for key, group in groups.items()}

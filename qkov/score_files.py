@@ -96,7 +96,7 @@ class ScoreFiles:
         DiskError: If the system refuses, here and in every method.
     """
 
-    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, folder: PathLike, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.folder, self.shapes = new_folder(folder), shapes
         self._finite = {block: np.ones(shape[2:], bool) for block, shape in shapes.items()}
         self._missing = {block: np.ones(shape[2:], bool) for block, shape in shapes.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -131,7 +131,7 @@ class Frame:
         return 0 if self._arrays is None else sum(scores.nbytes for scores in self._arrays.values())
 
     @cached_property
-    def arrays(self) -> dict[str, np.ndarray | MappedScores]:
+    def arrays(self) -> Mapping[str, np.ndarray | MappedScores]:
         """Block to scores; files are finished when this is asked for first."""
         return self._arrays if self._files is None else self._files.finish()
 

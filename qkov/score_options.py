@@ -95,7 +95,7 @@ class ScoreOptions:
         return self.epsilon is not None or self.ridge_lambda is not None
 
 
-def checked_device(name: str) -> str:
+def checked_device(name: str | torch.device) -> str:
     """Return the name of a device that torch can use; "auto" takes CUDA where it is."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

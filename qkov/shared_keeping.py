@@ -138,11 +138,11 @@ class SharedOnDisk:
 
     def plan(
         self, model: nn.Module, config: QKOVConfig, weights: Sequence[LinearWeight], task: str
-    ) -> Callable[[int, int], None]:
+    ) -> Callable[[int, int], None] | None:
         """Return what refuses, on rank 0, samples that the disk cannot hold or the store not take."""
         return self.disk.plan(model, config, weights, task) if self._ranks.first else None
 
-    def keep(self, task: str, loss: str, samples: Sequence[Sample], config: QKOVConfig) -> list[Sample]:
+    def keep(self, task: str, loss: str, samples: list[Sample], config: QKOVConfig) -> list[Sample]:
         """Return samples as they are: their round has committed them."""
         return samples
 

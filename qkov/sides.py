@@ -58,7 +58,7 @@ class Side:
         return self.fisher_members is self.members
 
     @property
-    def all_members(self) -> tuple[Sample, ...] | list[Sample]:
+    def all_members(self) -> Sequence[Sample]:
         """Its samples, and those that make its F."""
         return self.members if self.owns_fisher else [*self.members, *self.fisher_members]
 

@@ -77,7 +77,7 @@ class SummaryFrame:
         }
 
     def put(
-        self, block: str, place: int, column: int, marginals: SliceMarginals, scores: torch.Tensor | None = None
+        self, block: str, place: int, column: int, marginals: SliceMarginals | Means, scores: torch.Tensor | None = None
     ) -> None:
         """Place one slice's means, lift and health, and keep its strongest pairs where its scores ``[n_a, n_b]`` are given."""
         self.by_a[block][:, place, column] = marginals.by_a

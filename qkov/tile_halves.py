@@ -7,7 +7,7 @@ rows at a time: results of the size of a tile would have to be paged in anew for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,9 @@ class Half:
         raw: Whether ``g`` is needed beside ``h``; if not, tiles hold ``h`` from the start.
         in_place: Whether a factor may overwrite the gradients.
     """
+
+    if TYPE_CHECKING:
+        _part: Part | None
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class Half:
         self.blocks = [range(start, min(start + block, len(members))) for start in range(0, len(members), block)]
         self._part = None
 
-    def _ranks(self, rows: Sequence[int], row_of: Mapping[int, int]) -> list[int]:
+    def _ranks(self, rows: Iterable[int], row_of: Mapping[int, int]) -> list[int]:
         ranks = {row: rank for rank, row in enumerate(self.scored)}
         return [ranks[row_of[place]] for place in rows]
 

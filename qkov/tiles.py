@@ -101,7 +101,7 @@ class Stacks:
         if units:
             self.heads.append(heads)
 
-    def serving(self, projection: Projection) -> Stacks:
+    def serving(self, projection: Projection) -> Stacks | None:
         """Return the same stacks for a projection that reads the same tensors, as K and V those of Q; else None."""
         if self.heads is not None or not self.groups:
             return None
@@ -149,7 +149,7 @@ class SliceFactors:
         one = self.stacks.members[self.stacks.order[row]]
         return gradients.slice_factors(one.factors, self.stacks.projection, self.unit)
 
-    def _normalised(self, heads: Sequence[int], rows: range, name: str = "heads") -> torch.Tensor:
+    def _normalised(self, heads: torch.Tensor, rows: range, name: str = "heads") -> torch.Tensor:
         if self.tokens is None:
             return heads
         tokens, normalisation = self.tokens[rows.start : rows.stop], self.stacks.options.contribution_normalisation
@@ -207,7 +207,7 @@ def held_stacks(
     return held[role]
 
 
-def columns_of(projection: Projection, options: ScoreOptions, num_samples: int) -> list[tuple[int, int] | None]:
+def columns_of(projection: Projection, options: ScoreOptions, num_samples: int) -> Sequence[tuple[int, int] | None]:
     """Return the ``(start, stop)`` of every tile of a slice, and None for its bias, last, if asked for.
 
     Evenly cut; with fixed tiling by as many columns whatever the number of samples.

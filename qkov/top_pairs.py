@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    import torch
 
     from .collector import FisherCollector
     from .geometry import Projection
@@ -91,7 +90,7 @@ class TopPairs:
     def __eq__(self, other: object) -> bool:
         return self.fingerprint == other.fingerprint if isinstance(other, TopPairs) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     def save(self, path: PathLike) -> Path:
         """Write one file, atomically; equal results give equal bytes. Returns the path."""
@@ -171,7 +170,7 @@ def describe_top_pairs(
     return TopPairs(rows=tuple(rows), attributes=facts)
 
 
-def split_labels(batch: Mapping[str, Any], *, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def split_labels(batch: Mapping[str, Any], *, seed: int) -> tuple[dict[str, Any], ...]:
     """Split the labels of a batch into two complementary halves, token by token, at random within each sample.
 
     Each label that enters the causal loss is in exactly one half, so that the two gradients of a sample add up to its

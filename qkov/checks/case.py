@@ -54,21 +54,21 @@ class Case:
         """The model's layout, read anew."""
         return layout.QKOVConfig.from_model(self.model, attention=self.attention)
 
-    def coupled(self) -> None:
+    def coupled(self) -> NotRun | None:
         """Say which norm makes the heads of a layer depend on each other, whatever the map; else None."""
         for one, name, norm in self._norms():
             if one.num_heads > 1 and norm.weight.numel() > max(one.head_dim, one.v_head_dim):
                 return NotRun(f"the norm {name} spans several heads, which so depend on each other")
         return None
 
-    def shifted(self) -> None:
+    def shifted(self) -> NotRun | None:
         """Say which norm gives an absent query or key a direction by its bias; else None."""
         for _, name, norm in self._norms():
             if getattr(norm, "bias", None) is not None:
                 return NotRun(f"the norm {name} has a bias, which gives an absent query or key a direction")
         return None
 
-    def _norms(self) -> Iterator[None]:
+    def _norms(self) -> Iterator[tuple[AttentionLayout, Any, Any]]:
         """Norms beside the query projection of each attention module: those that see queries, keys or outputs."""
         modules = dict(self.model.named_modules())
         for one in self.config.layers:
@@ -79,7 +79,7 @@ class Case:
                 if "norm" in type(module).__name__.lower() and getattr(module, "weight", None) is not None:
                     yield one, name, module
 
-    def gated(self) -> None:
+    def gated(self) -> NotRun | None:
         """Say that the query projection holds rows of no block, a gate of each head; else None."""
         for one in self.config.layers:
             query = one.projection("Q")
@@ -128,7 +128,7 @@ class Case:
         """Return the bound of a kind of comparison on this case; see ``measurement.BOUNDS``."""
         return bound(name, self.precision) * (self.conditioning if name in ROUNDED else 1.0)
 
-    def _projection_weights(self) -> list[torch.Tensor]:
+    def _projection_weights(self) -> set[str]:
         return {projection.param_name for one in self.config.layers for projection in one.projections}
 
     def collect(
@@ -222,7 +222,7 @@ def num_samples(batch: Mapping[str, Any]) -> int:
 def scaled_loss(loss_fn: LossFunction | None, factor: float) -> LossFunction:
     """Return the loss function times a constant."""
 
-    def scaled(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def scaled(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         result = (loss_fn or losses.causal_lm_loss)(model, batch)
         if isinstance(result, tuple):
             return result[0] * factor, result[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +13,6 @@ from .measurement import Comparison, NotRun
 from .registry import check
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..collector import FisherCollector
     from ..option_types import SampleId
     from .case import Case
@@ -190,7 +188,7 @@ def repadded(batch: Mapping[str, Any], side: str) -> dict[str, torch.Tensor]:
     return {**rest, **new}
 
 
-def magnitude(grads: Sequence[dict[str, np.ndarray | torch.Tensor]], name: str) -> float:
+def magnitude(grads: Iterable[Mapping[str, Any]], name: str) -> float:
     """Largest gradient of a module, weight and bias: a K bias alone is rounding noise without rotary positions."""
     module = name.rpartition(".")[0]
     return max(float(abs(grad[one]).max()) for grad in grads for one in grad if one.rpartition(".")[0] == module)
@@ -207,8 +205,8 @@ def _same_sample(
     found: FisherCollector,
     expected: FisherCollector,
     task: str,
-    found_id: int,
-    expected_id: int,
+    found_id: SampleId,
+    expected_id: SampleId,
     scales: Mapping[str, float],
 ) -> None:
     want = expected.get_sample_gradients(task, expected_id)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 LARGEST_DENSE = 1500  # parameters of a slice whose matrix, p x p, is still formed and solved in a blink
-MATRIX_OPTION_SETS = (
+MATRIX_OPTION_SETS: tuple[dict[str, Any], ...] = (
     {},
     {"fisher_pool": "B", "include_bias": True},
     {"fisher_pool": "pooled", "fisher_source": "ema", "aggregate": "mean"},
@@ -46,7 +46,7 @@ def check_kronecker_factors(case: Case) -> Measurement | NotRun:
     return _as_dense(case, "kfac", reference.kfac_scores, token_factors)
 
 
-def _as_dense(case: Case, variant: str, dense: Callable[..., Any], of_task: Callable[..., Any]) -> Measurement:
+def _as_dense(case: Case, variant: str, dense: Callable[..., Any], of_task: Callable[..., Any]) -> Measurement | NotRun:
     comparison, layout = Comparison(), case.layouts()[-1]
     small = [one for one in layout.projections if _num_parameters(one) <= LARGEST_DENSE]
     if not small:
@@ -133,7 +133,7 @@ def check_matrix_rotation(case: Case) -> Measurement | NotRun:
     return comparison.measurement(case.bound("matrix"))
 
 
-def _rotations(case: Case, layout: AttentionLayout, blocks: Sequence[str]) -> dict[tuple[str, int], torch.Tensor]:
+def _rotations(case: Case, layout: AttentionLayout, blocks: Sequence[str]) -> list[Any]:
     """Rotations to try, the widest first: of the whole head, and inside the pairs of two ways of rotary positions."""
     width = layout.v_head_dim if blocks == "VO" else layout.head_dim
     if width < 2 or (blocks == "QK" and layout.k_head_dim < layout.head_dim):

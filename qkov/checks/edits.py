@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def restored(model: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+def restored(model: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
     """Give back every parameter's value, bit for bit, when the block ends; yields ``{name: parameter}``."""
     parameters = dict(model.named_parameters())
     kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -63,7 +63,7 @@ def rotate(parameters: Mapping[str, torch.Tensor], projection: Projection, unit:
 
 
 @contextlib.contextmanager
-def masked_heads(model: nn.Module, layout: AttentionLayout, heads: Sequence[int]) -> Iterator[None]:
+def masked_heads(model: nn.Module, layout: AttentionLayout, heads: Iterable[int]) -> Iterator[None]:
     """Zero what the given heads send into the output projection, as pruning studies do."""
 
     def zero(_module: nn.Module, args: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

@@ -36,7 +36,7 @@ def check_slices_tile(case: Case) -> Measurement | NotRun:
     shapes = dict(case.model.named_parameters())
     indexer = layout.QKOVIndexer(case.config)
     for one in case.config.layers:
-        claims = {}
+        claims: dict[Any, Any] = {}
         for projection in one.projections:
             for head in {one.unit(projection.block, head): head for head in range(one.num_heads)}.values():
                 where = indexer.get_slice(layer=one.layer, head=head, block=projection.block)
@@ -63,14 +63,14 @@ def check_head_rows(case: Case) -> Measurement | NotRun:
     return _head_alone(case, ("Q", "K", "V"))
 
 
-def _head_alone(case: Case, blocks: Sequence[str]) -> Measurement:
+def _head_alone(case: Case, blocks: Sequence[str]) -> Measurement | NotRun:
     comparison = Comparison()
     for one in case.layouts():
         for head in some(one.num_heads):
             others = [other for other in range(one.num_heads) if other != head]
             with masked_heads(case.model, one, others):
                 grads = _attention_gradients(case, one)
-            inside = {}
+            inside: dict[Any, Any] = {}
             for block in blocks:
                 where = one.projection(block).slice_of(one.unit(block, head))
                 inside.setdefault(where.param_name, []).append(where.index)
@@ -385,7 +385,7 @@ def check_gqa_twin(case: Case) -> Measurement | NotRun:
         for sample_id in held.sample_ids("a"):
             grads, twins = held.get_sample_gradients("a", sample_id), expanded.get_sample_gradients("a", sample_id)
             for block in "QKVO":
-                sums = {}
+                sums: dict[Any, Any] = {}
                 for head in range(one.num_heads):
                     place = indexer.get_slice(layer=one.layer, head=head, block=block)
                     part = twin_indexer.slice_tensor(twins[twin_indexer.get_slice(

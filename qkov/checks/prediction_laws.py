@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def _block(grad: Mapping[str, np.ndarray], layout: AttentionLayout, projection: 
 
 
 def written_out(
-    grads_a: np.ndarray, grads_b: np.ndarray, steps_of: Sequence[tuple[int, int]], block_mean: float, optimiser: str
+    grads_a: np.ndarray, grads_b: np.ndarray, steps_of: Any, block_mean: float, optimiser: str
 ) -> tuple[float, ...]:
     """Mean first-order change, mean half curvature, and the size of the first without cancellation, at step size 1.
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Law: TypeAlias = Callable[[Case], Measurement | NotRun]
 
 
-CHECKS = {}  # name without "check_" -> function; filled by the modules of laws, in their order
+CHECKS: dict[str, Law] = {}  # name without "check_" -> function; filled by the modules of laws, in their order
 
 
 def check(function: Law) -> Law:

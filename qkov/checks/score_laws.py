@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 # Every variant, pool, source, normalisation, aggregate and damping rule occurs, and every interaction of two that matters.
-OPTION_SETS = (
+OPTION_SETS: tuple[dict[str, Any], ...] = (
     {},
     {"fisher_pool": "pooled", "normalize_gj": "per_token"},
     {"include_bias": True, "aggregate": "mean"},
@@ -61,7 +61,7 @@ def check_foreign_fisher(case: Case) -> Measurement | NotRun:
     return _as_written_out(case, FOREIGN_OPTION_SETS, "foreign fisher")
 
 
-def _as_written_out(case: Case, option_sets: Sequence[dict[str, str]], kind: str) -> Measurement:
+def _as_written_out(case: Case, option_sets: Sequence[Mapping[str, Any]], kind: str) -> Measurement:
     comparison = Comparison()
     held = case.collect()
     (grads_a, tokens_a), (grads_b, tokens_b) = case.reference("a"), case.reference("b")

@@ -10,6 +10,7 @@ import itertools
 import math
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def draw_apart(num_first: int, num_second: int, number: int, seed: int) -> np.nd
     return _random(num_first, num_first + num_second, number, seed, stream=1)
 
 
-def checked_seed(seed: int) -> int:
+def checked_seed(seed: int | None) -> int:
     """Return a seed as a plain int.
 
     Raises:
@@ -93,7 +94,7 @@ def checked_number(number: int, name: str = "n_permutations") -> int:
     return value
 
 
-def raw_words(rows: int, columns: int, seed: int, stream: int) -> np.ndarray:
+def raw_words(rows: int, columns: int, seed: Any, stream: int) -> np.ndarray:
     """Return uint64 ``[rows, columns]``: the stream of a seed and of a purpose, which no other purpose shares."""
     key = (stream << 64) + seed % 2**64  # one int of 128 bits: a list would pass through float64 above 2^63
     return np.random.Philox(key=key).random_raw(rows * columns).reshape(rows, columns)

@@ -76,7 +76,7 @@ test_source.__test__ = False  # pytest collects functions by name
 
 
 def from_lifts(
-    lifts: np.ndarray, a: Clusters, r: Clusters, *, n_permutations: int | None, seed: int, alternative: str
+    lifts: np.ndarray, a: Clusters, r: Clusters, *, n_permutations: int | None, seed: int | None, alternative: str
 ) -> HeadTest:
     """Test scores that are there already.
 
