@@ -121,7 +121,7 @@ def _configurations(model: nn.Module) -> list[Any]:
 @contextlib.contextmanager
 def _returned(model: nn.Module, config: QKOVConfig) -> Iterator[dict[int, dict[str, list[list[torch.Tensor]]]]]:
     """Collect every tensor that each attention module, or a module inside it, returns beside its first output."""
-    returned = {layout.layer: {} for layout in config.layers}
+    returned = {layout.layer: {} for layout in config.layers}  # type: ignore[var-annotated]  # filled below
     handles = []
 
     def hook_for(layer: int, name: str) -> Callable[..., Any]:
@@ -187,6 +187,6 @@ def sliding_window(model: nn.Module, layout: AttentionLayout, pattern: torch.Ten
         for name in WINDOW_NAMES:
             window = getattr(owner, name, None)
             is_size = isinstance(window, int) and not isinstance(window, bool) and 0 < window < pattern.shape[-1]
-            if is_size and not pattern.tril(-window).any():
+            if is_size and not pattern.tril(-window).any():  # type: ignore[operator]  # there once the store has begun
                 return window
     return None

@@ -164,7 +164,7 @@ class FisherCollector:
                 "tokenizer": None if tokenizer is None else reproducibility.tokenizer_fingerprint(tokenizer),
             }
             shared = hasattr(store, "keeping")  # what several ranks fill, see qkov.distributed
-            self._take(store.keeping(settings) if shared else OnDisk(Store.writing(store), settings))
+            self._take(store.keeping(settings) if shared else OnDisk(Store.writing(store), settings))  # type: ignore[arg-type, union-attr]  # told apart by it
 
     @classmethod
     def open(cls, path: PathLike, allow_unsealed: bool = False) -> Self:
@@ -181,7 +181,7 @@ class FisherCollector:
             UnsealedStoreError: If collection has not ended.
         """
         found = Store.reading(path, allow_unsealed=allow_unsealed)
-        settings = found.header["settings"]
+        settings = found.header["settings"]  # type: ignore[index]  # there once the store has begun
         names = ("contribution_normalisation", "ema_decay", "attention", "weights", "store_dtype", "store_form")
         collector = cls(allow_unsealed=allow_unsealed, **{name: settings[name] for name in names})
         collector._take(OnDisk(found, settings))
@@ -294,11 +294,11 @@ class FisherCollector:
         known = {one.sample_id: one.digest for one in self._tasks.get(task, {}).values()}
         ids = passes.Supply(sample_ids, "sample_ids") if sample_ids is not None else self._numbers(task)
         supplies = ids, passes.Supply(clusters, "clusters")
-        name, skipped = passes.full_name(loss_fn), self._skipped.setdefault(task, {})
+        name, skipped = passes.full_name(loss_fn), self._skipped.setdefault(task, {})  # type: ignore[arg-type]  # never None here
         with self._keeping.interruption() as interrupted:
             for found in self._keeping.passes(
                 model, batch, task, known, self.config, self._weights, loss_fn, self._seen[1], *supplies,
-                micro_batch=self._micro_batch(model, loss_fn, micro_batch), progress=progress, skipped=skipped,
+                micro_batch=self._micro_batch(model, loss_fn, micro_batch), progress=progress, skipped=skipped,  # type: ignore[arg-type]  # never None here
                 skip=non_finite == "skip", plan=self._keeping.plan(model, self.config, self._weights, task),
             ):  # fmt: skip
                 self._keeping.add_skipped(task, skipped)
@@ -408,7 +408,7 @@ class FisherCollector:
             (layout.layer, projection.block): torch.stack(
                 [self._head_sums(members, projection, unit) for unit in range(projection.num_units)], dim=1
             )
-            for layout in (self.config.layers if layers is None else map(self.config.layer, layers))
+            for layout in (self.config.layers if layers is None else map(self.config.layer, layers))  # type: ignore[union-attr]  # there is a layout once something is held
             for projection in layout.projections
         }
 
@@ -439,7 +439,7 @@ class FisherCollector:
     def _gradients(self, sample: Sample) -> Mapping[str, torch.Tensor]:
         weights = {one.param_name: one for one in self._weights}
         attention = [name for name, one in weights.items() if one.kind == "attention"]
-        projections = (projection for layout in self.config.layers for projection in layout.projections)
+        projections = (projection for layout in self.config.layers for projection in layout.projections)  # type: ignore[union-attr]  # there is a layout once something is held
         biases = {projection.bias_name: projection for projection in projections if projection.bias_name}
 
         def build(name: str) -> torch.Tensor:
@@ -468,7 +468,7 @@ class FisherCollector:
     ) -> int | Callable[[Mapping[str, Any], Sequence[int]], int] | None:
         """What the budget allows, chosen batch by batch; what was asked for where there is none."""
         return collection_budget.chooser(
-            self.memory_budget, model, config=self.config, weights=self._weights, loss_fn=loss_fn, micro_batch=asked,
+            self.memory_budget, model, config=self.config, weights=self._weights, loss_fn=loss_fn, micro_batch=asked,  # type: ignore[arg-type]  # there is a layout once something is held
             stored=self.store is not None, store_dtype=self._keeping.dtype,
         )  # fmt: skip
 

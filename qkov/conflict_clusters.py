@@ -117,7 +117,7 @@ def cluster_samples(
     found = hierarchy.fcluster(tree, num_clusters, "maxclust")
     order = {label: place for place, label in enumerate(dict.fromkeys(found))}
     codes = np.array([order[label] for label in found])
-    samples = [names[one] for one in known]
+    samples = [names[one] for one in known]  # type: ignore[call-overload]  # numpy integers are indices
     is_a = np.array([task == names[0][0] for task, _ in samples])
     distinct = ~np.eye(len(known), dtype=bool)
     return SampleClusters(
@@ -126,8 +126,8 @@ def cluster_samples(
         ),
         cosine=_means(np.where(distinct, kept, np.nan), codes, np.ones(len(known), bool), np.ones(len(known), bool)),
         across_tasks=_means(kept, codes, is_a, ~is_a),
-        left_out=tuple(names[one] for one in np.flatnonzero(np.isnan(np.diag(cosines)))),
-        task_a=names[0][0],
+        left_out=tuple(names[one] for one in np.flatnonzero(np.isnan(np.diag(cosines)))),  # type: ignore[call-overload]  # numpy integers are indices
+        task_a=names[0][0],  # type: ignore[arg-type]  # the first name is that of the task
     )
 
 

@@ -42,7 +42,7 @@ def plot_conflicts(found: SampleConflicts) -> Picture:
         order = _order(found)
         columns = {name: values[order] for name, values in found.columns.items()}
         figure = plots.Picture(figsize=(float(np.clip(0.2 * len(order) + 2.5, 6.0, 14.0)), 6.4), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.12)
+        figure.get_layout_engine().set(h_pad=0.12)  # type: ignore[call-arg, union-attr]  # of matplotlib, set when the figure is made
         above, below = figure.subplots(2, 1, sharex=True)
         low = np.fmin(columns["within_a_low"], columns["within_b_low"])
         high = np.fmax(columns["within_a_high"], columns["within_b_high"])
@@ -64,7 +64,7 @@ def plot_conflicts(found: SampleConflicts) -> Picture:
     return figure
 
 
-def _draw(panel: Axes, found: SampleConflicts, low: float, high: float, means: Sequence[np.ndarray]) -> None:
+def _draw(panel: Axes, found: SampleConflicts, low: np.ndarray, high: np.ndarray, means: Sequence[np.ndarray]) -> None:
     places = np.arange(len(low))
     panel.axhline(0.0, color="0.4", linewidth=0.8)
     panel.vlines(places, low, high, color="0.88", linewidth=5, label="inside a task", zorder=1)
@@ -85,7 +85,7 @@ def _short(found: SampleConflicts, place: int) -> str:
 
 
 def _block(found: SampleConflicts, place: int) -> str:
-    return found.groups[place].block if place < len(found.groups) else None
+    return found.groups[place].block if place < len(found.groups) else None  # type: ignore[return-value]  # there once the store has begun
 
 
 def _order(found: SampleConflicts) -> list[int]:

@@ -155,19 +155,22 @@ def detect_conflicts(
         "versions": {name: reproducibility.environment_record()["versions"][name] for name in ("qkov", "torch")},
         "notes": [sample_conflicts.NO_PAIR_P, *notes],
     }
-    described = sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)
+    described = sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)  # type: ignore[arg-type]  # unpacked, and counted by the callee
     if reference is None:
-        facts["notes"].append(sample_conflicts.DESCRIPTION)
-        return sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)
+        facts["notes"].append(sample_conflicts.DESCRIPTION)  # type: ignore[union-attr]  # there by now
+        return sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)  # type: ignore[arg-type]  # unpacked, and counted by the callee
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", errors.StatisticsWarning)
-        by_sample, by_group, said = _tests(described, sides, tasks, n_permutations, seed, q)
+        by_sample, by_group, said = _tests(described, sides, tasks, n_permutations, seed, q)  # type: ignore[arg-type]  # required with a reference
     for sentence in dict.fromkeys(str(one.message) for one in caught):
         warnings.warn(sentence, errors.StatisticsWarning, stacklevel=2)
         said["notes"].append(f"{sentence[0].upper()}{sentence[1:]}")
     facts["notes"] += said.pop("notes")
     return sample_conflicts.SampleConflicts(
-        **parts, sample_tests=by_sample, group_tests=by_group, attributes=facts | {"test": said}
+        **parts,  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        sample_tests=by_sample,
+        group_tests=by_group,
+        attributes=facts | {"test": said},
     )
 
 
@@ -221,7 +224,7 @@ def _tests(
     sides: Sequence[Clusters],
     tasks: Sequence[str],
     n_permutations: int | None,
-    seed: int | None,
+    seed: int,
     q: float,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
     """Test samples and groups; ``(sample_tests, group_tests, words)``."""
@@ -240,18 +243,18 @@ def _tests(
     }
     for task, side in ((tasks[0], a), (tasks[2], r)):
         if side.number < len(side.codes):
-            said["notes"].append(DEPENDENT.format(task=task, samples=len(side.codes), clusters=side.number))
+            said["notes"].append(DEPENDENT.format(task=task, samples=len(side.codes), clusters=side.number))  # type: ignore[attr-defined]  # a dictionary of mixed values
             return {}, by_group, said
     return _sample_tests(means, len(a.codes), q), by_group, said
 
 
 def _group_tests(
-    means: np.ndarray, a: Clusters, r: Clusters, num_groups: int, n_permutations: int | None, seed: int | None
+    means: np.ndarray, a: Clusters, r: Clusters, num_groups: int, n_permutations: int | None, seed: int
 ) -> tuple[dict[str, np.ndarray], HeadTest]:
     """Exchange labels of A and the reference; all groups are one family, all weights together another."""
     families = [means[:, :num_groups], *([means[:, num_groups:]] if means.shape[1] > num_groups else [])]
     options = {"n_permutations": n_permutations, "seed": seed, "alternative": "less"}
-    found = [source.from_lifts(family, a, r, **options) for family in families]
+    found = [source.from_lifts(family, a, r, **options) for family in families]  # type: ignore[arg-type]  # unpacked, and counted by the callee
     columns = {"statistic": "statistic", "p": "p", "q": "q_bh", "p_maxt": "p_maxt"}
     tests = {name: np.concatenate([getattr(one, column) for one in found]) for name, column in columns.items()}
     # The effect there is the exponential of a difference of logarithms; here it is the difference.

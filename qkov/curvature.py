@@ -47,7 +47,7 @@ class Stack:
 def stack_samples(side_a: Side, side_b: Side, options: ScoreOptions) -> Stack:
     """Put the samples of two sides into one list; a sample that is on both, or scored and in F, is there once."""
     owners = {"A": (side_a,), "B": (side_b,), "pooled": (side_a, side_b)}[options.fisher_pool]
-    scored = [[side.members[row] for row in side.rows] for side in (side_a, side_b)]
+    scored = [[side.members[row] for row in side.rows] for side in (side_a, side_b)]  # type: ignore[union-attr]  # filled in where it was None
     every = [one for side in owners for one in side.fisher_members] + scored[0] + scored[1]
     places = {id(one): place for place, one in enumerate({id(one): one for one in every}.values())}
     members = tuple({id(one): one for one in every}.values())
@@ -95,7 +95,7 @@ def is_dead(
     if options.absolute_damping:
         return False
     largest = [max(side.block_mean(layout, one, options) for one in layout.projections) for side in sides]
-    largest = fisher.pool_fisher(*largest, options.fisher_pool)
+    largest = fisher.pool_fisher(*largest, options.fisher_pool)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
     dtype = scoring.gradient_dtype([one for side in sides for one in side.fisher_members], projection)
     return mean == 0 or formula.is_noise(mean, largest, dtype)
 
@@ -114,7 +114,11 @@ def _score_full(
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     gram, size = slice_gram(stack, projection, unit, options), scoring.num_parameters(projection, options)
     damping = full_fisher.ridge(
-        gram, stack.weights, size, relative=options.ridge_lambda_rel, absolute=options.ridge_lambda
+        gram,
+        stack.weights,
+        size,
+        relative=options.ridge_lambda_rel,  # type: ignore[arg-type]  # filled in by ScoreOptions
+        absolute=options.ridge_lambda,
     )
     spectrum = full_fisher.spectrum(full_fisher.weighted_gram(gram, stack.weights))[0]
     values = spectrum.sort(descending=True).values[: full_fisher.rank_bound(stack.weights, size)].cpu()
@@ -181,7 +185,7 @@ def _score_kfac(
     options: ScoreOptions,
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     basis = slice_basis(stack, kept, layout, projection, unit, options)
-    damping = kfac.ridge(basis, relative=options.ridge_lambda_rel, absolute=options.ridge_lambda)
+    damping = kfac.ridge(basis, relative=options.ridge_lambda_rel, absolute=options.ridge_lambda)  # type: ignore[arg-type]  # filled in by ScoreOptions
     total = torch.zeros(len(stack.rows_a), len(stack.rows_b), dtype=torch.float64)
     if not basis.values.any():
         return total, basis.values.flatten().cpu(), damping

@@ -132,7 +132,7 @@ class FisherDiagonal:
             "model_fingerprint": collector.model_fingerprint,
             "left_out": dict(collector.left_out),
         }
-        return _averaged(iter(collector.samples(task)), task, collector.weights, collector.config, attributes)
+        return _averaged(iter(collector.samples(task)), task, collector.weights, collector.config, attributes)  # type: ignore[arg-type]  # there is a layout once something is held
 
     def tensor_bytes(self) -> int:
         """Return the memory of ``values``, in bytes."""
@@ -173,7 +173,7 @@ class FisherDiagonal:
             "task": self.task,
             "num_samples": self.num_samples,
             "attributes": self.attributes,
-            **parts.describe_layout(self.weights, self.config),
+            **parts.describe_layout(self.weights, self.config),  # type: ignore[arg-type]  # there is a layout once something is held
         }
         return content, {name: tensor.numpy() for name, tensor in self.values.items()}
 

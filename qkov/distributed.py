@@ -174,19 +174,19 @@ class Ranks:
         self.together.require_same("compare metrics", _described(metric, task_a, task_b, options), "a metric", SAME)
         shared = copy.copy(metric)
         mine = range(self.rank, len(metric.config.layers), self.size)
-        shared._over_slices = functools.partial(metric._over_slices, places=mine)
-        shared._fill = functools.partial(_fill_share, self.together, functools.partial(type(metric)._fill, shared))
+        shared._over_slices = functools.partial(metric._over_slices, places=mine)  # type: ignore[method-assign]  # stands in for it while ranks share
+        shared._fill = functools.partial(_fill_share, self.together, functools.partial(type(metric)._fill, shared))  # type: ignore[method-assign]  # stands in for it while ranks share
         return shared.compute_heatmap(task_a, task_b, **options)
 
     def get_group_fisher(self, collector: FisherCollector, task: str, mode: str = "ema") -> dict:
         """Return ``collector.get_group_fisher(task, mode)``, of which each rank computes some layers; the same bits."""
-        layers = collector.config.layer_indices[self.rank :: self.size]
-        own = self.together.together(f"reduce task {task!r}", lambda: collector.get_group_fisher(task, mode, layers))
+        layers = collector.config.layer_indices[self.rank :: self.size]  # type: ignore[union-attr]  # there is a layout once something is held
+        own = self.together.together(f"reduce task {task!r}", lambda: collector.get_group_fisher(task, mode, layers))  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
         every = self.together.exchange(
             f"gather task {task!r}", [[*key, values.tolist()] for key, values in own.items()]
         )
         found = {(layer, block): values for part in every for layer, block, values in part}
-        blocks = [(layout.layer, one.block) for layout in collector.config.layers for one in layout.projections]
+        blocks = [(layout.layer, one.block) for layout in collector.config.layers for one in layout.projections]  # type: ignore[union-attr]  # there is a layout once something is held
         return {key: torch.tensor(found[key], dtype=torch.float64) for key in blocks}
 
 

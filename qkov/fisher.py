@@ -137,7 +137,7 @@ class ExponentialMean:
         """The average with the start-up bias divided out."""
         if self.count == 0:
             raise EmptyTaskError("an exponential mean of 0 samples is not defined; update it first.")
-        return self.biased / (1 - self.decay**self.count)
+        return self.biased / (1 - self.decay**self.count)  # type: ignore[return-value]  # a sum that starts at 0
 
 
 def slice_health(fisher: torch.Tensor, damped: torch.Tensor, epsilon: float) -> dict[str, float]:

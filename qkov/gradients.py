@@ -108,7 +108,7 @@ def collect_factors(
             axis.suspect({name: captured[name].output for name in part}, len(sample_names)) for axis, part in parts
         ]
         edges = {name: captured[name].edge for name in names}
-        deltas = torch.autograd.grad(losses.sum(), list(edges.values()), allow_unused=True, retain_graph=any(suspects))
+        deltas = torch.autograd.grad(losses.sum(), list(edges.values()), allow_unused=True, retain_graph=any(suspects))  # type: ignore[arg-type]  # torch takes both at once
         deltas = {name: _zero_if_unused(delta, captured[name]) for name, delta in zip(names, deltas, strict=True)}
         group_of = {name: number for number, group in enumerate(groups) for name in group}
         owners = dict.fromkeys(names)
@@ -116,7 +116,12 @@ def collect_factors(
             if suspect:
                 read = {name: (group_of[name], *_same_tensor(captured[name].inputs)) for name in part}
                 found = sample_rows.find_owners(
-                    axis, losses, _only(edges, part), _only(deltas, part), read, sample_names
+                    axis,
+                    losses,
+                    _only(edges, part),  # type: ignore[arg-type]  # torch takes both at once
+                    _only(deltas, part),  # type: ignore[arg-type]  # torch takes both at once
+                    read,
+                    sample_names,
                 )
                 owners.update(found or {})
     inputs = {name: captured[name].inputs for name in names}
@@ -282,7 +287,7 @@ def _captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, _Cap
                 return output
             # Its place in the graph, as of now: ESMFold scales queries in place, and the tensor then is the scaled one.
             edge = get_gradient_edge(output) if output.requires_grad else output
-            captured[name] = _Capture(args[0].detach(), _version(args[0]), output, edge)
+            captured[name] = _Capture(args[0].detach(), _version(args[0]), output, edge)  # type: ignore[arg-type]  # None equals None: no version is counted
             return output
 
         return hook
@@ -448,7 +453,7 @@ def _places(
     Where samples lie along the first axis, rows are counted from the sample's first, else from the first of all. The host
     waits for the device once: a mask taken as an index would have it wait for each sample and module.
     """
-    masks, key_of = {}, {}
+    masks, key_of = {}, {}  # type: ignore[var-annotated]  # filled below
     for number, modules in enumerate(groups):
         for name in modules:
             if owners[name] is None:
@@ -457,11 +462,11 @@ def _places(
                 masks[key] = reached | masks.get(key, torch.zeros_like(reached))
             else:
                 key = id(owners[name])
-                rows = torch.arange(num_samples, device=owners[name].device)
-                masks[key] = owners[name][None] == rows[:, None]
+                rows = torch.arange(num_samples, device=owners[name].device)  # type: ignore[union-attr]  # there in this variant
+                masks[key] = owners[name][None] == rows[:, None]  # type: ignore[index]  # there in this variant
             key_of[name] = key
     kept = dict(zip(masks, _indices(list(masks.values())), strict=True))
-    return {name: kept[key] for name, key in key_of.items()}
+    return {name: kept[key] for name, key in key_of.items()}  # type: ignore[index]  # of two kinds
 
 
 def _indices(masks: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:

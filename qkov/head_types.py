@@ -134,7 +134,7 @@ class HeadTypes:
         grid = np.ix_([self.layers.index(one) for one in layers], [self.heads.index(one) for one in heads])
         return replace(
             self,
-            scores=self.scores[(slice(None), *grid)],
+            scores=self.scores[(slice(None), *grid)],  # type: ignore[arg-type]  # numpy takes slices among arrays
             chance=self.chance[:, grid[0][:, 0]],
             offset=self.offset[grid],
             layers=tuple(layers),
@@ -265,7 +265,7 @@ def _check_threshold(threshold: float) -> float:
 
 def from_parts(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray], prefix: str = "") -> HeadTypes:
     """Build a result from what :meth:`HeadTypes.parts` gave; names of its arrays may have a prefix."""
-    return HeadTypes(**{name: arrays[prefix + name] for name in ("scores", "chance", "offset")}, **content)
+    return HeadTypes(**{name: arrays[prefix + name] for name in ("scores", "chance", "offset")}, **content)  # type: ignore[arg-type]  # a mapping is enough
 
 
 def fitting(types: HeadTypes, heatmap: Heatmap) -> HeadTypes:

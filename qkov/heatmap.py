@@ -266,7 +266,7 @@ class Heatmap(Mapping):
 
     def require_memory(self, what: str) -> None:
         """Refuse what copies the scores of a block onto query heads, if they are in files and do not fit the memory."""
-        count = len(self.sample_a) * len(self.sample_b) * self.present.size
+        count = len(self.sample_a) * len(self.sample_b) * self.present.size  # type: ignore[union-attr]  # filled in where it was None
         if self.memory_mapped:
             memory.require(8 * count, what, "Use slice_scores, each_slice, by_slice or to_dataframe('slice').")
 
@@ -340,7 +340,7 @@ class Heatmap(Mapping):
         }
         content |= {"task_a": self.task_a, "task_b": self.task_b, "attributes": self.attributes}
         content["stats"] = list(self.health["Q"])
-        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}
+        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}  # type: ignore[union-attr]  # filled in where it was None
         for block in BLOCKS:
             stored = self._stored[block]
             if isinstance(stored, MappedScores):
@@ -424,13 +424,13 @@ def load_heatmap(path: PathLike, *, scores_path: PathLike | None = None) -> Heat
         raise errors.ResultFileError(
             f"{path} is not a consistent heatmap: it lacks scores of a block, as float64 with 4 axes."
         )
-    shapes = {block: one.shape for block, one in given.items()}
+    shapes = {block: one.shape for block, one in given.items()}  # type: ignore[union-attr]  # there once the store has begun
     score_files.require_disk(folder, sum(math.prod(shape) for shape in shapes.values()))
     files = score_files.ScoreFiles(folder, shapes)
     try:
         for block, one in given.items():
             start = 0
-            for rows in one.parts():
+            for rows in one.parts():  # type: ignore[union-attr]  # there once the store has begun
                 files.put_rows(block, start, rows)
                 start += len(rows)
         found = files.finish()

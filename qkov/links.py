@@ -119,7 +119,7 @@ class _Board:
 
     def __init__(self, size: int, timeout: float) -> None:
         self.size, self._timeout = size, timeout
-        self._said, self._gone, self._change = {}, set(), threading.Condition()
+        self._said, self._gone, self._change = {}, set(), threading.Condition()  # type: ignore[var-annotated]  # filled below
 
     def swap(self, number: int, rank: int, value: Any) -> list[Any]:
         with self._change:

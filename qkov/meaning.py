@@ -133,10 +133,10 @@ def describe_scores(
     return {
         "meaning": entry["meaning"],
         "sign": entry["sign"],
-        "unit": entry["unit"] + (", per token" if per_token else "") + f", {aggregate} over the slice",
+        "unit": entry["unit"] + (", per token" if per_token else "") + f", {aggregate} over the slice",  # type: ignore[operator]  # of mixed values
         "range": entry["range"],
         "conflict_order": entry["conflict_order"],
-        "loss_scale_degrees": dict(zip(("a", "b", "both"), entry["degrees"][fisher_pool], strict=True)),
+        "loss_scale_degrees": dict(zip(("a", "b", "both"), entry["degrees"][fisher_pool], strict=True)),  # type: ignore[index]  # of mixed values
         "average_caveat": _average_caveat(variant, fisher_pool, fisher_source) if own_fisher else "",
         **({"additivity_note": ADDITIVITY_NOTE} if variant in _DAMPING_RULES else {}),
     }

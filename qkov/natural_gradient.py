@@ -136,7 +136,7 @@ def scale_by_fisher(
     scaled = scoring.Side(collector.samples(task), rows, options)
     places = {
         (layout.layer, projection.block, unit): (layout, projection, unit)
-        for layout in collector.config.layers
+        for layout in collector.config.layers  # type: ignore[union-attr]  # there is a layout once something is held
         for projection in layout.projections
         for unit in range(projection.num_units)
     }
@@ -156,7 +156,7 @@ def scale_by_fisher(
     }  # fmt: skip
     return ScaledGradients(
         slices=slices,
-        parameters=_parameters(collector.config, slices, include_bias),
+        parameters=_parameters(collector.config, slices, include_bias),  # type: ignore[arg-type]  # there is a layout once something is held
         sample_ids=("mean",) if average == "mean" else ids,
         attributes=attributes,
     )
@@ -199,7 +199,7 @@ def _solved(
         basis = curvature.slice_basis(stack, of_fisher.kept, layout, projection, unit, options)
         if not basis.values.any():
             return h, 0.0
-        damping = kfac.ridge(basis, relative=options.ridge_lambda_rel, absolute=options.ridge_lambda)
+        damping = kfac.ridge(basis, relative=options.ridge_lambda_rel, absolute=options.ridge_lambda)  # type: ignore[arg-type]  # filled in by ScoreOptions
         return kfac.solve(basis, h.reshape(len(h), projection.width, -1), damping, power=power), basis.mean
     counted = torch.nonzero(stack.weights > 0).flatten()
     pairs = [curvature.token_factors(stack.members[row], projection, unit, options) for row in counted]
@@ -211,14 +211,18 @@ def _solved(
     diagonal = fisher.weighted_fisher(formula.contribution(rows), weights)
     if options.variant == "signed":
         mean = of_fisher.block_mean(layout, projection, options)
-        damped = formula.damp(diagonal, mean, ridge_lambda_rel=options.ridge_lambda_rel, epsilon=options.epsilon,
+        damped = formula.damp(diagonal, mean, ridge_lambda_rel=options.ridge_lambda_rel, epsilon=options.epsilon,  # type: ignore[arg-type]  # filled in by ScoreOptions
                               ridge_lambda=options.ridge_lambda)  # fmt: skip
         return h / damped**power, mean
     if not diagonal.any():
         return h, 0.0
     gram = rows @ rows.T
     damping = full_fisher.ridge(
-        gram, weights, h.shape[1], relative=options.ridge_lambda_rel, absolute=options.ridge_lambda
+        gram,
+        weights,
+        h.shape[1],
+        relative=options.ridge_lambda_rel,  # type: ignore[arg-type]  # filled in by ScoreOptions
+        absolute=options.ridge_lambda,
     )
     return full_fisher.inverse_power(rows, weights, damping, h, power), float(diagonal.mean())
 
@@ -248,7 +252,7 @@ def _parameters(
                     continue
                 part = rows[:, :, :other]
                 whole[(slice(None), *where.index)] = part if projection.head_axis == 0 else part.transpose(1, 2)
-        return whole
+        return whole  # type: ignore[return-value]  # there in this variant
 
     return LazyMapping(owners, build, UnknownParameterError)
 

@@ -111,7 +111,7 @@ def inner_products(
     sides = [scoring.Side([*members[0], *sum(members[2:], ())], (), options), scoring.Side(members[1], (), options)]
     everyone = _Everyone([one for part in members for one in part], sample_weights(counts), options, metric)
     pieces = [*_attention_pieces(collector, sides, options), *_other_pieces(collector, everyone, options)]
-    sums, noise = {}, []
+    sums, noise = {}, []  # type: ignore[var-annotated]  # filled below
     # Where disable is not given, TQDM_DISABLE in the environment still acts.
     hidden = {} if progress else {"disable": True}
     total_units = sum(piece.projection.num_units for piece in pieces)
@@ -156,7 +156,7 @@ class Piece:
 
 
 def _attention_pieces(collector: FisherCollector, sides: Sequence[Side], options: ScoreOptions) -> Iterator[Piece]:
-    for layout in collector.config.layers:
+    for layout in collector.config.layers:  # type: ignore[union-attr]  # there is a layout once something is held
         means = [sum(side.block_mean(layout, one, options) for side in sides) / 2 for one in layout.projections]
         for projection, mean in zip(layout.projections, means, strict=True):
             group = Group(layout.layer, projection.block, None, projection.param_name)
@@ -235,7 +235,7 @@ class _Everyone:
             h = formula.normalise(grad, self._tokens, self._options.contribution_normalisation)
             if self._metric == "natural":
                 pooled = fisher.weighted_fisher(formula.contribution(h), self._weights)
-                h = natural(h, formula.damp(pooled, mean, ridge_lambda_rel=self._options.ridge_lambda_rel))
+                h = natural(h, formula.damp(pooled, mean, ridge_lambda_rel=self._options.ridge_lambda_rel))  # type: ignore[arg-type]  # filled in by ScoreOptions
             total += (h @ h.T).double().cpu()
         if not torch.isfinite(total).all():
             raise errors.NonFiniteError(

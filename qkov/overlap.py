@@ -122,7 +122,7 @@ class MaskOverlap:
         arrays: dict[Any, Any] = {}
         for number, one in enumerate(self.masks.values()):
             described, masks = one._parts()
-            content["tasks"].append(described)
+            content["tasks"].append(described)  # type: ignore[attr-defined]  # of mixed values
             arrays |= {f"{number}.{name}": mask for name, mask in masks.items()}
         return content, arrays
 
@@ -270,7 +270,7 @@ def _levels(one: PruningMasks, other: PruningMasks) -> Iterator[tuple[dict[str, 
             a, b = (masks.masks[weight.param_name] for masks in (one, other))
             along = [parts.axis_sums(mask, axis) for mask in (torch.ones_like(a), a, b, a & b)]
             for block in set(blocks):
-                by_block[block] = by_block[block] + np.array([sums[blocks == block].sum() for sums in along])
+                by_block[block] = by_block[block] + np.array([sums[blocks == block].sum() for sums in along])  # type: ignore[assignment]  # 0 to begin with
         for block, counts in by_block.items():
             if np.any(counts):
                 yield {"level": "block", "layer": None, "block": block}, counts

@@ -77,7 +77,7 @@ def collection_pace(
             share = samples_per_pass / tried
             # Whole passes with the vocabulary: logits of more than 32 MB are memory that the system clears each time.
             first = _pass_seconds(whole, num_tokens, samples_per_pass)
-            timed = [share * _pass_seconds(one, num_tokens, tried) for one in small]
+            timed = [share * _pass_seconds(one, num_tokens, tried) for one in small]  # type: ignore[arg-type]  # hollow models are there
             layer = (timed[1] - timed[0]) / max(1, depth - 1)
             return CollectionPace(first + max(0.0, layer) * (num_layers - 1), per_task, "probes")
     rate = product_rate(model, num_tokens * samples_per_pass, dtype)
@@ -98,7 +98,7 @@ def product_rate(model: nn.Module, num_tokens: int, dtype: torch.dtype) -> float
         weight = torch.randn(first, second).to(dtype)
         states, deltas = torch.randn(rows, second).to(dtype), torch.randn(rows, first).to(dtype)
         for left, right in ((states, weight.T), (deltas, weight)):
-            seconds += count * _median(lambda left=left, right=right: left @ right)
+            seconds += count * _median(lambda left=left, right=right: left @ right)  # type: ignore[misc]  # measured, not looked at
             operations += count * 2.0 * rows * first * second
     return operations / seconds
 
@@ -156,7 +156,7 @@ def _slice_seconds(
         return build, rest
     build *= (num_a + num_b) / sum(tried)
     half = tuple(max(1, one // 2) for one in tried)
-    of_half = _timed_slice(pool, layout, projection, *half, options)[1]
+    of_half = _timed_slice(pool, layout, projection, *half, options)[1]  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
     # rest = each (a + b) + pair a b, through two points
     sums, pairs = (sum(tried), sum(half)), (tried[0] * tried[1], half[0] * half[1])
     pair = max(0.0, (rest * sums[1] - of_half * sums[0]) / (pairs[0] * sums[1] - pairs[1] * sums[0]))
@@ -189,7 +189,7 @@ def _timed_slice(
         for _ in scoring.slice_tiles(members, projection, 0, options):
             pass
 
-    whole = _median(lambda: scoring.score_slice(*sides, layout, projection, 0, options))
+    whole = _median(lambda: scoring.score_slice(*sides, layout, projection, 0, options))  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
     built = min(_median(build), whole)
     return built, whole - built
 
@@ -203,7 +203,7 @@ def _once_per_layer(
 
     def fresh() -> Any:
         sides = _sides(pool, few, few, options)
-        return lambda: scoring.score_slice(*sides, layout, projection, 0, options)
+        return lambda: scoring.score_slice(*sides, layout, projection, 0, options)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
 
     calls = [fresh() for _ in range(REPEATS)]
     first = statistics.median(_seconds(call) for call in calls)
@@ -257,15 +257,15 @@ def _fits(model: nn.Module, shape: PassShape, num_layers: int, samples_per_pass:
 def _probe(model: nn.Module, layers: int, vocabulary: int | None, dtype: torch.dtype) -> nn.Module | None:
     """Build a cut copy with random weights; None for a model whose configuration does not cut it."""
     config = copy.deepcopy(model.config)
-    before = config.num_hidden_layers
-    config.num_hidden_layers = layers
+    before = config.num_hidden_layers  # type: ignore[union-attr]  # what a module names, which torch types as a tensor or module
+    config.num_hidden_layers = layers  # type: ignore[union-attr]  # what a module names, which torch types as a tensor or module
     for name, value in list(vars(config).items()):
         if isinstance(value, list) and len(value) == before:  # one entry a layer
             setattr(config, name, value[:layers])
         if vocabulary is not None and name.endswith("_token_id") and isinstance(value, int) and value >= vocabulary:
             setattr(config, name, None)
     if vocabulary is not None:
-        config.vocab_size = min(vocabulary, config.vocab_size)
+        config.vocab_size = min(vocabulary, config.vocab_size)  # type: ignore[type-var, union-attr]  # what a module names, which torch types as a tensor or module
     built = type(model)(config).to(dtype).eval()
     try:
         found = len(QKOVConfig.from_model(built).layers)
@@ -275,7 +275,7 @@ def _probe(model: nn.Module, layers: int, vocabulary: int | None, dtype: torch.d
 
 
 def _pass_seconds(model: nn.Module, num_tokens: int, samples_per_pass: int) -> float:
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]  # what a module names, which torch types as a tensor or module
     generator = torch.Generator().manual_seed(0)
     held = collector.FisherCollector()
 

@@ -101,7 +101,7 @@ def predict_pairs(
     prediction.checked_size(step_size)
     first, second = (frame.arrays for frame in frames)
     fields = frames[0].fields() | {
-        "arrays": {block: step_size * first[block] + step_size**2 * second[block] for block in first},
+        "arrays": {block: step_size * first[block] + step_size**2 * second[block] for block in first},  # type: ignore[operator]  # made in memory
         "health": {},
     }
     return heatmap.Heatmap(

@@ -235,7 +235,7 @@ class PairSummary:
         content = {name: getattr(self, name) for name in NAMES}
         content["stats"] = list(self.health["Q"])
         content["strongest"] = {block: list(rows) for block, rows in self.strongest.items()}
-        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}
+        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}  # type: ignore[union-attr]  # filled in where it was None
         for block in BLOCKS:
             for name in ("by_a", "by_b", "lift"):
                 if values := getattr(self, name):
@@ -304,7 +304,7 @@ def load_pair_summary(path: PathLike) -> PairSummary:
             block: {stat: arrays[f"health.{block}.{number}"] for number, stat in enumerate(stats)} for block in BLOCKS
         }
         return PairSummary(
-            **({"lift": {}} | means),
+            **({"lift": {}} | means),  # type: ignore[arg-type]  # unpacked, and counted by the callee
             health=health,
             kv_index=arrays["kv_index"],
             present=arrays["present"],

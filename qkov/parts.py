@@ -124,7 +124,7 @@ def describe_layout(weights: Sequence[LinearWeight], config: QKOVConfig) -> dict
     return {"weights": [dataclasses.asdict(one) for one in weights], "layers": layers}
 
 
-def read_layout(content: Mapping[str, Any]) -> tuple[tuple[LinearWeight, ...], QKOVConfig]:
+def read_layout(content: Mapping[str, Any]) -> tuple[tuple[LinearWeight, ...], QKOVConfig | None]:
     """Rebuild ``(weights, config)`` from :func:`describe_layout`; the classes check them again.
 
     Raises:
@@ -136,7 +136,7 @@ def read_layout(content: Mapping[str, Any]) -> tuple[tuple[LinearWeight, ...], Q
         raise errors.LayoutError(f"Weights and layers are not described as this package does it: {error!r}.") from error
 
 
-def _read_layout(content: Mapping[str, Any]) -> tuple[tuple[LinearWeight, ...], QKOVConfig]:
+def _read_layout(content: Mapping[str, Any]) -> tuple[tuple[LinearWeight, ...], QKOVConfig | None]:
     weights = tuple(LinearWeight(**_tuples(one)) for one in content["weights"])
     if content["layers"] is None:
         return weights, None

@@ -51,7 +51,7 @@ def pass_bytes(
     num_samples: int,
     *,
     config: QKOVConfig | None = None,
-    weights: Iterable[LinearWeight] | None = None,
+    weights: Sequence[LinearWeight] | None = None,
     loss_fn: Callable | None = None,
 ) -> int:
     """Trace one pass and return the most bytes that it holds at once, beyond the model itself.
@@ -153,11 +153,11 @@ def _replaced(model: nn.Module, stand_in: Callable[[torch.Tensor], torch.Tensor]
         for where, name, one in places:
             if id(one) not in by_id:  # a shared one stays shared
                 by_id[id(one)] = stand_in(one)
-            where[name] = by_id[id(one)]
+            where[name] = by_id[id(one)]  # type: ignore[assignment]  # a stand-in for it
         yield
     finally:
         for where, name, one in places:
-            where[name] = one
+            where[name] = one  # type: ignore[assignment]  # a stand-in for it
 
 
 class LiveBytes(TorchDispatchMode):
@@ -216,7 +216,7 @@ def _traced(
     model: nn.Module,
     rows: Mapping[str, torch.Tensor],
     config: QKOVConfig,
-    weights: Iterable[LinearWeight] | None,
+    weights: Sequence[LinearWeight] | None,
     loss_fn: LossFunction,
 ) -> int:
     names = [name for group in gradients._groups(config, weights) for name in group]
@@ -252,10 +252,14 @@ def _run_pass(
         names = [name for name in names if name in captured]
         edges = [captured[name].edge for name in names]
         verified = len(summed) > 1
-        deltas = torch.autograd.grad(summed.sum(), edges, retain_graph=verified, allow_unused=True)
+        deltas = torch.autograd.grad(summed.sum(), edges, retain_graph=verified, allow_unused=True)  # type: ignore[arg-type]  # torch takes both at once
         if verified:
             torch.autograd.grad(
-                summed, edges, grad_outputs=torch.ones_like(summed), retain_graph=True, allow_unused=True
+                summed,
+                edges,  # type: ignore[arg-type]  # torch takes both at once
+                grad_outputs=torch.ones_like(summed),
+                retain_graph=True,
+                allow_unused=True,
             )
         inputs = {id(captured[name].inputs.untyped_storage()): captured[name].inputs for name in names}
     captured.clear()

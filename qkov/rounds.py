@@ -82,7 +82,7 @@ class Rounds:
 
     def _collected(self, cell: Any) -> tuple[list[Any], BaseException | None]:
         """Collect a cell; return its passes and, as pairs, those left out, in order, and the error that ended it."""
-        found, left_out, told = [], {}, set(self.disk.store.contents.skipped.get(self.task, {}))
+        found, left_out, told = [], {}, set(self.disk.store.contents.skipped.get(self.task, {}))  # type: ignore[var-annotated]  # filled below
 
         def note() -> None:
             found.extend((name, reason) for name, reason in left_out.items() if name not in told)
@@ -114,7 +114,13 @@ class Rounds:
                     continue
                 numbers = {"commit": commit + len(lines), "first": first}
                 staged = store_staging.stage(
-                    store.folder, self.task, self.loss, one, self.config, **numbers, **settings
+                    store.folder,
+                    self.task,
+                    self.loss,
+                    one,
+                    self.config,
+                    **numbers,  # type: ignore[arg-type]  # unpacked, and counted by the callee
+                    **settings,
                 )
                 lines.append({"staged": [asdict(shard) for shard in staged]})
                 first += len(one)

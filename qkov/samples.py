@@ -94,7 +94,7 @@ def check_tokens(model: nn.Module, batch: Mapping[str, Any], names: Sequence[int
             f"input_ids are of {ids.dtype}; expected integers, the numbers of tokens, such as torch.int64."
         )
     try:
-        embedding = model.get_input_embeddings()
+        embedding = model.get_input_embeddings()  # type: ignore[operator]  # what a module names, which torch types as a tensor or module
     except NotImplementedError:
         # transformers, of a model without one embedding of tokens: towers side by side, or CANINE's tables of hashes.
         return
@@ -119,7 +119,7 @@ def assign_ids(
     if sample_ids is None:
         if any(isinstance(one, str) for one in known):
             raise SampleIdError(f"task {task!r} has string ids; pass sample_ids for the new samples too.")
-        start = max(known, default=-1) + 1
+        start = max(known, default=-1) + 1  # type: ignore[operator]  # all are int
         return list(range(start, start + num_samples))
     ids = [one.item() if hasattr(one, "item") else one for one in sample_ids]
     if len(ids) != num_samples:

@@ -78,7 +78,7 @@ class MappedScores:
         if not found.size:
             return
         stream.seek(_place(self.shape, layer, unit, start))
-        left = memoryview(found).cast("B")
+        left = memoryview(found).cast("B")  # type: ignore[arg-type]  # numpy arrays have the buffer protocol
         while left:
             if not (count := stream.readinto(left)):
                 raise errors.ResultFileError(f"{self.path} ends before its scores do; it was cut. Score again.")

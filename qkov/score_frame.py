@@ -119,7 +119,7 @@ class Frame:
         """Place one slice's result."""
         scores = result.scores.numpy()
         if self._files is None:
-            self._arrays[block][:, :, place, column] = scores
+            self._arrays[block][:, :, place, column] = scores  # type: ignore[index]  # filled in where it was None
         else:
             self._files.put(block, place, column, scores)
         for name, value in result.health.items():
@@ -133,7 +133,7 @@ class Frame:
     @cached_property
     def arrays(self) -> Mapping[str, np.ndarray | MappedScores]:
         """Block to scores; files are finished when this is asked for first."""
-        return self._arrays if self._files is None else self._files.finish()
+        return self._arrays if self._files is None else self._files.finish()  # type: ignore[return-value]  # filled in where it was None
 
     def fields(self) -> dict[str, Any]:
         """The fields of a Heatmap that this frame fills."""

@@ -78,7 +78,7 @@ class ScoreOptions:
                 "matrix. Use ridge_lambda (absolute) or ridge_lambda_rel."
             )
         if self.ridge_lambda is None:
-            full_fisher.checked_ridge(1.0, relative=self.ridge_lambda_rel)  # units cancel; slices may ask for more
+            full_fisher.checked_ridge(1.0, relative=self.ridge_lambda_rel)  # type: ignore[arg-type]  # units cancel; slices may ask for more
         elif self.ridge_lambda == 0:
             raise OptionError(
                 f"ridge_lambda=0 with variant={self.variant!r}: the matrix is singular. Use ridge_lambda_rel=0.1, the default."

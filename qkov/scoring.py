@@ -135,7 +135,7 @@ def score_marginals(
             even[part.places] += weight.sum(1)
         for part in b.parts(columns):
             by_b[part.places] += part.right(variant, *damped) @ mean_left
-        profile_sum += profile.sum()
+        profile_sum += profile.sum()  # type: ignore[union-attr]  # a sum that starts at 0
     size = num_parameters(projection, options)
     even = even * profile_sum
     live = even > 0  # neither a sample of A nor all of B without a gradient here: 0 / 0 by definition 0
@@ -209,7 +209,7 @@ class _SliceWork:
             else Half(side, "fisher", projection, unit, options, self.dtype, raw=False, in_place=False)
             for side, half in zip(self.sides, self.halves, strict=True)
         ]  # fmt: skip
-        self.spectra = {one: [] for one in variants}
+        self.spectra = {one: [] for one in variants}  # type: ignore[var-annotated]  # filled below
         self._head = self._head_fishers() if options.fisher_source == "head" else None
 
     def _mean(self, side: Side, projection: Projection) -> float:
@@ -219,7 +219,7 @@ class _SliceWork:
         """Return float64 zeros where the scores are computed."""
         return torch.zeros(*shape, dtype=torch.float64, device=self.any.device)
 
-    def columns(self) -> list[tuple[int, int] | None]:
+    def columns(self) -> Sequence[tuple[int, int] | None]:
         """Return the columns of each tile."""
         halves = {id(half): half for half in (*self.halves, *self.of_fisher)}
         return tiles.columns_of(self.projection, self.any, sum(half.block_size for half in halves.values()))

@@ -37,7 +37,7 @@ class Side:
             for some in (self.members, self.fisher_members)
         )
         self.weights = fisher.sample_weights(len(self.fisher_members), options.fisher_source, options.ema_decay)
-        self.kept, self.stacks, self.buffers, self._means, self._wide = {}, {}, {}, {}, {}
+        self.kept, self.stacks, self.buffers, self._means, self._wide = {}, {}, {}, {}, {}  # type: ignore[var-annotated]  # filled below
 
     @classmethod
     def of_task(

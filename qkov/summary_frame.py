@@ -68,7 +68,7 @@ class SummaryFrame:
         self.by_a, self.lift = self.grid.empty(num_a), self.grid.empty(num_a)
         self.by_b = self.grid.empty(num_b)
         self.health = {name: self.grid.empty() for name in fisher.HEALTH_STATISTICS}
-        self.labels = SliceLabels.checked(**self.grid.labels())
+        self.labels = SliceLabels.checked(**self.grid.labels())  # type: ignore[arg-type]  # unpacked, and counted by the callee
         if num_b == 0:
             self._average_nothing()
         self.strongest = {block: Strongest.none(top_k, ascending=ascending) for block in BLOCKS}
@@ -83,7 +83,7 @@ class SummaryFrame:
         self.by_a[block][:, place, column] = marginals.by_a
         self.by_b[block][:, place, column] = marginals.by_b
         if self.has_lift:
-            self.lift[block][:, place, column] = marginals.lift
+            self.lift[block][:, place, column] = marginals.lift  # type: ignore[union-attr]  # of marginals alone
         for name, value in marginals.health.items():
             self.health[name][block][place, column] = value
         if scores is not None:

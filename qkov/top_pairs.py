@@ -204,7 +204,7 @@ def split_labels(batch: Mapping[str, Any], *, seed: int) -> tuple[dict[str, Any]
             )
         in_first[row, places] = splits.draw_halves(len(places), 1, seed, stream=row)[0]
     return tuple(
-        {**batch, "labels": targets.masked_fill(targets.new_tensor(~half, dtype=bool), losses.IGNORED)}
+        {**batch, "labels": targets.masked_fill(targets.new_tensor(~half, dtype=bool), losses.IGNORED)}  # type: ignore[arg-type]  # torch takes bool for torch.bool
         for half in (in_first, entering & ~in_first)
     )
 
@@ -260,20 +260,20 @@ def _one_pair(heatmap: Heatmap, collector: FisherCollector, pair: Mapping[str, A
         collector.sample(task, sample_id)
         row = collector.sample_ids(task).index(sample_id)
         sides.append(scoring.Side.of_task(collector, task, [row], options, heatmap.attributes.get("fisher_tasks")))
-    layout = collector.config.layer(pair["layer"])
+    layout = collector.config.layer(pair["layer"])  # type: ignore[union-attr]  # there is a layout once something is held
     projection, unit = layout.projection(pair["block"]), layout.unit(pair["block"], pair["head"])
     best, total, start = (-1.0, None, 0.0), 0.0, 0
-    for tile in factor_tiles.factor_tiles(*sides, layout, projection, unit, options):
+    for tile in factor_tiles.factor_tiles(*sides, layout, projection, unit, options):  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
         terms = (tile.left[0].double() * tile.right[0].double()).abs()
         total += float(terms.sum())
         at = int(terms.argmax())
         if float(terms[at]) > best[0]:
             squares = tile.h_a[:, at].double().square()
-            share = float(squares[sides[0].rows[0]] / squares.sum()) if squares.sum() > 0 else 0.0
+            share = float(squares[sides[0].rows[0]] / squares.sum()) if squares.sum() > 0 else 0.0  # type: ignore[index]  # filled in where it was None
             share = share if sides[0].owns_fisher else 0.0  # F holds none of A's samples
             best = float(terms[at]), _name(projection, unit, at, start, len(terms)), share
         start += len(terms) // projection.width
-    score = scoring.score_slice(*sides, layout, projection, unit, options).scores
+    score = scoring.score_slice(*sides, layout, projection, unit, options).scores  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
     largest = best[0] / total if total > 0 else 0.0
     return float(score[0, 0]), {"largest_share": largest, "parameter": best[1], "fisher_share": best[2]}
 
@@ -319,7 +319,7 @@ def _add_sample_p(
     options = scoring.ScoreOptions(tile_elements=2**62)
     places, lifts = list(dict.fromkeys((row["block"], row["layer"], row["head"], row["kv_head"]) for row in rows)), []
     for block, layer, head, kv_head in places:
-        projection = collector.config.layer(layer).projection(block)
+        projection = collector.config.layer(layer).projection(block)  # type: ignore[union-attr]  # there is a layout once something is held
         unit = kv_head if block in "KV" else head
         a, r, b = inference.slice_gradients(members, projection, unit, options)
         lifts.append(slices.log_lifts(np.concatenate([a, r]), b))

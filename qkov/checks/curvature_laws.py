@@ -165,13 +165,13 @@ def check_matrix_scale(case: Case) -> Measurement | NotRun:
     for variant in formula.MATRIX_VARIANTS:
         for pool, degree in DEGREES.items():
             options = {"variant": variant, "fisher_pool": pool, "layers": [one.layer], "heads": some(one.num_heads, 1)}
-            base = case.heatmap(plain, **options)
+            base = case.heatmap(plain, **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
             said = base.attributes["loss_scale_degrees"]
             comparison.true((said["both"] if pool == "pooled" else (said["a"], said["b"])) == degree)
-            for held, power in [(both, degree)] if pool == "pooled" else [(more_a, degree[0]), (more_b, degree[1])]:
-                scaled = case.heatmap(held, **options)
+            for held, power in [(both, degree)] if pool == "pooled" else [(more_a, degree[0]), (more_b, degree[1])]:  # type: ignore[index]  # a dictionary of mixed values
+                scaled = case.heatmap(held, **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
                 for block in base.arrays:
-                    comparison.near(scaled.arrays[block], base.arrays[block] * 2.0**power)
+                    comparison.near(scaled.arrays[block], base.arrays[block] * 2.0**power)  # type: ignore[operator]  # a dictionary of mixed values
     return comparison.measurement(case.bound("scaled"))
 
 
@@ -263,7 +263,7 @@ def check_scaled_gradients(case: Case) -> Measurement | NotRun:
     comparison, held, one, head = Comparison(), case.collect(), case.layouts()[-1], 0
     sides = [case.reference(task) for task in "ab"]
     for method, variant in natural_gradient.METHODS.items():
-        scaled = natural_gradient.scale_by_fisher(held, "b", fisher_task="a", method=method)
+        scaled = natural_gradient.scale_by_fisher(held, "b", fisher_task="a", method=method)  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
         scores = case.heatmap(held, layers=[one.layer], heads=[head], variant=variant)
         for projection in one.projections:
             unit = one.unit(projection.block, head)

@@ -192,7 +192,7 @@ def _head_outputs(
     seen = []
 
     def shift(_module: nn.Module, _args: Sequence[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-        projection, unit, position = shifted
+        projection, unit, position = shifted  # type: ignore[misc]  # given to this law
         output = output.clone(memory_format=torch.contiguous_format)
         amount = torch.linspace(1, 2, projection.width, dtype=output.dtype, device=output.device)
         flat = output.view(-1, output.shape[-1])
@@ -286,7 +286,7 @@ def check_gauge(case: Case) -> Measurement | NotRun:
     pairs = [("V", "O")] if held else [("Q", "K"), ("V", "O")]
     powers = {"unsigned": -1, "natural": 0, "signed": 0, "symmetric": 0, "dot": -2}
     scores = [{"layers": [one.layer], "variant": variant, "ridge_lambda_rel": 0.0} for variant in powers]
-    intact = [case.heatmap(before, **options) for options in scores]
+    intact = [case.heatmap(before, **options) for options in scores]  # type: ignore[arg-type]  # unpacked, and counted by the callee
     for first, second in pairs:
         up, down = (2.0, 0.5)
         with restored(case.model) as parameters:
@@ -297,7 +297,7 @@ def check_gauge(case: Case) -> Measurement | NotRun:
                 comparison.near(found, expected)
             after = case.collect()
         for options, old in zip(scores, intact, strict=True):
-            power, new = powers[options["variant"]], case.heatmap(after, **options)
+            power, new = powers[options["variant"]], case.heatmap(after, **options)  # type: ignore[arg-type, index]  # unpacked, and counted by the callee
             for block in "QKVO":
                 touched = {one.unit(block, head) for head in group_of(one, 0)} if block in (first, second) else set()
                 step = (up if block == first else down) ** power
@@ -379,9 +379,9 @@ def check_gqa_twin(case: Case) -> Measurement | NotRun:
     twin = case.twin(case.model)
     held = case.collect()
     expanded = case.collect(model=twin)
-    indexer, twin_indexer = layout.QKOVIndexer(held.config), layout.QKOVIndexer(expanded.config)
+    indexer, twin_indexer = layout.QKOVIndexer(held.config), layout.QKOVIndexer(expanded.config)  # type: ignore[arg-type]  # there is a layout once something is held
     for one in case.layouts():
-        comparison.true(expanded.config.layer(one.layer).num_kv_heads == one.num_heads)
+        comparison.true(expanded.config.layer(one.layer).num_kv_heads == one.num_heads)  # type: ignore[union-attr]  # there is a layout once something is held
         for sample_id in held.sample_ids("a"):
             grads, twins = held.get_sample_gradients("a", sample_id), expanded.get_sample_gradients("a", sample_id)
             for block in "QKVO":

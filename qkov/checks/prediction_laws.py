@@ -47,7 +47,7 @@ def check_predicted_change(case: Case) -> Measurement | NotRun:
                         for grads in (grads_a, grads_b)
                     ]
                     block = np.stack([_block(g, layout, projection) for g in grads_b])
-                    first, second, size = written_out(*cut, steps_of, float(np.square(block).mean()), optimiser)
+                    first, second, size = written_out(*cut, steps_of, float(np.square(block).mean()), optimiser)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
                     row = table.iloc[places[projection.block, layout.layer, unit]]
                     comparison.near(row["first_order"], STEP_SIZE * first, STEP_SIZE * size)
                     comparison.near(row["curvature"], STEP_SIZE**2 * second, STEP_SIZE**2 * max(second, size**2))
@@ -91,7 +91,7 @@ def check_predicted_groups(case: Case) -> Measurement | NotRun:
     found = prediction.predict_change(held, "a", "b", step_size=STEP_SIZE, clusters="iid", progress=False)
     slices, size = found.to_dataframe("slice"), np.abs(found.first).mean(0).sum() * STEP_SIZE
     for level, keys in (("kv_head", ["layer", "kv_head"]), ("layer", ["layer"]), ("block", ["block", "layer"])):
-        table = found.to_dataframe(level)
+        table = found.to_dataframe(level)  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
         for name in ("first_order", "curvature"):
             sums = slices.groupby(keys, sort=False)[name].sum()
             comparison.near(table.set_index(keys)[name].to_numpy(), sums.to_numpy(), size)

@@ -139,7 +139,7 @@ def check_head_additivity(case: Case) -> Measurement | NotRun:
         found = case.heatmap(held, variant=variant, ridge_lambda_rel=0.0)
         for layout in case.layouts():
             place = found.layers.index(layout.layer)
-            sums, repeats = {}, layout.num_heads // layout.num_kv_heads
+            sums, repeats = {}, layout.num_heads // layout.num_kv_heads  # type: ignore[var-annotated]  # filled below
             for projection in layout.projections:
                 # A layer with fewer kv heads than another has no slices at the end of the axis.
                 part = found.arrays[projection.block][:, :, place, : projection.num_units].sum(-1)
@@ -187,7 +187,7 @@ def check_loss_scale(case: Case) -> Measurement | NotRun:
     one = case.layouts()[-1]
     where = {"layers": [one.layer], "heads": some(one.num_heads, 2)}
     for pool, degrees in DEGREES.items():
-        for variant, degree in degrees.items():
+        for variant, degree in degrees.items():  # type: ignore[attr-defined]  # a dictionary of mixed values
             options = {"variant": variant, "fisher_pool": pool, **where}
             base = case.heatmap(plain, **options)
             pairs = [(both, degree)] if pool == "pooled" else [(more_a, degree[0]), (more_b, degree[1])]

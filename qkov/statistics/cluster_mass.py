@@ -103,7 +103,7 @@ def test_cluster_mass(head_test: HeadTest, layer_of_slice: np.ndarray, *, thresh
     )
 
 
-test_cluster_mass.__test__ = False  # pytest collects functions by name
+test_cluster_mass.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions by name
 
 
 def components(statistics: np.ndarray, of_slice: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:

@@ -74,7 +74,7 @@ def test_exchange(
     return test.result()
 
 
-test_exchange.__test__ = False  # pytest collects functions by name
+test_exchange.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions by name
 
 
 class Exchange:

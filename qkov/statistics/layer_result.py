@@ -78,4 +78,4 @@ def test_layers(head_test: HeadTest, layer_of_slice: Sequence[int | str]) -> Lay
     )
 
 
-test_layers.__test__ = False  # pytest collects functions by name
+test_layers.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions by name

@@ -105,7 +105,7 @@ class MapReliability:
             splits.draw_halves(side.number, n_splits, seed, stream) for stream, side in ((6, a), (7, b))
         )
         self._halves = list(zip(halves_a, halves_b, strict=True))
-        self._maps, self._first, self._second, self._norms, self._swapped = [], [], [], [], []
+        self._maps, self._first, self._second, self._norms, self._swapped = [], [], [], [], []  # type: ignore[var-annotated]  # filled below
 
     def add(self, one_a: np.ndarray, one_b: np.ndarray, one_other: np.ndarray | None = None) -> None:
         """Take the next slice, ``[samples, parameters]`` of every task.

@@ -75,7 +75,7 @@ def checked_seed(seed: int | None) -> int:
         StatisticsError: If it is None, no int, or negative.
     """
     try:
-        value = -1 if isinstance(seed, bool) else operator.index(seed)
+        value = -1 if isinstance(seed, bool) else operator.index(seed)  # type: ignore[arg-type]  # checked here
     except TypeError:
         value = -1
     if value < 0:

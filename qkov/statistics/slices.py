@@ -82,7 +82,7 @@ def damped(fisher: np.ndarray) -> np.ndarray:
 
 def sensitivities(*groups: Slices) -> list[np.ndarray]:
     r"""Return :math:`u` of every group ``[samples, parameters]``, F over all samples of all groups."""
-    squares = [np.square(unit(group)) for group in groups]
+    squares = [np.square(unit(group)) for group in groups]  # type: ignore[arg-type]  # one matrix each
     denominator = damped(np.concatenate(squares).mean(0))
     return [square / denominator for square in squares]
 

@@ -72,11 +72,11 @@ def test_source(
     return from_lifts(lifts, a, r, n_permutations=n_permutations, seed=seed, alternative=alternative)
 
 
-test_source.__test__ = False  # pytest collects functions by name
+test_source.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions by name
 
 
 def from_lifts(
-    lifts: np.ndarray, a: Clusters, r: Clusters, *, n_permutations: int | None, seed: int | None, alternative: str
+    lifts: np.ndarray, a: Clusters, r: Clusters, *, n_permutations: int | None, seed: int, alternative: str
 ) -> HeadTest:
     """Test scores that are there already.
 
