@@ -187,6 +187,6 @@ def sliding_window(model: nn.Module, layout: AttentionLayout, pattern: torch.Ten
         for name in WINDOW_NAMES:
             window = getattr(owner, name, None)
             is_size = isinstance(window, int) and not isinstance(window, bool) and 0 < window < pattern.shape[-1]
-            if is_size and not pattern.tril(-window).any():  # type: ignore[operator]  # there once the store has begun
+            if is_size and not pattern.tril(-window).any():  # type: ignore[operator]  # is_size says that it is a number
                 return window
     return None

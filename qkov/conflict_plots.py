@@ -84,8 +84,8 @@ def _short(found: SampleConflicts, place: int) -> str:
     return name if group.layer is None else f"layer {group.layer} {name}"
 
 
-def _block(found: SampleConflicts, place: int) -> str:
-    return found.groups[place].block if place < len(found.groups) else None  # type: ignore[return-value]  # there once the store has begun
+def _block(found: SampleConflicts, place: int) -> str | None:
+    return found.groups[place].block if place < len(found.groups) else None
 
 
 def _order(found: SampleConflicts) -> list[int]:
@@ -102,7 +102,7 @@ def _label(panel: Axes, names: Sequence[str]) -> None:
     panel.set_xlim(-0.7, len(names) - 0.3)
 
 
-def _separate(panel: Axes, blocks: Sequence[str]) -> None:
+def _separate(panel: Axes, blocks: Sequence[str | None]) -> None:
     for place in (one for one in range(1, len(blocks)) if blocks[one] != blocks[one - 1]):
         panel.axvline(place - 0.5, color="0.6", linewidth=0.8, linestyle=":")
 

@@ -157,7 +157,7 @@ def detect_conflicts(
     }
     described = sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)  # type: ignore[arg-type]  # unpacked, and counted by the callee
     if reference is None:
-        facts["notes"].append(sample_conflicts.DESCRIPTION)  # type: ignore[union-attr]  # there by now
+        facts["notes"].append(sample_conflicts.DESCRIPTION)  # type: ignore[union-attr]  # a list, see above
         return sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)  # type: ignore[arg-type]  # unpacked, and counted by the callee
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", errors.StatisticsWarning)

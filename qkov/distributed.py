@@ -181,7 +181,7 @@ class Ranks:
     def get_group_fisher(self, collector: FisherCollector, task: str, mode: str = "ema") -> dict:
         """Return ``collector.get_group_fisher(task, mode)``, of which each rank computes some layers; the same bits."""
         layers = collector.config.layer_indices[self.rank :: self.size]  # type: ignore[union-attr]  # there is a layout once something is held
-        own = self.together.together(f"reduce task {task!r}", lambda: collector.get_group_fisher(task, mode, layers))  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
+        own = self.together.together(f"reduce task {task!r}", lambda: collector.get_group_fisher(task, mode, layers))  # type: ignore[arg-type]  # checked there
         every = self.together.exchange(
             f"gather task {task!r}", [[*key, values.tolist()] for key, values in own.items()]
         )

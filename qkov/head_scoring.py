@@ -216,7 +216,7 @@ def _labelled(
         chance=chance.numpy(),
         offset=offset.numpy(),
         layers=config.layer_indices,
-        heads=range(num_heads),  # type: ignore[arg-type]  # kept as it is given
+        heads=range(num_heads),  # type: ignore[arg-type]  # any sequence; made a tuple there
         attributes=facts,
     )
 
@@ -239,7 +239,7 @@ def _checked(batch: Mapping[str, Any]) -> torch.Tensor:
 
 def _text_configuration(model: nn.Module) -> Any:
     config = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config  # type: ignore[union-attr]  # there once the store has begun
+    return config.get_text_config() if hasattr(config, "get_text_config") else config  # type: ignore[union-attr]  # there, as it has this method
 
 
 def _vocabulary(model: nn.Module) -> int:

@@ -424,13 +424,13 @@ def load_heatmap(path: PathLike, *, scores_path: PathLike | None = None) -> Heat
         raise errors.ResultFileError(
             f"{path} is not a consistent heatmap: it lacks scores of a block, as float64 with 4 axes."
         )
-    shapes = {block: one.shape for block, one in given.items()}  # type: ignore[union-attr]  # there once the store has begun
+    shapes = {block: one.shape for block, one in given.items()}  # type: ignore[union-attr]  # there, as checked above
     score_files.require_disk(folder, sum(math.prod(shape) for shape in shapes.values()))
     files = score_files.ScoreFiles(folder, shapes)
     try:
         for block, one in given.items():
             start = 0
-            for rows in one.parts():  # type: ignore[union-attr]  # there once the store has begun
+            for rows in one.parts():  # type: ignore[union-attr]  # there, as checked above
                 files.put_rows(block, start, rows)
                 start += len(rows)
         found = files.finish()

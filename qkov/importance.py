@@ -128,7 +128,7 @@ class FisherImportance:
     def channels(self) -> dict[str, np.ndarray]:
         """Sum over the weights of every feed-forward channel: ``{module that writes: float64 [channels]}``."""
         return {
-            group.module_name: sum(self._sums(one, one.channel_axis) for one in group.weights)  # type: ignore[misc]  # a word that was checked, or is read from a table of them
+            group.module_name: sum(self._sums(one, one.channel_axis) for one in group.weights)  # type: ignore[misc]  # a sum that starts at 0
             for group in parts.channel_groups(self.weights)
         }
 
@@ -184,7 +184,7 @@ class FisherImportance:
             own_kv = projection.block in "KV"
             place, size = projection.slice_of(unit), projection.weight_shape[1 - projection.head_axis]
             rows, columns = (part or (0, end) for part, end in _with_ends(place, projection.weight_shape))
-            yield (  # type: ignore[misc]  # unpacked, and counted by the callee
+            yield (
                 layout.layer,
                 projection.block,
                 None if own_kv else unit,
@@ -305,7 +305,7 @@ def compute_fisher_importance(
     attributes = fisher.attributes | {
         "saliency": saliency,
         "normalisation": normalisation,
-        "unit": _unit(saliency, normalisation, fisher.attributes.get("contribution_normalisation")),  # type: ignore[arg-type]  # there once the store has begun
+        "unit": _unit(saliency, normalisation, fisher.attributes.get("contribution_normalisation")),
         "divisors": [[layer, value] for layer, value in divisors.items()],
         "num_samples": fisher.num_samples,
         "caveat": CAVEAT,
@@ -382,12 +382,12 @@ def _divisors(
     return divisors
 
 
-def _unit(saliency: str, normalisation: str, contribution_normalisation: str) -> str:
+def _unit(saliency: str, normalisation: str, contribution_normalisation: Any) -> str:
     if normalisation != "none":
         return f"times the mean over {'its layer' if normalisation == 'layer' else 'all collected parameters'}"
     per = _PER.get(contribution_normalisation, "per sample")
     return f"expected rise of the loss, {per}" if saliency == "fisher_weight" else f"squared gradient, {per}"
 
 
-def _with_ends(place: BlockHeadSlice, shape: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    return zip((place.row_slice, place.col_slice), shape, strict=True)  # type: ignore[arg-type]  # kept as it is given
+def _with_ends(place: BlockHeadSlice, shape: tuple[int, int]) -> Iterator[tuple[tuple[int, int] | None, int]]:
+    return zip((place.row_slice, place.col_slice), shape, strict=True)

@@ -125,9 +125,9 @@ class OnDisk:
         return self.store.sealed
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> str | None:
         """That of the model, or None before collection has begun."""
-        return None if self.header is None else self.header["model"]["fingerprint"]  # type: ignore[return-value]  # there once the store has begun
+        return None if self.header is None else self.header["model"]["fingerprint"]
 
     def layout(self) -> tuple[tuple[LinearWeight, ...], QKOVConfig, dict[str, str]] | None:
         """Return ``(weights, config, left_out)`` of the store, or None before collection has begun."""

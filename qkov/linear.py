@@ -133,4 +133,4 @@ class Linear:
                 f"{described(full_name, found)} has a weight of {shape} and a bias of {tuple(bias.shape)}; expected "  # type: ignore[arg-type]  # what a module names, which torch types as a tensor or module
                 f"({shape[axis]},). Was it pruned or replaced by hand?"
             )
-        return cls(full_name, shape, axis, bias is not None)  # type: ignore[arg-type]  # kept as it is given
+        return cls(full_name, shape, axis, bias is not None)  # type: ignore[arg-type]  # a matrix has two sizes

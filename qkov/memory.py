@@ -58,7 +58,7 @@ def budget_bytes(value: int | str | None) -> int:
             f"memory_budget={value!r}; expected None, a whole number of bytes of at least 1, or a size such as '8GB' "
             "(10^9 bytes), '8GiB' (2^30 bytes) or '500 MB'."
         )
-    return found  # type: ignore[return-value]  # none of it is None here
+    return found  # type: ignore[return-value]  # a number of bytes, checked above
 
 
 def resident_bytes() -> int | None:

@@ -252,7 +252,7 @@ def _parameters(
                     continue
                 part = rows[:, :, :other]
                 whole[(slice(None), *where.index)] = part if projection.head_axis == 0 else part.transpose(1, 2)
-        return whole  # type: ignore[return-value]  # there in this variant
+        return whole  # type: ignore[return-value]  # every weight of attention has a slice
 
     return LazyMapping(owners, build, UnknownParameterError)
 

@@ -181,8 +181,8 @@ def finished(sums: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor],
     for name in TYPES[:-1]:
         rows = sums.get(f"rows.{name}")
         counted = rows is not None and rows > 0
-        scores[name] = sums[f"mass.{name}"] / rows if counted else missing  # type: ignore[operator]  # none of it is None here
-        chance[name] = float(sums[f"even.{name}"] / rows) if counted else float("nan")  # type: ignore[operator]  # none of it is None here
+        scores[name] = sums[f"mass.{name}"] / rows if counted else missing  # type: ignore[operator]  # None where nothing is counted
+        chance[name] = float(sums[f"even.{name}"] / rows) if counted else float("nan")  # type: ignore[operator]  # None where nothing is counted
     choices = sums["choices"]
     votes = sums["offset.votes"]
     scores["positional"] = position_share(sums)

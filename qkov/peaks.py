@@ -222,7 +222,7 @@ def advice(setting: Setting, collecting: int, scoring_: int) -> tuple[str, ...]:
 
 def _advice_on_scores(setting: Setting, peak: int, in_memory: bool) -> str:
     scores = 16 * setting.samples_a * setting.samples_b * num_slices(setting.scored)
-    left = setting.budget - (peak - scores)  # type: ignore[operator]  # none of it is None here
+    left = setting.budget - (peak - scores)  # type: ignore[operator]  # asked only with a budget
     num_layers = len(setting.scored.layers)
     at_once = max(0, left) * num_layers // scores
     if at_once:

@@ -104,7 +104,7 @@ def plot_heatmap(heatmap: Heatmap | PairSummary) -> Picture:
     """
     facts = heatmap.attributes
     variant = facts.get("variant", "")
-    pool = VARIANT_POOL_WORDS.get(variant) or POOL_WORDS.get(facts.get("fisher_pool"), "")  # type: ignore[arg-type]  # there once the store has begun
+    pool = VARIANT_POOL_WORDS.get(variant) or POOL_WORDS.get(facts.get("fisher_pool"), "")  # type: ignore[arg-type]  # a get without a key is empty
     pairs = f"average over {len(heatmap.sample_a)} x {len(heatmap.sample_b)} pairs of samples"
     kind = ", ".join(part for part in (f"{variant} score".strip(), pool, pairs) if part)
     empty = [f"task {label} ({name})" for label, name, ids in _tasks(heatmap) if not ids]

@@ -97,19 +97,19 @@ class PruningMasks:
         """Share of the masks' parameters that is kept."""
         return sum(row["kept_parameters"] for row in self.rows) / sum(row["num_parameters"] for row in self.rows)
 
-    def units(self) -> dict[tuple[int, str], np.ndarray]:
+    def units(self) -> dict[tuple[int | None, str], np.ndarray]:
         """Return which units are kept, ``{(layer, name): bool array}``, read off the masks.
 
         Names: the weight for "unstructured" (flat, as stored), the writing module for "channel", "heads" for "head".
         """
         if self.structure == "unstructured":
             return {
-                (one.layer, one.param_name): self.masks[one.param_name].reshape(-1).numpy()  # type: ignore[misc]  # kept as it is given
+                (one.layer, one.param_name): self.masks[one.param_name].reshape(-1).numpy()
                 for one in parts.in_order(self.weights)
             }
         if self.structure == "channel":
             return {
-                (group.layer, group.module_name): _along(self.masks[group.weights[0].param_name], group.weights[0])  # type: ignore[misc]  # kept as it is given
+                (group.layer, group.module_name): _along(self.masks[group.weights[0].param_name], group.weights[0])
                 for group in parts.channel_groups(self.weights)
             }
         kept = {}
@@ -118,7 +118,7 @@ class PruningMasks:
             if output.param_name in self.masks:
                 along = self.masks[output.param_name].all(1 - output.head_axis).numpy()
                 kept[layout.layer, "heads"] = along[list(output.starts)]
-        return kept
+        return kept  # type: ignore[return-value]  # keys of heads always have a layer
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a pandas table, a row per layer: what :attr:`rows` holds, and the shares kept."""
@@ -314,7 +314,7 @@ def _scores(source: FisherImportance, structure: str) -> dict[tuple[int | None, 
         raise errors.UnknownParameterError(
             f"no weights of {group} were collected, so there is no {structure} to choose."
         )
-    return scores  # type: ignore[return-value]  # filled in where it was None
+    return scores  # type: ignore[return-value]  # keys of heads always have a layer
 
 
 def _choose(
@@ -334,7 +334,7 @@ def _choose(
         if count is not None and count > size:
             where = "all layers" if scope == "global" else f"layer {group[0]}"
             raise errors.OptionError(f"count is {count}; expected at most {size}, the number of units of {where}.")
-        number = count if count is not None else int(np.floor(share * size + 0.5))  # type: ignore[operator]  # none of it is None here
+        number = count if count is not None else int(np.floor(share * size + 0.5))  # type: ignore[operator]  # share is given where count is not
         values = [scores[key] if keep == "highest" else -scores[key] for key in keys]
         chosen, threshold = _best(values, number, rule)
         kept |= dict(zip(keys, chosen, strict=True))

@@ -332,7 +332,7 @@ def kfac_scores(
     matrix = np.kron(own, other / mass)
     damping = ridge_lambda_rel * np.trace(matrix) / len(matrix) if ridge_lambda is None else ridge_lambda
     h_a, h_b = (
-        [sum(np.outer(u, v) for u, v in zip(us, vs, strict=True)).ravel() / math.sqrt(scale) for us, vs, scale in side]  # type: ignore[union-attr]  # a word that was checked, or is read from a table of them
+        [sum(np.outer(u, v) for u, v in zip(us, vs, strict=True)).ravel() / math.sqrt(scale) for us, vs, scale in side]  # type: ignore[union-attr]  # a sum that starts at 0
         for side in sides
     )
     return _quadratic_forms(h_a, h_b, matrix, damping, len(matrix) if aggregate == "mean" else 1)

@@ -75,7 +75,7 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 def _configuration(model: nn.Module) -> str:
     config = getattr(model, "config", None)
     if hasattr(config, "to_dict"):
-        values = config.to_dict()  # type: ignore[union-attr]  # there once the store has begun
+        values = config.to_dict()  # type: ignore[union-attr]  # there, as it has this method
     else:
         values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}  # type: ignore[arg-type]  # an instance
     return repr(sorted((name, value) for name, value in values.items() if name not in NOT_COMPUTED))

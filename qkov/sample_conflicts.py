@@ -147,7 +147,7 @@ class SampleConflicts:
             pairs = cosine_summary.pairs_apart(self.within_cosines(name), codes)  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
             inside = cosine_summary.of_pairs(pairs, facts["threshold"])
             found |= {f"within_{name}_{one}": values for one, values in inside.items()}
-        halves = cosine_summary.Halves.draw(self.clusters_a, self.clusters_b, facts["n_splits"], facts["split_seed"])  # type: ignore[arg-type]  # kept as it is given
+        halves = cosine_summary.Halves.draw(self.clusters_a, self.clusters_b, facts["n_splits"], facts["split_seed"])  # type: ignore[arg-type]  # numbers of clusters; numpy takes any sequence
         return found | halves.cosines(self._with_total, n_a) | self.group_tests
 
     @cached_property

@@ -133,7 +133,7 @@ class Frame:
     @cached_property
     def arrays(self) -> Mapping[str, np.ndarray | MappedScores]:
         """Block to scores; files are finished when this is asked for first."""
-        return self._arrays if self._files is None else self._files.finish()  # type: ignore[return-value]  # filled in where it was None
+        return self._arrays if self._files is None else self._files.finish()  # type: ignore[return-value]  # without files, arrays were made
 
     def fields(self) -> dict[str, Any]:
         """The fields of a Heatmap that this frame fills."""

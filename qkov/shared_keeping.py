@@ -124,7 +124,7 @@ class SharedOnDisk:
         return self.disk.sealed
 
     @property
-    def fingerprint(self) -> str:
+    def fingerprint(self) -> str | None:
         """That of the model, or None before collection has begun."""
         return self.disk.fingerprint
 

@@ -192,12 +192,12 @@ def take(record: dict[str, Any], found: Contents) -> None:
     kind, task = record.get("kind"), record.get("task")
     try:
         if kind == "task":
-            found.tasks.setdefault(task, {})  # type: ignore[arg-type]  # there once the store has begun
+            found.tasks.setdefault(task, {})  # type: ignore[arg-type]  # this record names a task
         elif kind == "skipped":
-            found.skipped.setdefault(task, {})[record["id"]] = record["reason"]  # type: ignore[arg-type]  # there once the store has begun
+            found.skipped.setdefault(task, {})[record["id"]] = record["reason"]  # type: ignore[arg-type]  # this record names a task
         elif kind == "pass":
             entries = [Entry(**one) for one in record["samples"]]
-            of_task = found.tasks.setdefault(task, {})  # type: ignore[arg-type]  # there once the store has begun
+            of_task = found.tasks.setdefault(task, {})  # type: ignore[arg-type]  # this record names a task
             for entry in entries:
                 if entry.sample_id in of_task:
                     found.problems.append(f"journal: sample {entry.sample_id!r} of task {task!r} is listed twice")

@@ -172,7 +172,7 @@ def type_table(heatmap: Heatmap, block: str, threshold: float | None = None) -> 
         raise errors.OptionError(f"block is {block!r}; expected one of {', '.join(BLOCKS)}.")
     exists = heatmap.exists(block)
     names, means = unit_types(heatmap, block, threshold)[exists], heatmap.mean_map(block)[exists]
-    order = [name for name in (*heatmap.head_types.types, "none", MIXED) if name in names]  # type: ignore[union-attr]  # there by now
+    order = [name for name in (*heatmap.head_types.types, "none", MIXED) if name in names]  # type: ignore[union-attr]  # refused without types before this
     grouped = pd.DataFrame({"head_type": pd.Categorical(names, order), "score": means}).groupby(
         "head_type", observed=False
     )["score"]

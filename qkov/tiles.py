@@ -99,7 +99,7 @@ class Stacks:
             done_with(one, self.options)
         self.groups.append((rows, stacked))
         if units:
-            self.heads.append(heads)  # type: ignore[union-attr]  # there by now
+            self.heads.append(heads)  # type: ignore[union-attr]  # a list where heads are gathered
 
     def serving(self, projection: Projection) -> Stacks | None:
         """Return the same stacks for a projection that reads the same tensors, as K and V those of Q; else None."""
