@@ -44,7 +44,7 @@ class Side:
         cls,
         collector: FisherCollector,
         task: str,
-        rows: Sequence[int],
+        rows: Sequence[int] | None,
         options: ScoreOptions,
         fisher_tasks: Mapping[str, str] | None = None,
     ) -> Side:

@@ -54,6 +54,12 @@ reveal_type(fisher.Welford.of(grads).variance)  # is torch._tensor.Tensor
 reveal_type(fisher.pool_fisher(1.0, 2.0, "A"))  # is float
 reveal_type(qkov.__version__)  # is str
 
+metric = qkov.QKOVInterferenceMetric(config, collector, variant="signed", fisher_pool="pooled")
+reveal_type(metric.compute_heatmap("math", "code", layers=[0]))  # is qkov.heatmap.Heatmap
+reveal_type(metric.compute_summary("math", "code", top_k=3))  # is qkov.pair_summary.PairSummary
+
+qkov.QKOVInterferenceMetric(config, collector, fisher_pool="C")  # refused arg-type
+metric.compute_heatmap("math", "code", max_samples_per_task="all")  # refused arg-type
 qkov.load_heatmap(3)  # refused arg-type
 qkov.load_heatmaps("x")  # refused attr-defined
 collector.collect_fisher(model, batch, "math", sample_ids=3)  # refused arg-type

@@ -184,7 +184,7 @@ def check_leverage(case: Case) -> Measurement | NotRun:
         num_samples(case.batch_a),
     )
     for variant in formula.MATRIX_VARIANTS:
-        inside = case.metric(held, variant=variant).compute_heatmap("a", "a", **where)
+        inside = case.metric(held, variant=variant).compute_heatmap("a", "a", **where)  # type: ignore[arg-type]  # unpacked, and counted by the callee
         for block, scores in inside.arrays.items():
             comparison.near(scores.swapaxes(0, 1), scores)
             own = np.einsum("iilh->ilh", scores)
@@ -194,7 +194,7 @@ def check_leverage(case: Case) -> Measurement | NotRun:
             product = np.sqrt(np.maximum(own[:, None] * own[None], 0))
             comparison.within(np.abs(scores), 0.0, product, max(own.max(), 1.0))
         metric = case.metric(held, variant=variant, fisher_pool="pooled")
-        there, back = (metric.compute_heatmap(*tasks, **where) for tasks in ("ab", "ba"))
+        there, back = (metric.compute_heatmap(*tasks, **where) for tasks in ("ab", "ba"))  # type: ignore[arg-type]  # unpacked, and counted by the callee
         for block, scores in there.arrays.items():
             comparison.near(back.arrays[block].swapaxes(0, 1), scores)
     return comparison.measurement(case.bound("matrix"))
