@@ -150,5 +150,6 @@ def reference(session):
 
 @nox.session(venv_backend="none", requires=["environment"])
 def lint(session):
-    """Ruff, with the rules of pyproject.toml."""
+    """Ruff and mypy, with the rules of pyproject.toml."""
     run(session, "ruff", "check", ".", *session.posargs)
+    run(session, "mypy")

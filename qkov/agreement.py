@@ -1,14 +1,24 @@
 """What several processes do together: each tells the others what it did, and an error of one is an error of all."""
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
 from . import errors
 from .canonical import canonical_json
 from .errors import QKOVError, RankFailedError, RanksDifferError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    Result = TypeVar("Result")
+    from .option_types import Link
 
 
 class Agreement:
@@ -20,16 +30,16 @@ class Agreement:
         link: How they talk; see :mod:`qkov.links`.
     """
 
-    def __init__(self, link):
+    def __init__(self, link: Link) -> None:
         self._link = link
         self.rank, self.size = link.rank, link.size
 
     @property
-    def first(self):
+    def first(self) -> bool:
         """Whether this is rank 0, which alone writes down and tells people."""
         return self.rank == 0
 
-    def exchange(self, doing, value):
+    def exchange(self, doing: str, value: Any) -> list[Any]:
         """Tell all ranks a JSON-able value; return those of all, in the order of ranks.
 
         Raises:
@@ -46,7 +56,7 @@ class Agreement:
             )
         return [one for _, one in said]
 
-    def together(self, doing, call):
+    def together(self, doing: str, call: Callable[[], Result]) -> Result:
         """Make a call on every rank and return what it returns here, once it has succeeded everywhere.
 
         Raises:
@@ -62,9 +72,9 @@ class Agreement:
                 raise
             raise held.error from None
         self.raise_first(reports, held.error)
-        return value
+        return value  # type: ignore[return-value]  # the call succeeded here, so it is a Result
 
-    def raise_first(self, reports, error):
+    def raise_first(self, reports: Sequence[dict[str, str] | None], error: BaseException | None) -> None:
         """Raise the first error of those that ranks have told; ``error`` is the one of this rank, or None.
 
         Of several, each failing rank raises its own, so that none goes unheard.
@@ -78,7 +88,7 @@ class Agreement:
             if report is not None:
                 raise retold(rank, report)
 
-    def require_same(self, doing, value, what, remedy):
+    def require_same(self, doing: str, value: Any, what: str, remedy: str) -> None:
         """Refuse to go on where a JSON-able value is not the same on all ranks.
 
         Raises:
@@ -90,7 +100,7 @@ class Agreement:
         if other:
             raise RanksDifferError(f"{what} of rank {other[0]} is not that of rank 0. {remedy}")
 
-    def share(self, doing, value):
+    def share(self, doing: str, value: Any) -> Any:
         """Return rank 0's JSON-able value on every rank."""
         data = canonical_json(value).encode() if self.first else b""
         size = self.exchange(doing, len(data))[0]
@@ -98,18 +108,18 @@ class Agreement:
         self.broadcast(found, 0)
         return json.loads(found.tobytes())
 
-    def broadcast(self, array, source):
+    def broadcast(self, array: np.ndarray, source: int) -> None:
         """Fill an array of every rank with that of one."""
         if self.size > 1:
             self._link.broadcast(array, source)
 
-    def close(self):
+    def close(self) -> None:
         """Leave the others."""
         self._link.close()
 
 
 @contextlib.contextmanager
-def said_more(*sentences):
+def said_more(*sentences: Callable[[], str]) -> Iterator[None]:
     """Add to the message of a lost rank what is kept and how to go on; sentences are made when they are needed."""
     try:
         yield
@@ -123,13 +133,15 @@ class Held:
     What leaves a process at once, a second signal or an exit, is not held back: the others see the process end.
     """
 
-    def __init__(self, error=None):
+    def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
         leaving = isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit) and not isinstance(error, QKOVError)
         if error is None or leaving:
             return False
@@ -137,12 +149,12 @@ class Held:
         return True
 
 
-def told(error):
+def told(error: BaseException | None) -> dict[str, str] | None:
     """Describe an error to other ranks, or None."""
     return None if error is None else {"kind": type(error).__name__, "said": str(error)}
 
 
-def retold(rank, report):
+def retold(rank: int, report: Mapping[str, str]) -> QKOVError:
     """Make the error of another rank again, of its class where that is one of ours."""
     kind = getattr(errors, report["kind"], None)
     if isinstance(kind, type) and issubclass(kind, QKOVError):

@@ -5,13 +5,24 @@ attention modules return them, not from the model's output: that lists them with
 fewer than they have layers.
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import gradients, losses
 from .errors import PatternError
 from .layout import uncompiled
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .geometry import AttentionLayout
+    from .layout import QKOVConfig
+
 
 TOLERANCE = 0.02  # of a row's sum: bfloat16 holds attention to three digits
 FUTURE = 1e-6  # attention on later keys that still counts as none
@@ -20,7 +31,7 @@ ASKED = {"output_attentions": True, "use_cache": False}
 WINDOW_NAMES = ("sliding_window", "window_size")
 
 
-def attention_patterns(model, batch, config):
+def attention_patterns(model: nn.Module, batch: Mapping[str, Any], config: QKOVConfig) -> dict[int, torch.Tensor]:
     """Run the model once and return what its heads attended to.
 
     The model is in eval mode, without gradients and under eager attention while this runs; all of it is as before after.
@@ -45,7 +56,7 @@ def attention_patterns(model, batch, config):
     }
 
 
-def run(model, batch, **asked):
+def run(model: nn.Module, batch: Mapping[str, Any], **asked: Any) -> torch.Tensor:
     """Run the model in eval mode without gradients and return its first output; its flags are as before afterwards.
 
     Args:
@@ -60,7 +71,7 @@ def run(model, batch, **asked):
     return output if isinstance(output, torch.Tensor) else output[0]
 
 
-def check_same_function(model, batch):
+def check_same_function(model: nn.Module, batch: Mapping[str, Any]) -> None:
     """Refuse a model that computes something else under eager attention, so that its patterns would be another's.
 
     Classes that choose their kernel when they are built may apply no mask at all once told to return patterns.
@@ -84,7 +95,7 @@ def check_same_function(model, batch):
 
 
 @contextlib.contextmanager
-def eager_attention(model):
+def eager_attention(model: nn.Module) -> Iterator[None]:
     """Switch every configuration inside a model to eager attention, and back: kernels are looked up at each call."""
     before = [(config, config._attn_implementation_internal) for config in _configurations(model)]
     try:
@@ -96,7 +107,7 @@ def eager_attention(model):
             config._attn_implementation_internal = name
 
 
-def _configurations(model):
+def _configurations(model: nn.Module) -> list[Any]:
     """Every configuration of a transformers model that has a kind of attention, each once, nested ones too."""
     found, waiting = {}, [getattr(module, "config", None) for module in model.modules()]
     while waiting:
@@ -108,13 +119,13 @@ def _configurations(model):
 
 
 @contextlib.contextmanager
-def _returned(model, config):
+def _returned(model: nn.Module, config: QKOVConfig) -> Iterator[dict[int, dict[str, list[list[torch.Tensor]]]]]:
     """Collect every tensor that each attention module, or a module inside it, returns beside its first output."""
-    returned = {layout.layer: {} for layout in config.layers}
+    returned = {layout.layer: {} for layout in config.layers}  # type: ignore[var-annotated]  # filled below
     handles = []
 
-    def hook_for(layer, name):
-        def hook(_module, _arguments, output):
+    def hook_for(layer: int, name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, _arguments: Sequence[torch.Tensor | None], output: Any) -> None:
             if isinstance(output, tuple):
                 parts = [part for part in output[1:] if isinstance(part, torch.Tensor)]
                 returned[layer].setdefault(name, []).append(parts)
@@ -131,7 +142,9 @@ def _returned(model, config):
             handle.remove()
 
 
-def _pattern(returned, layout, shape):
+def _pattern(
+    returned: Mapping[str, list[list[torch.Tensor]]], layout: AttentionLayout, shape: tuple[int, ...] | torch.Size
+) -> torch.Tensor:
     """Choose the one tensor ``[N, heads, T, T]`` that can be attention; modules further out first."""
     where = f"layer {layout.layer} ({layout.module_name!r})"
     for name in sorted(returned, key=lambda name: name.count(".") + bool(name)):
@@ -152,18 +165,18 @@ def _pattern(returned, layout, shape):
     )
 
 
-def _could_be(part):
+def _could_be(part: torch.Tensor) -> bool:
     """Whether rows can be attention: not negative, with sums of at most 1 (less where a sink takes the rest)."""
     sums = part.sum(-1, dtype=torch.float32)
     return bool(torch.isfinite(sums).all() and (part >= 0).all() and sums.max() <= 1 + TOLERANCE and sums.max() > 0)
 
 
-def is_causal(patterns):
+def is_causal(patterns: Mapping[int, torch.Tensor]) -> bool:
     """Tell whether no head looks at a later key."""
     return all(float(part.triu(1).amax()) <= FUTURE for part in patterns.values())
 
 
-def sliding_window(model, layout, pattern):
+def sliding_window(model: nn.Module, layout: AttentionLayout, pattern: torch.Tensor) -> int | None:
     """Return how many keys a causal query of this layer sees, itself included, if it has a window; else None.
 
     A window that the module or a configuration names counts if no head of ``pattern`` looks further back: configurations
@@ -174,6 +187,6 @@ def sliding_window(model, layout, pattern):
         for name in WINDOW_NAMES:
             window = getattr(owner, name, None)
             is_size = isinstance(window, int) and not isinstance(window, bool) and 0 < window < pattern.shape[-1]
-            if is_size and not pattern.tril(-window).any():
+            if is_size and not pattern.tril(-window).any():  # type: ignore[operator]  # is_size says that it is a number
                 return window
     return None

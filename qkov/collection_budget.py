@@ -13,19 +13,31 @@ until that fits. R is measured, everything else follows from shapes: close to a 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import memory, pass_memory, passes, resources
 from .errors import MemoryLimitError, OptionError
 
+if TYPE_CHECKING:
+    from .layout import QKOVConfig
+    from .linear_weights import LinearWeight
+    from .option_types import LossFunction
+
 
 def chooser(
-    limit: int | None, model: torch.nn.Module, *, config, weights, loss_fn, micro_batch: int | None, stored: bool,
+    limit: int | None,
+    model: torch.nn.Module,
+    *,
+    config: QKOVConfig,
+    weights: Sequence[LinearWeight],
+    loss_fn: LossFunction,
+    micro_batch: int | None,
+    stored: bool,
     store_dtype: torch.dtype | None = None,
-) -> int | Callable[[Mapping[str, Any], Sequence[int]], int] | None:  # fmt: skip
+) -> int | Callable[[Mapping[str, Any], Sequence[int]], int] | None:
     """Return what ``passes.collect_passes`` takes as ``micro_batch``.
 
     Args:
@@ -44,7 +56,7 @@ def chooser(
     itemsize = max(one.dtype.itemsize, 0 if store_dtype is None else store_dtype.itemsize)
     traced: dict[Any, int] = {}
 
-    def peak(batch, count):
+    def peak(batch: Mapping[str, Any], count: int) -> int:
         shapes = {name: (value.shape[1:], value.dtype) for name, value in batch.items() if _is_tensor(value)}
         key = count, tuple(sorted(shapes.items(), key=lambda item: item[0]))
         if key not in traced:
@@ -52,7 +64,7 @@ def chooser(
             traced[key] = pass_memory.with_slack(found)
         return traced[key]
 
-    def choose(batch, rows):
+    def choose(batch: Mapping[str, Any], rows: Sequence[int]) -> int:
         most = min(len(rows), micro_batch or passes.default_samples(batch, one.device))
         size = functools.partial(resources.sample_bytes, weights, config, itemsize=itemsize)
         length = passes.tokens_per_sample(batch)
@@ -82,17 +94,17 @@ def held_bytes(device: torch.device) -> int:
     return found
 
 
-def _halved(most):
+def _halved(most: int) -> Iterator[int]:
     while most:
         yield most
         most //= 2
 
 
-def _is_tensor(value):
+def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
-def _refusal(limit, held, need, kept, count, num_samples, micro_batch):
+def _refusal(limit: int, held: int, need: int, kept: int, count: int, num_samples: int, micro_batch: int | None) -> str:
     remedies = ["raise memory_budget"]
     if micro_batch is not None and count > 1:
         remedies.append("give a smaller micro_batch, or none")

@@ -1,5 +1,10 @@
 """Collect what per-sample gradients are made of, task by task, and hand it out as contributions, gradients, Fisher."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
 import torch
 
 from . import (
@@ -15,7 +20,9 @@ from . import (
     sample_rows,
     shards,
 )
-from . import non_finite as non_finite_gradients
+from . import (
+    non_finite as non_finite_gradients,
+)
 from .errors import (
     LayoutError,
     UnknownParameterError,
@@ -27,6 +34,30 @@ from .keeping import InMemory, OnDisk
 from .layout import QKOVConfig, uncompiled
 from .lazy_mapping import LazyMapping
 from .store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from torch import nn
+
+    from .geometry import Projection
+    from .linear_weights import LinearWeight
+    from .option_types import (
+        Batches,
+        ContributionNormalisation,
+        GroupFisherMode,
+        LossFunction,
+        MemoryBudget,
+        NonFinite,
+        PathLike,
+        SampleId,
+        StoreDtype,
+        StoreForm,
+    )
+    from .passes import Numbers, Supply
+    from .samples import Sample
+    from .shared_keeping import SharedOnDisk, SharedStore
 
 
 class FisherCollector:
@@ -77,11 +108,31 @@ class FisherCollector:
         torch.Size([8, 16])
     """
 
+    if TYPE_CHECKING:
+        config: QKOVConfig | None  # None before the first collection
+        model_fingerprint: str | None
+        _weights: tuple[LinearWeight, ...]
+        _left_out: dict[str, str]
+        _tasks: dict[str, dict[SampleId, Sample]]
+        _skipped: dict[str, dict[SampleId, str]]
+        _next_number: dict[str, int]
+        _seen: tuple[LossFunction | None, sample_rows.FirstAxis | None]
+        _keeping: Any  # InMemory, OnDisk or SharedOnDisk
+
     def __init__(
-        self, *, contribution_normalisation="tokens", ema_decay=fisher.EMA_DECAY, attention=None, weights="attention",
-        store=None, store_dtype=None, store_form="smaller", allow_unsealed=False, tokenizer=None,
-        memory_budget=None,
-    ):  # fmt: skip
+        self,
+        *,
+        contribution_normalisation: ContributionNormalisation = "tokens",
+        ema_decay: float = fisher.EMA_DECAY,
+        attention: str | None = None,
+        weights: str | Iterable[str] = "attention",
+        store: PathLike | SharedStore | None = None,
+        store_dtype: StoreDtype | None = None,
+        store_form: StoreForm = "smaller",
+        allow_unsealed: bool = False,
+        tokenizer: Any = None,
+        memory_budget: MemoryBudget | None = None,
+    ) -> None:
         formula.require_choice("contribution_normalisation", contribution_normalisation, formula.NORMALISATIONS)
         fisher.sample_weights(1, "ema", ema_decay)  # refuses a decay outside (0, 1)
         self.memory_budget = memory.budget_bytes(memory_budget)
@@ -113,10 +164,10 @@ class FisherCollector:
                 "tokenizer": None if tokenizer is None else reproducibility.tokenizer_fingerprint(tokenizer),
             }
             shared = hasattr(store, "keeping")  # what several ranks fill, see qkov.distributed
-            self._take(store.keeping(settings) if shared else OnDisk(Store.writing(store), settings))
+            self._take(store.keeping(settings) if shared else OnDisk(Store.writing(store), settings))  # type: ignore[arg-type, union-attr]  # told apart by it
 
     @classmethod
-    def open(cls, path, allow_unsealed=False):
+    def open(cls, path: PathLike, allow_unsealed: bool = False) -> Self:
         """Read a stored collection: everything but ``collect_fisher``; factors are read from disk when asked for.
 
         Args:
@@ -130,16 +181,18 @@ class FisherCollector:
             UnsealedStoreError: If collection has not ended.
         """
         found = Store.reading(path, allow_unsealed=allow_unsealed)
-        settings = found.header["settings"]
+        settings = found.header["settings"]  # type: ignore[index]  # there once the store has begun
         names = ("contribution_normalisation", "ema_decay", "attention", "weights", "store_dtype", "store_form")
         collector = cls(allow_unsealed=allow_unsealed, **{name: settings[name] for name in names})
         collector._take(OnDisk(found, settings))
         return collector
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End a stored collection; after an error it only stops, and the same calls go on with it."""
         if kind is None:
             self.seal()
@@ -147,48 +200,57 @@ class FisherCollector:
             self.close()
 
     @property
-    def store(self):
+    def store(self) -> Path | None:
         """Folder of the store, or None."""
         return self._keeping.folder
 
     @property
-    def sealed(self):
+    def sealed(self) -> bool | None:
         """Whether a stored collection has ended; None in memory."""
         return self._keeping.sealed
 
-    def seal(self):
+    def seal(self) -> None:
         """End a stored collection; in memory there is nothing to end, and collecting may go on."""
         self._keeping.seal()
 
-    def unseal(self):
+    def unseal(self) -> None:
         """Take the seal off a store, so that more samples can be added; no-op in memory."""
         if self.store is not None:
             self._keeping.unseal()
             self._tasks, self._skipped = self._keeping.samples()  # another process may have added some in between
 
-    def close(self):
+    def close(self) -> None:
         """Give a store back to other writers without ending its collection; no-op in memory."""
         self._keeping.close()
 
     @property
-    def tasks(self):
+    def tasks(self) -> tuple[str, ...]:
         """Names of the tasks, in the order of their first collection."""
         return tuple(self._tasks)
 
     @property
-    def weights(self):
+    def weights(self) -> tuple[LinearWeight, ...]:
         """What is held: a :class:`qkov.linear_weights.LinearWeight` for each weight; empty before the first collection."""
         return self._weights
 
     @property
-    def left_out(self):
+    def left_out(self) -> dict[str, str]:
         """``{param_name: reason}`` of matrices inside the groups asked for that cannot be held."""
         return dict(self._left_out)
 
     def collect_fisher(
-        self, model, batch, task, *, sample_ids=None, clusters=None, loss_fn=None, micro_batch=None,
-        non_finite="error", progress=True,
-    ):  # fmt: skip
+        self,
+        model: nn.Module,
+        batch: Batches,
+        task: str,
+        *,
+        sample_ids: Iterable[SampleId] | None = None,
+        clusters: Iterable[Any] | None = None,
+        loss_fn: LossFunction | None = None,
+        micro_batch: int | None = None,
+        non_finite: NonFinite = "error",
+        progress: bool = True,
+    ) -> None:
         r"""Add the per-sample gradients of a batch, or of many, to a task.
 
         The gradient of sample i is that of its summed token loss (nats), in eval mode, with respect to the stored
@@ -232,11 +294,11 @@ class FisherCollector:
         known = {one.sample_id: one.digest for one in self._tasks.get(task, {}).values()}
         ids = passes.Supply(sample_ids, "sample_ids") if sample_ids is not None else self._numbers(task)
         supplies = ids, passes.Supply(clusters, "clusters")
-        name, skipped = passes.full_name(loss_fn), self._skipped.setdefault(task, {})
+        name, skipped = passes.full_name(loss_fn), self._skipped.setdefault(task, {})  # type: ignore[arg-type]  # never None here
         with self._keeping.interruption() as interrupted:
             for found in self._keeping.passes(
                 model, batch, task, known, self.config, self._weights, loss_fn, self._seen[1], *supplies,
-                micro_batch=self._micro_batch(model, loss_fn, micro_batch), progress=progress, skipped=skipped,
+                micro_batch=self._micro_batch(model, loss_fn, micro_batch), progress=progress, skipped=skipped,  # type: ignore[arg-type]  # never None here
                 skip=non_finite == "skip", plan=self._keeping.plan(model, self.config, self._weights, task),
             ):  # fmt: skip
                 self._keeping.add_skipped(task, skipped)
@@ -256,7 +318,7 @@ class FisherCollector:
         if isinstance(ids, passes.Numbers):
             self._next_number[task] = ids.next
 
-    def samples(self, task):
+    def samples(self, task: str) -> tuple[Sample, ...]:
         """Return the samples of a task in the order of collection, to compute with.
 
         Raises:
@@ -270,13 +332,13 @@ class FisherCollector:
             )
         return self._members(task)
 
-    def _members(self, task):
+    def _members(self, task: str) -> tuple[Sample, ...]:
         if task not in self._tasks:
             known = ", ".join(map(repr, self._tasks)) or "none"
             raise UnknownTaskError(f"no task {task!r} was collected; known tasks: {known}.")
         return tuple(self._tasks[task].values())
 
-    def sample(self, task, sample_id):
+    def sample(self, task: str, sample_id: SampleId) -> Sample:
         """Return one sample of a task by its id."""
         for one in self._members(task):
             if one.sample_id == sample_id and isinstance(sample_id, str) == isinstance(one.sample_id, str):
@@ -287,29 +349,31 @@ class FisherCollector:
             + (f" from {ids[0]!r} to {ids[-1]!r}." if ids else ".")
         )
 
-    def sample_ids(self, task):
+    def sample_ids(self, task: str) -> tuple[SampleId, ...]:
         """Return the ids of a task's samples in the order of collection."""
         return tuple(one.sample_id for one in self._members(task))
 
-    def skipped(self, task):
+    def skipped(self, task: str) -> dict[SampleId, str]:
         """Return ``{id: reason}`` of the samples that ``non_finite="skip"`` has left out and that are not there since."""
         self._members(task)  # refuses a task that was never collected
         return dict(self._skipped.get(task, {}))
 
-    def clusters(self, task):
+    def clusters(self, task: str) -> dict[SampleId, Any]:
         """Return ``{id: cluster label or None}``."""
         return {one.sample_id: one.cluster for one in self._members(task)}
 
     @property
-    def contribution_cache(self):
+    def contribution_cache(self) -> Mapping[str, Mapping[str, Mapping[str, torch.Tensor]]]:
         """Contributions ``C_i`` by task, then ``f"{task}_{id}"``, then parameter name; full shape, built on demand."""
         return LazyMapping(self._tasks, self._task_contributions, UnknownTaskError)
 
-    def get_sample_gradients(self, task, sample_id):
+    def get_sample_gradients(self, task: str, sample_id: SampleId) -> Mapping[str, torch.Tensor]:
         """Return ``{param_name: g}`` of one sample: raw gradients of its summed loss, built on demand."""
         return self._gradients(self.sample(task, sample_id))
 
-    def get_group_fisher(self, task, mode="ema", layers=None):
+    def get_group_fisher(
+        self, task: str, mode: GroupFisherMode = "ema", layers: Iterable[int] | None = None
+    ) -> dict[tuple[int, str], torch.Tensor]:
         r"""Reduce each slice to one number: the mean over samples of the sum over its parameters of ``C_ik``.
 
         Args:
@@ -331,22 +395,24 @@ class FisherCollector:
             means[key] = running.mean
         return means
 
-    def group_statistics(self, task, layers=None):
+    def group_statistics(self, task: str, layers: Iterable[int] | None = None) -> dict[tuple[int, str], fisher.Welford]:
         """Return ``{(layer, block): Welford}`` over samples of the per-head sums of ``C_ik``: mean, variance, error."""
         return {key: fisher.Welford.of(values) for key, values in self._group_contributions(task, layers).items()}
 
-    def _group_contributions(self, task, layers=None):
+    def _group_contributions(
+        self, task: str, layers: Iterable[int] | None = None
+    ) -> dict[tuple[int, str], torch.Tensor]:
         members = self.samples(task)
         fisher.sample_weights(len(members))  # refuses an empty task
         return {
             (layout.layer, projection.block): torch.stack(
                 [self._head_sums(members, projection, unit) for unit in range(projection.num_units)], dim=1
             )
-            for layout in (self.config.layers if layers is None else map(self.config.layer, layers))
+            for layout in (self.config.layers if layers is None else map(self.config.layer, layers))  # type: ignore[union-attr]  # there is a layout once something is held
             for projection in layout.projections
         }
 
-    def _head_sums(self, members, projection, unit):
+    def _head_sums(self, members: Sequence[Sample], projection: Projection, unit: int) -> torch.Tensor:
         sums = []
         for one in members:
             head, other = gradients.slice_factors(one.factors, projection, unit)
@@ -355,35 +421,35 @@ class FisherCollector:
             sums.append(fisher.reduce_heads(formula.contribution(h))[0])
         return torch.stack(sums).cpu()  # once a slice, not once a sample
 
-    def _task_contributions(self, task):
+    def _task_contributions(self, task: str) -> Mapping[str, Mapping[str, torch.Tensor]]:
         keys = {f"{task}_{one.sample_id}": one for one in self._members(task)}
         return LazyMapping(keys, lambda key: self._contributions(keys[key]), UnknownSampleError)
 
-    def _contributions(self, sample):
+    def _contributions(self, sample: Sample) -> Mapping[str, torch.Tensor]:
         tokens = torch.tensor([sample.num_tokens])
         grads = self._gradients(sample)
 
-        def build(name):
+        def build(name: str) -> torch.Tensor:
             flat = grads[name].reshape(1, -1)
             h = formula.normalise(flat, tokens, self.contribution_normalisation)
             return formula.contribution(h).reshape(grads[name].shape)
 
         return LazyMapping(grads, build, UnknownParameterError)
 
-    def _gradients(self, sample):
+    def _gradients(self, sample: Sample) -> Mapping[str, torch.Tensor]:
         weights = {one.param_name: one for one in self._weights}
         attention = [name for name, one in weights.items() if one.kind == "attention"]
-        projections = (projection for layout in self.config.layers for projection in layout.projections)
+        projections = (projection for layout in self.config.layers for projection in layout.projections)  # type: ignore[union-attr]  # there is a layout once something is held
         biases = {projection.bias_name: projection for projection in projections if projection.bias_name}
 
-        def build(name):
+        def build(name: str) -> torch.Tensor:
             if name in weights:
                 return gradients.parameter_gradient(sample.factors, weights[name])
             return sample.factors[biases[name].module_name].delta_sum
 
         return LazyMapping([*attention, *biases, *weights], build, UnknownParameterError)
 
-    def _bind(self, model):
+    def _bind(self, model: nn.Module) -> None:
         check_one_device(model)
         begun = any(self._tasks.values()) if self.store is None else self._keeping.layout() is not None
         if begun:
@@ -397,20 +463,22 @@ class FisherCollector:
         self._keeping.begin(model, self.config, self._weights, self._left_out)
         self.model_fingerprint = self._keeping.fingerprint
 
-    def _micro_batch(self, model, loss_fn, asked):
+    def _micro_batch(
+        self, model: nn.Module, loss_fn: LossFunction, asked: int | None
+    ) -> int | Callable[[Mapping[str, Any], Sequence[int]], int] | None:
         """What the budget allows, chosen batch by batch; what was asked for where there is none."""
         return collection_budget.chooser(
-            self.memory_budget, model, config=self.config, weights=self._weights, loss_fn=loss_fn, micro_batch=asked,
+            self.memory_budget, model, config=self.config, weights=self._weights, loss_fn=loss_fn, micro_batch=asked,  # type: ignore[arg-type]  # there is a layout once something is held
             stored=self.store is not None, store_dtype=self._keeping.dtype,
         )  # fmt: skip
 
-    def _numbers(self, task):
+    def _numbers(self, task: str) -> Supply | Numbers:
         """Ids of samples that were given none. In a store they begin at 0 again in each process, so that it resumes."""
         if self.store is None or any(isinstance(one, str) for one in self._tasks.get(task, ())):
             return passes.Supply(None, "sample_ids")
         return passes.Numbers(self._next_number.get(task, 0))
 
-    def _take(self, keeping):
+    def _take(self, keeping: OnDisk | SharedOnDisk) -> None:
         """Take over what a store holds."""
         self._keeping = keeping
         if (found := keeping.layout()) is not None:
@@ -419,7 +487,7 @@ class FisherCollector:
             self.model_fingerprint = keeping.fingerprint
 
 
-def check_one_device(model):
+def check_one_device(model: nn.Module) -> None:
     """Refuse a model whose parameters lie on several devices, or on none."""
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     if "meta" in devices:

@@ -16,13 +16,23 @@ Chosen and judged on the same samples of A, each of these looks as if it removed
 of A's clusters choose, the other half judges, and both figures are shown. First order in the step: no loss is measured here.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from . import cosine_summary, errors, escaping, formula
 from .statistics import relabelings, splits
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .option_types import SampleId
+
 
 METHODS = ("leave_out", "reweight", "project")
 STREAM = 10
@@ -59,17 +69,17 @@ class ConflictAdvice:
     seed: int
 
     @property
-    def left_out(self):
+    def left_out(self) -> tuple[SampleId, ...]:
         """Ids of samples of weight 0, those most against A first."""
         order = np.argsort(self.against, kind="stable")
         return tuple(self.sample_b[one] for one in order if self.weights[one] == 0)
 
     @cached_property
-    def held_out_change(self):
+    def held_out_change(self) -> dict[str, float]:
         """Change of the cosine between the two means, judged on clusters of A that had no part in choosing."""
         return self.effects[-1]["cosine_after"] - self.effects[-1]["cosine_before"]
 
-    def to_dataframe(self, level="sample"):
+    def to_dataframe(self, level: Literal["sample", "effect"] = "sample") -> pd.DataFrame:
         """Return a pandas table: "sample" (a row per sample of B) or "effect" (a row per judgement)."""
         import pandas as pd
 
@@ -79,7 +89,7 @@ class ConflictAdvice:
         ids = np.array(self.sample_b, dtype=object)
         return pd.DataFrame({"sample_b": ids, "weight": self.weights, "against": self.against})
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         last = self.effects[-1]
         lost = len(self.weights) - self.weights.sum()
         done = {
@@ -94,12 +104,22 @@ class ConflictAdvice:
             f"{self.effects[1]['cosine_after']:.3g}.\n  {NOTE}>"
         )
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         said = f"<p>{escaping.for_html(repr(self))}</p>"
         return escaping.html_block(said, escaping.html_table(self.to_dataframe("effect"), float_format=None))
 
 
-def advise(inner, codes_a, sample_b, *, method="leave_out", most=0.5, n_splits=50, seed, groups=None):
+def advise(
+    inner: np.ndarray,
+    codes_a: np.ndarray,
+    sample_b: Sequence[SampleId],
+    *,
+    method: str = "leave_out",
+    most: float = 0.5,
+    n_splits: int = 50,
+    seed: int,
+    groups: list[str] | None = None,
+) -> ConflictAdvice:
     """Choose what to do with B's samples, and judge the choice on held-out clusters of A.
 
     Args:
@@ -166,7 +186,7 @@ class Choice:
     against: np.ndarray
 
 
-def choose(means, chooser, method, most):
+def choose(means: _Means, chooser: np.ndarray, method: str, most: float) -> Choice:
     """Choose on some samples of A.
 
     Args:
@@ -186,7 +206,7 @@ def choose(means, chooser, method, most):
     return Choice(weights, coefficient, chooser, against)
 
 
-def leave_out(against, most):
+def leave_out(against: np.ndarray, most: float) -> np.ndarray:
     """Drop samples, the most negative first, until what is left does not sum to less than 0; float64 ``[n_b]``."""
     order = np.argsort(against, kind="stable")
     left = against.sum() - np.cumsum(against[order])
@@ -196,7 +216,7 @@ def leave_out(against, most):
     return weights
 
 
-def reweight(against, most):
+def reweight(against: np.ndarray, most: float) -> np.ndarray:
     r"""Weigh samples by ``min(1, max(0, 1 + lambda c))``, the smallest lambda for which the weighted sum is 0.
 
     Where that loses more than ``most`` of the weight, all losses are scaled down to it.
@@ -224,7 +244,7 @@ class _Means:
     across: np.ndarray
     inside_b: np.ndarray
 
-    def effect(self, choice, judge):
+    def effect(self, choice: Choice, judge: np.ndarray) -> dict[str, float]:
         """Compare B's mean before and after with the mean of A's ``judge`` samples."""
         n_b = len(choice.weights)
         before, after = np.full(n_b, 1 / n_b), choice.weights / choice.weights.sum()
@@ -234,7 +254,7 @@ class _Means:
             for name, value in self._compared(judge, weights, added, choice.chooser).items()
         }
 
-    def _compared(self, judge, weights, added, chooser):
+    def _compared(self, judge: np.ndarray, weights: np.ndarray, added: float, chooser: np.ndarray) -> dict[str, float]:
         dot = judge @ self.across @ weights + added * (judge @ self.inside_a @ chooser)
         norm = weights @ self.inside_b @ weights + 2 * added * (chooser @ self.across @ weights)
         norm += added**2 * (chooser @ self.inside_a @ chooser)
@@ -242,5 +262,5 @@ class _Means:
         return {"dot": float(dot), "cosine": float(dot / np.sqrt(product)) if product > 0 else 0.0}
 
 
-def _averaged(effects):
+def _averaged(effects: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([one[name] for one in effects])) for name in effects[0]}

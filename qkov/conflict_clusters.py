@@ -5,11 +5,21 @@ here has a p value. What belongs to the tasks is shown beside what does not: wer
 the cosine between its A samples and B samples would on average be the mean over all its pairs.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import cosine_summary, errors, escaping
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .option_types import SampleId
+
 
 NOTE = (
     "A description without p values: clusters as tight, and as opposed, are found in noise. 'relabelled' is what 'across "
@@ -38,14 +48,14 @@ class SampleClusters:
     task_a: str
 
     @property
-    def opposed(self):
+    def opposed(self) -> tuple[tuple[int, int, float], ...]:
         """Pairs of clusters with a negative mean cosine, the most negative first: ``(cluster, cluster, cosine)``."""
         rows, columns = np.triu_indices(len(self.members), 1)
         values = self.cosine[rows, columns]
         order = [one for one in np.argsort(values, kind="stable") if values[one] < 0]
         return tuple((int(rows[one]), int(columns[one]), float(values[one])) for one in order)
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> pd.DataFrame:
         """Return a pandas table with a row per ordered pair of clusters."""
         import pandas as pd
 
@@ -61,7 +71,7 @@ class SampleClusters:
             "relabelled": self.cosine.ravel(),
         })  # fmt: skip
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = []
         for number, samples in enumerate(self.members):
             num_a = sum(task == self.task_a for task, _ in samples)
@@ -74,12 +84,14 @@ class SampleClusters:
             lines.append(f"  {one} against {other}: {value:.3g}")
         return escaping.for_terminal("<SampleClusters\n" + "\n".join([*lines, f"  {NOTE}"]) + ">")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         lines = "\n".join(map(escaping.for_html, repr(self).split("\n")))
         return escaping.html_block(f"<pre>{lines}</pre>")
 
 
-def cluster_samples(cosines, names, num_clusters=4):
+def cluster_samples(
+    cosines: np.ndarray, names: Sequence[tuple[SampleId, ...]], num_clusters: int = 4
+) -> SampleClusters:
     """Cluster samples by average linkage on 1 - cosine.
 
     Args:
@@ -105,7 +117,7 @@ def cluster_samples(cosines, names, num_clusters=4):
     found = hierarchy.fcluster(tree, num_clusters, "maxclust")
     order = {label: place for place, label in enumerate(dict.fromkeys(found))}
     codes = np.array([order[label] for label in found])
-    samples = [names[one] for one in known]
+    samples = [names[one] for one in known]  # type: ignore[call-overload]  # numpy integers are indices
     is_a = np.array([task == names[0][0] for task, _ in samples])
     distinct = ~np.eye(len(known), dtype=bool)
     return SampleClusters(
@@ -114,12 +126,12 @@ def cluster_samples(cosines, names, num_clusters=4):
         ),
         cosine=_means(np.where(distinct, kept, np.nan), codes, np.ones(len(known), bool), np.ones(len(known), bool)),
         across_tasks=_means(kept, codes, is_a, ~is_a),
-        left_out=tuple(names[one] for one in np.flatnonzero(np.isnan(np.diag(cosines)))),
-        task_a=names[0][0],
+        left_out=tuple(names[one] for one in np.flatnonzero(np.isnan(np.diag(cosines)))),  # type: ignore[call-overload]  # numpy integers are indices
+        task_a=names[0][0],  # type: ignore[arg-type]  # the first name is that of the task
     )
 
 
-def _means(values, codes, rows, columns):
+def _means(values: np.ndarray, codes: np.ndarray, rows: Any, columns: Any) -> np.ndarray:
     """Average ``[samples, samples]`` over chosen rows of one cluster and chosen columns of another."""
     count = codes.max() + 1
     return np.array([

@@ -1,11 +1,22 @@
 """A picture of conflicts: mean cosine across tasks by group, on the band of what is usual inside the tasks."""
 
+from __future__ import annotations
+
 import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.style
 import numpy as np
 
 from . import cosine_summary, escaping, plots
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from .plots import Picture
+    from .sample_conflicts import SampleConflicts
+
 
 ACROSS, INSIDE_A, INSIDE_B = "#b2182b", "#2166ac", "#4d9221"
 MOST_NAMES = 60
@@ -17,7 +28,7 @@ NOTE = (
 )
 
 
-def plot_conflicts(found):
+def plot_conflicts(found: SampleConflicts) -> Picture:
     """Draw cosines across tasks by group, for single pairs and for means of halves, on what is usual inside the tasks.
 
     Args:
@@ -31,7 +42,7 @@ def plot_conflicts(found):
         order = _order(found)
         columns = {name: values[order] for name, values in found.columns.items()}
         figure = plots.Picture(figsize=(float(np.clip(0.2 * len(order) + 2.5, 6.0, 14.0)), 6.4), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.12)
+        figure.get_layout_engine().set(h_pad=0.12)  # type: ignore[call-arg, union-attr]  # of matplotlib, set when the figure is made
         above, below = figure.subplots(2, 1, sharex=True)
         low = np.fmin(columns["within_a_low"], columns["within_b_low"])
         high = np.fmax(columns["within_a_high"], columns["within_b_high"])
@@ -53,7 +64,7 @@ def plot_conflicts(found):
     return figure
 
 
-def _draw(panel, found, low, high, means):
+def _draw(panel: Axes, found: SampleConflicts, low: np.ndarray, high: np.ndarray, means: Sequence[np.ndarray]) -> None:
     places = np.arange(len(low))
     panel.axhline(0.0, color="0.4", linewidth=0.8)
     panel.vlines(places, low, high, color="0.88", linewidth=5, label="inside a task", zorder=1)
@@ -64,7 +75,7 @@ def _draw(panel, found, low, high, means):
     panel.margins(y=0.08)
 
 
-def _short(found, place):
+def _short(found: SampleConflicts, place: int) -> str:
     """The label of a group; a weight that holds no head goes by its layer and the end of its name."""
     if place >= len(found.groups) or found.groups[place].block or found.groups[place].parameter is None:
         return found.labels[place]
@@ -73,17 +84,17 @@ def _short(found, place):
     return name if group.layer is None else f"layer {group.layer} {name}"
 
 
-def _block(found, place):
+def _block(found: SampleConflicts, place: int) -> str | None:
     return found.groups[place].block if place < len(found.groups) else None
 
 
-def _order(found):
+def _order(found: SampleConflicts) -> list[int]:
     """Blocks one after the other; other weights and "all" behind, each in the order of the model."""
     blocks = {"Q": 0, "K": 1, "V": 2, "O": 3, None: 4}
     return sorted(range(len(found.labels)), key=lambda one: blocks[_block(found, one)])
 
 
-def _label(panel, names):
+def _label(panel: Axes, names: Sequence[str]) -> None:
     step = -(-len(names) // MOST_NAMES)
     kept = sorted({*range(0, len(names) - 1, step), len(names) - 1})
     shown = [escaping.for_picture(names[one]) for one in kept]
@@ -91,12 +102,12 @@ def _label(panel, names):
     panel.set_xlim(-0.7, len(names) - 0.3)
 
 
-def _separate(panel, blocks):
+def _separate(panel: Axes, blocks: Sequence[str | None]) -> None:
     for place in (one for one in range(1, len(blocks)) if blocks[one] != blocks[one - 1]):
         panel.axvline(place - 0.5, color="0.6", linewidth=0.8, linestyle=":")
 
 
-def _surround(figure, found):
+def _surround(figure: Picture, found: SampleConflicts) -> None:
     facts, width = found.attributes, int(figure.get_figwidth() * 72 / (0.55 * 8))
     low, high = cosine_summary.BAND
     title = f"{facts['task_a']} (A) against {facts['task_b']} (B)\ncosine of gradients, {facts['metric']}"

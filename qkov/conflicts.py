@@ -8,14 +8,28 @@ with B just as well, is a single sample of A (conformal) and a group of paramete
 functions of :mod:`qkov.statistics`.
 """
 
+from __future__ import annotations
+
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import cosine_summary, errors, formula, inference, natural_gram, reproducibility, sample_conflicts, scoring
 from .statistics import clusters as units
 from .statistics import conformal, relabelings, source
+
+if TYPE_CHECKING:
+    import torch
+
+    from .collector import FisherCollector
+    from .natural_gram import Grams
+    from .option_types import ConflictGroups, ConflictMetric
+    from .sample_conflicts import SampleConflicts
+    from .statistics.clusters import Clusters
+    from .statistics.head_result import HeadTest
+
 
 __all__ = ["detect_conflicts"]
 
@@ -33,22 +47,22 @@ INDEPENDENT = "Collected without clusters: pairs inside a task count every sampl
 
 
 def detect_conflicts(
-    collector,
-    task_a,
-    task_b,
+    collector: FisherCollector,
+    task_a: str,
+    task_b: str,
     *,
-    reference=None,
-    groups="head",
-    metric="natural",
-    clusters=None,
-    n_permutations=None,
-    seed=None,
-    q=0.1,
-    threshold=0.0,
-    computation_device="cpu",
-    tile_elements=2**22,
-    progress=True,
-):
+    reference: str | None = None,
+    groups: ConflictGroups = "head",
+    metric: ConflictMetric = "natural",
+    clusters: Mapping[str, Any] | str | None = None,
+    n_permutations: int | None = None,
+    seed: int | None = None,
+    q: float = 0.1,
+    threshold: float = 0.0,
+    computation_device: str | torch.device = "cpu",
+    tile_elements: int = 2**22,
+    progress: bool = True,
+) -> SampleConflicts:
     r"""Measure the cosine of every pair of samples of two tasks, and with a reference task test samples and groups.
 
     The Fisher diagonal is the mean of task B's and of A's; with a reference, that of A and the reference together takes A's
@@ -141,23 +155,28 @@ def detect_conflicts(
         "versions": {name: reproducibility.environment_record()["versions"][name] for name in ("qkov", "torch")},
         "notes": [sample_conflicts.NO_PAIR_P, *notes],
     }
-    described = sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)
+    described = sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)  # type: ignore[arg-type]  # unpacked, and counted by the callee
     if reference is None:
-        facts["notes"].append(sample_conflicts.DESCRIPTION)
-        return sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)
+        facts["notes"].append(sample_conflicts.DESCRIPTION)  # type: ignore[union-attr]  # a list, see above
+        return sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)  # type: ignore[arg-type]  # unpacked, and counted by the callee
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", errors.StatisticsWarning)
-        by_sample, by_group, said = _tests(described, sides, tasks, n_permutations, seed, q)
+        by_sample, by_group, said = _tests(described, sides, tasks, n_permutations, seed, q)  # type: ignore[arg-type]  # required with a reference
     for sentence in dict.fromkeys(str(one.message) for one in caught):
         warnings.warn(sentence, errors.StatisticsWarning, stacklevel=2)
         said["notes"].append(f"{sentence[0].upper()}{sentence[1:]}")
     facts["notes"] += said.pop("notes")
     return sample_conflicts.SampleConflicts(
-        **parts, sample_tests=by_sample, group_tests=by_group, attributes=facts | {"test": said}
+        **parts,  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        sample_tests=by_sample,
+        group_tests=by_group,
+        attributes=facts | {"test": said},
     )
 
 
-def _sides(collector, tasks, clusters):
+def _sides(
+    collector: FisherCollector, tasks: Sequence[str], clusters: Mapping[str, Any] | str | None
+) -> tuple[list[Clusters], list[str]]:
     """Return the clusters of every task, and notes."""
     if len(set(tasks)) < len(tasks):
         raise errors.OptionError(f"tasks {', '.join(map(repr, tasks))} are not all different; expected one name each.")
@@ -185,7 +204,7 @@ def _sides(collector, tasks, clusters):
     return sides, notes
 
 
-def _reference_means(grams, n_a, level):
+def _reference_means(grams: Grams, n_a: int, level: str) -> np.ndarray:
     """Mean cosine of each reference sample with B, ``[n_r, labels]``."""
     norms_b = np.einsum("gii->gi", grams.inner)[:, n_a:]
     parts = [grams.reference, grams.reference_norms, norms_b]
@@ -194,13 +213,20 @@ def _reference_means(grams, n_a, level):
     return cosine_summary.mean_known(natural_gram.cosines(*parts, floor=grams.floor), 2).T
 
 
-def _fisher_words(metric, reference):
+def _fisher_words(metric: str, reference: str | None) -> str:
     if metric == "euclidean":
         return "none"
     return f"mean of B's and of {'A' if reference is None else 'A and the reference together'}'s, relatively damped"
 
 
-def _tests(described, sides, tasks, n_permutations, seed, q):
+def _tests(
+    described: SampleConflicts,
+    sides: Sequence[Clusters],
+    tasks: Sequence[str],
+    n_permutations: int | None,
+    seed: int,
+    q: float,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, Any]]:
     """Test samples and groups; ``(sample_tests, group_tests, words)``."""
     a, _, r = sides
     means = np.concatenate([described.sample_means("a"), described.mean_cosine_r])
@@ -217,23 +243,25 @@ def _tests(described, sides, tasks, n_permutations, seed, q):
     }
     for task, side in ((tasks[0], a), (tasks[2], r)):
         if side.number < len(side.codes):
-            said["notes"].append(DEPENDENT.format(task=task, samples=len(side.codes), clusters=side.number))
+            said["notes"].append(DEPENDENT.format(task=task, samples=len(side.codes), clusters=side.number))  # type: ignore[attr-defined]  # a dictionary of mixed values
             return {}, by_group, said
     return _sample_tests(means, len(a.codes), q), by_group, said
 
 
-def _group_tests(means, a, r, num_groups, n_permutations, seed):
+def _group_tests(
+    means: np.ndarray, a: Clusters, r: Clusters, num_groups: int, n_permutations: int | None, seed: int
+) -> tuple[dict[str, np.ndarray], HeadTest]:
     """Exchange labels of A and the reference; all groups are one family, all weights together another."""
     families = [means[:, :num_groups], *([means[:, num_groups:]] if means.shape[1] > num_groups else [])]
     options = {"n_permutations": n_permutations, "seed": seed, "alternative": "less"}
-    found = [source.from_lifts(family, a, r, **options) for family in families]
+    found = [source.from_lifts(family, a, r, **options) for family in families]  # type: ignore[arg-type]  # unpacked, and counted by the callee
     columns = {"statistic": "statistic", "p": "p", "q": "q_bh", "p_maxt": "p_maxt"}
     tests = {name: np.concatenate([getattr(one, column) for one in found]) for name, column in columns.items()}
     # The effect there is the exponential of a difference of logarithms; here it is the difference.
     return tests | {"effect": np.log(np.concatenate([one.effect for one in found]))}, found[0]
 
 
-def _sample_tests(means, n_a, q):
+def _sample_tests(means: np.ndarray, n_a: int, q: float) -> dict[str, np.ndarray]:
     """One conformal p per sample of A and group, adjusted over the samples of a group."""
     p, adjusted = np.full((2, n_a, means.shape[1]), np.nan)
     for one in np.flatnonzero(~np.isnan(means).any(0)):

@@ -9,12 +9,23 @@ tasks make one Fisher, each task with half the weight: for "full" this is ``(F_A
 approximation of that, not the mean of two approximations, which would be no Kronecker product.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from . import fisher, formula, full_fisher, gradients, kfac, scoring
 from .errors import NonFiniteError
+
+if TYPE_CHECKING:
+    from .geometry import AttentionLayout, Projection
+    from .kfac import Eigenbasis
+    from .samples import Sample
+    from .score_options import ScoreOptions
+    from .scoring import SliceScores
+    from .sides import Side
 
 
 @dataclass(frozen=True)
@@ -27,16 +38,16 @@ class Stack:
     rows_a: list
     rows_b: list
 
-    def token_weights(self, options):
+    def token_weights(self, options: ScoreOptions) -> torch.Tensor:
         """Weight of each sample's tokens in F, ``omega_i``."""
         per_token = options.contribution_normalisation == "tokens"
         return self.weights / self.tokens if per_token else self.weights
 
 
-def stack_samples(side_a, side_b, options):
+def stack_samples(side_a: Side, side_b: Side, options: ScoreOptions) -> Stack:
     """Put the samples of two sides into one list; a sample that is on both, or scored and in F, is there once."""
     owners = {"A": (side_a,), "B": (side_b,), "pooled": (side_a, side_b)}[options.fisher_pool]
-    scored = [[side.members[row] for row in side.rows] for side in (side_a, side_b)]
+    scored = [[side.members[row] for row in side.rows] for side in (side_a, side_b)]  # type: ignore[union-attr]  # filled in where it was None
     every = [one for side in owners for one in side.fisher_members] + scored[0] + scored[1]
     places = {id(one): place for place, one in enumerate({id(one): one for one in every}.values())}
     members = tuple({id(one): one for one in every}.values())
@@ -49,7 +60,9 @@ def stack_samples(side_a, side_b, options):
     return Stack(members, weights.to(options.device), tokens.to(options.device), rows_a, rows_b)
 
 
-def score_slice(side_a, side_b, layout, projection, unit, options):
+def score_slice(
+    side_a: Side, side_b: Side, layout: AttentionLayout, projection: Projection, unit: int, options: ScoreOptions
+) -> SliceScores:
     """Score the chosen rows of task A against those of task B on one slice; as ``scoring.score_slice``.
 
     Health speaks of the eigenvalues of F: of the ``min(n, p)`` that can be other than 0 for "full", of all for "kfac".
@@ -72,7 +85,9 @@ def score_slice(side_a, side_b, layout, projection, unit, options):
     return scoring.SliceScores(formula.aggregate_scores(total, size, options.aggregate), size, health)
 
 
-def is_dead(mean, sides, layout, projection, options):
+def is_dead(
+    mean: float, sides: tuple[Side, Side], layout: AttentionLayout, projection: Projection, options: ScoreOptions
+) -> bool:
     """Tell whether a slice holds no gradient, or rounding noise only, which its own damping would bring to size.
 
     Damping is relative to the slice itself here, so that each slice is compared with the largest block of its layer.
@@ -80,12 +95,12 @@ def is_dead(mean, sides, layout, projection, options):
     if options.absolute_damping:
         return False
     largest = [max(side.block_mean(layout, one, options) for one in layout.projections) for side in sides]
-    largest = fisher.pool_fisher(*largest, options.fisher_pool)
+    largest = fisher.pool_fisher(*largest, options.fisher_pool)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
     dtype = scoring.gradient_dtype([one for side in sides for one in side.fisher_members], projection)
     return mean == 0 or formula.is_noise(mean, largest, dtype)
 
 
-def slice_gram(stack, projection, unit, options):
+def slice_gram(stack: Stack, projection: Projection, unit: int, options: ScoreOptions) -> torch.Tensor:
     """Return the Gram matrix ``K_ij = h_i^T h_j`` of a slice, float64 ``[N, N]``, tile by tile."""
     gram = torch.zeros(len(stack.members), len(stack.members), dtype=torch.float64, device=options.device)
     for tile in scoring.slice_tiles(stack.members, projection, unit, options):
@@ -94,10 +109,16 @@ def slice_gram(stack, projection, unit, options):
     return gram
 
 
-def _score_full(stack, projection, unit, options):
+def _score_full(
+    stack: Stack, projection: Projection, unit: int, options: ScoreOptions
+) -> tuple[torch.Tensor, torch.Tensor, float]:
     gram, size = slice_gram(stack, projection, unit, options), scoring.num_parameters(projection, options)
     damping = full_fisher.ridge(
-        gram, stack.weights, size, relative=options.ridge_lambda_rel, absolute=options.ridge_lambda
+        gram,
+        stack.weights,
+        size,
+        relative=options.ridge_lambda_rel,  # type: ignore[arg-type]  # filled in by ScoreOptions
+        absolute=options.ridge_lambda,
     )
     spectrum = full_fisher.spectrum(full_fisher.weighted_gram(gram, stack.weights))[0]
     values = spectrum.sort(descending=True).values[: full_fisher.rank_bound(stack.weights, size)].cpu()
@@ -107,7 +128,9 @@ def _score_full(stack, projection, unit, options):
     return total.cpu(), values, damping
 
 
-def token_factors(one, projection, unit, options):
+def token_factors(
+    one: Sample, projection: Projection, unit: int, options: ScoreOptions
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ``(U, V)`` of a sample in float64 on the device, V with a column of ones if the slice has a bias."""
     head, other = (part.to(options.device).double() for part in gradients.slice_factors(one.factors, projection, unit))
     if options.include_bias and projection.bias_name:
@@ -115,7 +138,7 @@ def token_factors(one, projection, unit, options):
     return head, other
 
 
-def reached(one, layout, projection):
+def reached(one: Sample, layout: AttentionLayout, projection: Projection) -> torch.Tensor:
     """Tell which tokens of a sample are data points of a projection, bool ``[tokens]``.
 
     Those at which it or a peer (Q, K and V where they see as many tokens; O by itself) gets a gradient. Not padding, not
@@ -128,7 +151,14 @@ def reached(one, layout, projection):
     return torch.stack([(delta != 0).any(-1) for delta in deltas if len(delta) == length]).any(0)
 
 
-def slice_basis(stack, kept, layout, projection, unit, options):
+def slice_basis(
+    stack: Stack,
+    kept: dict[tuple[int, str, str], tuple[torch.Tensor, torch.Tensor]],
+    layout: AttentionLayout,
+    projection: Projection,
+    unit: int,
+    options: ScoreOptions,
+) -> Eigenbasis:
     """Return the eigenbasis of a slice's Kronecker factors.
 
     A does not depend on the head, so its decomposition, the dear one, is kept in ``kept`` until another projection asks.
@@ -146,9 +176,16 @@ def slice_basis(stack, kept, layout, projection, unit, options):
     return kfac.Eigenbasis(*own, *kept[key])
 
 
-def _score_kfac(stack, kept, layout, projection, unit, options):
+def _score_kfac(
+    stack: Stack,
+    kept: dict[tuple[int, str, str], tuple[torch.Tensor, torch.Tensor]],
+    layout: AttentionLayout,
+    projection: Projection,
+    unit: int,
+    options: ScoreOptions,
+) -> tuple[torch.Tensor, torch.Tensor, float]:
     basis = slice_basis(stack, kept, layout, projection, unit, options)
-    damping = kfac.ridge(basis, relative=options.ridge_lambda_rel, absolute=options.ridge_lambda)
+    damping = kfac.ridge(basis, relative=options.ridge_lambda_rel, absolute=options.ridge_lambda)  # type: ignore[arg-type]  # filled in by ScoreOptions
     total = torch.zeros(len(stack.rows_a), len(stack.rows_b), dtype=torch.float64)
     if not basis.values.any():
         return total, basis.values.flatten().cpu(), damping

@@ -14,13 +14,19 @@ The file is for any program that reads safetensors: its tensors are F and nothin
 checkpoint's parameters.
 """
 
+from __future__ import annotations
+
 import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import collector as collecting
+from . import (
+    collector as collecting,
+)
 from . import (
     errors,
     formula,
@@ -35,6 +41,19 @@ from . import (
     result_file,
     sample_rows,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from torch import nn
+
+    from .collector import FisherCollector
+    from .layout import QKOVConfig
+    from .linear_weights import LinearWeight
+    from .option_types import Batches, ContributionNormalisation, LossFunction, PathLike, SampleId
+    from .samples import Sample
+
 
 __all__ = ["FisherDiagonal", "collect_fisher_diagonal", "load_fisher_diagonal"]
 
@@ -73,7 +92,7 @@ class FisherDiagonal:
     num_samples: int
     attributes: dict
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_samples < 1:
             raise errors.EmptyTaskError(f"task {self.task!r} has no samples; a Fisher diagonal needs at least one.")
         shapes = {one.param_name: tuple(one.weight_shape) for one in self.weights}
@@ -94,7 +113,7 @@ class FisherDiagonal:
         object.__setattr__(self, "attributes", labels.plain_json(self.attributes))
 
     @classmethod
-    def of(cls, collector, task):
+    def of(cls, collector: FisherCollector, task: str) -> FisherDiagonal:
         r"""Average the contributions of a collected task.
 
         Args:
@@ -113,22 +132,22 @@ class FisherDiagonal:
             "model_fingerprint": collector.model_fingerprint,
             "left_out": dict(collector.left_out),
         }
-        return _averaged(iter(collector.samples(task)), task, collector.weights, collector.config, attributes)
+        return _averaged(iter(collector.samples(task)), task, collector.weights, collector.config, attributes)  # type: ignore[arg-type]  # there is a layout once something is held
 
-    def tensor_bytes(self):
+    def tensor_bytes(self) -> int:
         """Return the memory of ``values``, in bytes."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.values.values())
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of everything in the result but the mean gradient, in hex."""
         return result_file.digest(*self._parts())
 
-    def identical(self, other):
+    def identical(self, other: object) -> bool:
         """Tell whether another result has the same facts and every bit of every array of F."""
         return isinstance(other, FisherDiagonal) and self.fingerprint == other.fingerprint
 
-    def save(self, path, *, grad_mean=None):
+    def save(self, path: PathLike, *, grad_mean: PathLike | None = None) -> Path:
         """Write one safetensors file whose tensors are F, keyed as in the checkpoint; atomically, equal bytes if equal.
 
         Args:
@@ -149,16 +168,16 @@ class FisherDiagonal:
             result_file.write(grad_mean, content, arrays, format_name=MEAN_FORMAT_NAME, format_version=FORMAT_VERSION)
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
-    def _parts(self):
+    def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         content = {
             "task": self.task,
             "num_samples": self.num_samples,
             "attributes": self.attributes,
-            **parts.describe_layout(self.weights, self.config),
+            **parts.describe_layout(self.weights, self.config),  # type: ignore[arg-type]  # there is a layout once something is held
         }
         return content, {name: tensor.numpy() for name, tensor in self.values.items()}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         size = sum(tensor.numel() for tensor in self.values.values())
         whose = "of the data" if self.attributes.get("labels") == "data" else self.attributes.get("labels")
         return (
@@ -169,9 +188,18 @@ class FisherDiagonal:
 
 
 def collect_fisher_diagonal(
-    model, batch, task, *, weights=("attention", "mlp"), loss_fn=None, micro_batch=None, sample_ids=None, progress=True,
-    contribution_normalisation="tokens", attention=None,
-):  # fmt: skip
+    model: nn.Module,
+    batch: Batches,
+    task: str,
+    *,
+    weights: str | Iterable[str] = ("attention", "mlp"),
+    loss_fn: LossFunction | None = None,
+    micro_batch: int | None = None,
+    sample_ids: Iterable[SampleId] | None = None,
+    progress: bool = True,
+    contribution_normalisation: ContributionNormalisation = "tokens",
+    attention: str | None = None,
+) -> FisherDiagonal:
     r"""Measure the Fisher diagonal of a task without keeping its samples.
 
     .. math:: F_k = \frac1n \sum_i h_{ik}^2, \qquad h_i = g_i / \sqrt{tokens_i} \text{ ("tokens") or } g_i \text{ ("none")}
@@ -231,7 +259,7 @@ def collect_fisher_diagonal(
     return result
 
 
-def load_fisher_diagonal(path, *, grad_mean=None):
+def load_fisher_diagonal(path: PathLike, *, grad_mean: PathLike | None = None) -> FisherDiagonal:
     """Load what :meth:`FisherDiagonal.save` wrote, checked; nothing in it is executed.
 
     Args:
@@ -243,7 +271,7 @@ def load_fisher_diagonal(path, *, grad_mean=None):
         OSError: If one cannot be opened.
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
-    means = {}
+    means: dict[Any, Any] = {}
     if grad_mean is not None:
         described, means = result_file.read(grad_mean, format_name=MEAN_FORMAT_NAME, format_version=FORMAT_VERSION)
     try:
@@ -267,7 +295,13 @@ def load_fisher_diagonal(path, *, grad_mean=None):
     return result
 
 
-def _averaged(samples, task, weights, config, attributes):
+def _averaged(
+    samples: Iterator[Sample],
+    task: str,
+    weights: Sequence[LinearWeight],
+    config: QKOVConfig,
+    attributes: Mapping[str, Any],
+) -> FisherDiagonal:
     """Add up samples one after another and divide; each is dropped before the next is asked for."""
     normalisation = attributes["contribution_normalisation"]
     sums, grad_sums, kinds, ids, inputs = {}, {}, {}, [], hashlib.sha256()
@@ -290,7 +324,7 @@ def _averaged(samples, task, weights, config, attributes):
             f"task {task!r} has no samples; a Fisher diagonal is a mean over at least one. Collect the task first."
         )
 
-    def mean(totals):
+    def mean(totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: (total / len(ids)).to("cpu", kinds[name]) for name, total in totals.items()}
 
     return FisherDiagonal(

@@ -15,8 +15,9 @@ import copy
 import datetime
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
@@ -25,6 +26,12 @@ from . import agreement, links
 from .collector import FisherCollector
 from .errors import OptionError
 from .shared_keeping import SharedStore
+
+if TYPE_CHECKING:
+    from .agreement import Agreement
+    from .heatmap import Heatmap
+    from .interference import QKOVInterferenceMetric
+
 
 TIMEOUT = datetime.timedelta(hours=1)
 SAME = "Give every rank the same collector, options and arguments."
@@ -71,7 +78,7 @@ def ranks(*, timeout: datetime.timedelta = TIMEOUT) -> Iterator[Ranks]:
             distributed.destroy_process_group()
 
 
-def _join(timeout):
+def _join(timeout: datetime.timedelta | None) -> None:
     """Make the process group, apart from what an attempt that torchrun has ended left in the store of its agent.
 
     There torch itself would find the addresses of dead processes, and wait for them.
@@ -121,7 +128,7 @@ class Ranks:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count) if count else torch.device("cpu")
 
-    def collector(self, *, store: str | os.PathLike | None = None, **options) -> FisherCollector:
+    def collector(self, *, store: str | os.PathLike | None = None, **options: Any) -> FisherCollector:
         """Return a collector of which each rank fills a part.
 
         Each rank calls ``collect_fisher`` with the same batches and collects every ``size``-th pass; all of them then hold
@@ -149,7 +156,7 @@ class Ranks:
             )
         return FisherCollector(store=SharedStore(self.together, os.fspath(store)), **options)
 
-    def compute_heatmap(self, metric, task_a: str, task_b: str, **options):
+    def compute_heatmap(self, metric: QKOVInterferenceMetric, task_a: str, task_b: str, **options: Any) -> Heatmap:
         """Score with all ranks, layer by layer in turns; every rank gets the whole ``Heatmap``, bit for bit that of one.
 
         Args:
@@ -167,23 +174,23 @@ class Ranks:
         self.together.require_same("compare metrics", _described(metric, task_a, task_b, options), "a metric", SAME)
         shared = copy.copy(metric)
         mine = range(self.rank, len(metric.config.layers), self.size)
-        shared._over_slices = functools.partial(metric._over_slices, places=mine)
-        shared._fill = functools.partial(_fill_share, self.together, functools.partial(type(metric)._fill, shared))
+        shared._over_slices = functools.partial(metric._over_slices, places=mine)  # type: ignore[method-assign]  # stands in for it while ranks share
+        shared._fill = functools.partial(_fill_share, self.together, functools.partial(type(metric)._fill, shared))  # type: ignore[method-assign]  # stands in for it while ranks share
         return shared.compute_heatmap(task_a, task_b, **options)
 
     def get_group_fisher(self, collector: FisherCollector, task: str, mode: str = "ema") -> dict:
         """Return ``collector.get_group_fisher(task, mode)``, of which each rank computes some layers; the same bits."""
-        layers = collector.config.layer_indices[self.rank :: self.size]
-        own = self.together.together(f"reduce task {task!r}", lambda: collector.get_group_fisher(task, mode, layers))
+        layers = collector.config.layer_indices[self.rank :: self.size]  # type: ignore[union-attr]  # there is a layout once something is held
+        own = self.together.together(f"reduce task {task!r}", lambda: collector.get_group_fisher(task, mode, layers))  # type: ignore[arg-type]  # checked there
         every = self.together.exchange(
             f"gather task {task!r}", [[*key, values.tolist()] for key, values in own.items()]
         )
         found = {(layer, block): values for part in every for layer, block, values in part}
-        blocks = [(layout.layer, one.block) for layout in collector.config.layers for one in layout.projections]
+        blocks = [(layout.layer, one.block) for layout in collector.config.layers for one in layout.projections]  # type: ignore[union-attr]  # there is a layout once something is held
         return {key: torch.tensor(found[key], dtype=torch.float64) for key in blocks}
 
 
-def _fill_share(together, fill, frames, *arguments):
+def _fill_share(together: Agreement, fill: Callable[..., Any], frames: Mapping[str, Any], *arguments: Any) -> Any:
     """Fill the layers of this rank, then take over those of the others; return the options of the scores."""
     *arguments, progress = arguments
     made = together.together("score", lambda: fill(frames, *arguments, progress and together.first))
@@ -196,7 +203,7 @@ def _fill_share(together, fill, frames, *arguments):
     return made
 
 
-def _described(metric, task_a, task_b, options):
+def _described(metric: QKOVInterferenceMetric, task_a: str, task_b: str, options: Mapping[str, Any]) -> list[Any]:
     """What scores depend on, short enough to be compared."""
     collector = metric.collector
     samples = {

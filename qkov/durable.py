@@ -16,8 +16,13 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import DiskError, QKOVError
+
+if TYPE_CHECKING:
+    from .option_types import PathLike
+
 
 PART = ".part"
 """How the name of a file that is still being written ends."""
@@ -238,7 +243,7 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def read_range(path: Path, start: int, size: int) -> bytearray:
+def read_range(path: PathLike, start: int, size: int) -> bytearray:
     """Read ``size`` bytes from ``start``, fewer where the file ends before."""
     found = bytearray()
     with open(path, "rb", buffering=0) as stream:

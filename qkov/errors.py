@@ -8,6 +8,8 @@ interrupted. (1 is also what Python ends with after an error that nobody foresaw
 Messages quote names of tasks, ids and files; read as text, they hold nothing that a terminal would obey.
 """
 
+from __future__ import annotations
+
 from . import escaping
 
 
@@ -20,7 +22,7 @@ class QKOVError(Exception):
 
     exit_status = 3
 
-    def __str__(self):
+    def __str__(self) -> str:
         # KeyError shows the repr of its message; ours are sentences and must read as such.
         return escaping.for_terminal(" ".join(str(part) for part in self.args))
 
@@ -204,7 +206,7 @@ class RankFailedError(QKOVError, ConnectionError):
 class QKOVWarning(UserWarning):
     """Base of every warning of this package: the result is defined but easy to misread."""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return escaping.for_terminal(super().__str__())
 
 

@@ -5,8 +5,15 @@ takes the function of the place where it is shown. All but :func:`for_csv` first
 program obeys, see :func:`visible`; reading their result back in that language gives exactly this visible text.
 """
 
+from __future__ import annotations
+
 import html
 import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 __all__ = [
     "for_csv",
@@ -44,7 +51,7 @@ _LATEX = str.maketrans(
 )
 
 
-def visible(text):
+def visible(text: str) -> str:
     r"""Write what is no printable character as an escape of Python: controls, bidirectional overrides, odd spaces.
 
     Against text that reads otherwise than it is stored, and against characters that a file format cannot hold (NUL, lone
@@ -60,7 +67,7 @@ def visible(text):
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def for_terminal(text):
+def for_terminal(text: str) -> str:
     r"""Return :func:`visible` text that keeps its line breaks.
 
     Against escape sequences, which a terminal obeys: they move the cursor, overwrite lines, set the title, answer as if
@@ -74,7 +81,7 @@ def for_terminal(text):
     return "\n".join(map(visible, str(text).split("\n")))
 
 
-def for_html(text):
+def for_html(text: str) -> str:
     """Return text for the body of an element or a quoted attribute.
 
     Against elements, attributes and entities in the text. Mathematics between dollars is left alone by a page only inside
@@ -87,7 +94,7 @@ def for_html(text):
     return html.escape(visible(text))
 
 
-def html_block(*parts):
+def html_block(*parts: str) -> str:
     """Join pieces of HTML into one block that notebooks and pages do not search for mathematics.
 
     Against ``$`` in names: MathJax reads the text after all escapes are gone, and its commands can make links.
@@ -95,7 +102,7 @@ def html_block(*parts):
     return f'<div class="tex2jax_ignore mathjax_ignore">{"".join(parts)}</div>'
 
 
-def html_table(table, **options):
+def html_table(table: pd.DataFrame, **options: Any) -> str:
     """Write a pandas table as HTML without its index, numbers short, text as :func:`for_html` writes it.
 
     Args:
@@ -108,7 +115,7 @@ def html_table(table, **options):
     return shown.to_html(**given, escape=True)
 
 
-def for_markdown(text):
+def for_markdown(text: str) -> str:
     r"""Return text for a paragraph, a list item or a cell of a table in Markdown, MyST included; it stays on one line.
 
     Against markup: links, images, raw HTML, entities, roles, substitutions, mathematics, bars that end a cell. Spaces at
@@ -123,7 +130,7 @@ def for_markdown(text):
     return escaped if start is None else f"{start.group()}\\{escaped[start.end() :]}"
 
 
-def for_latex(text):
+def for_latex(text: str) -> str:
     r"""Return text for the body of a LaTeX document.
 
     Against commands (``\input`` reads files), comments, alignment and mathematics, and against ligatures that show other
@@ -136,7 +143,7 @@ def for_latex(text):
     return visible(text).translate(_LATEX)
 
 
-def for_csv(text):
+def for_csv(text: str) -> str:
     r"""Return a cell of a CSV file that no spreadsheet takes for a formula; :func:`from_csv` gives the text back.
 
     Against text that begins with ``=``, ``+``, ``-``, ``@`` (wide forms too), a tab or a line break: a spreadsheet runs it as
@@ -150,12 +157,12 @@ def for_csv(text):
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def from_csv(text):
+def from_csv(text: str) -> str:
     """Undo :func:`for_csv`."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
-def for_picture(text):
+def for_picture(text: str) -> str:
     """Return text for a matplotlib label that is drawn with ``parse_math=False``, line breaks kept.
 
     Against characters without a glyph, and those that make an SVG file no XML. What a ``$`` begins is no mathematics only

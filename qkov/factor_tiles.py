@@ -3,7 +3,11 @@
 The same scores as :mod:`qkov.scoring` makes, by the plain route: whole tiles, one variant, each step written once.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,6 +15,11 @@ from . import denominators, fisher, formula
 from .errors import OptionError
 from .sides import gradient_dtype, num_parameters
 from .tiles import slice_tiles
+
+if TYPE_CHECKING:
+    from .geometry import AttentionLayout, Projection
+    from .score_options import ScoreOptions
+    from .sides import Side
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,9 @@ class FactorTile:
     fisher: torch.Tensor
 
 
-def factor_tiles(side_a, side_b, layout, projection, unit, options):
+def factor_tiles(
+    side_a: Side, side_b: Side, layout: AttentionLayout, projection: Projection, unit: int, options: ScoreOptions
+) -> Iterator[FactorTile]:
     """Yield the two factors of the scores of a slice over its parameters; arguments as for :func:`score_slice`."""
     if options.weighs_by_matrix:
         raise OptionError(
@@ -62,7 +73,9 @@ def factor_tiles(side_a, side_b, layout, projection, unit, options):
         yield FactorTile(left, right, h_a, chosen)
 
 
-def _pair_tiles(side_a, side_b, projection, unit, options):
+def _pair_tiles(
+    side_a: Side, side_b: Side, projection: Projection, unit: int, options: ScoreOptions
+) -> Iterator[tuple[tuple[torch.Tensor, torch.Tensor], list[torch.Tensor]]]:
     """Yield the two tasks' gradients, and those that make their F: the same unless another task's do."""
     sides = (side_a, side_b)
     parts = [side.members for side in sides] + [side.fisher_members for side in sides if not side.owns_fisher]
@@ -74,11 +87,13 @@ def _pair_tiles(side_a, side_b, projection, unit, options):
         yield (grad_a, grad_b), of_fisher
 
 
-def _fisher_h(grad, side, options):
+def _fisher_h(grad: torch.Tensor, side: Side, options: ScoreOptions) -> torch.Tensor:
     return formula.normalise(grad, side.fisher_tokens, options.contribution_normalisation)
 
 
-def _head_fisher(side_a, side_b, projection, unit, options):
+def _head_fisher(
+    side_a: Side, side_b: Side, projection: Projection, unit: int, options: ScoreOptions
+) -> list[torch.Tensor] | None:
     """One Fisher value per slice and task, for fisher_source "head": the mean over the slice of F, squared before."""
     if options.fisher_source != "head":
         return None

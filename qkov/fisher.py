@@ -4,12 +4,19 @@ r"""The empirical Fisher diagonal: means of contributions, their variance, expon
 contributions, which are already squared per sample, so a sum of squares can never turn into the square of a sum.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from .errors import EmptyTaskError, OptionError, ShapeError
 from .formula import FISHER_POOLS, require_choice, require_wide
+
+if TYPE_CHECKING:
+    Values = TypeVar("Values", torch.Tensor, float)
+
 
 FISHER_SOURCES = ("contributions", "ema", "head")
 EMA_DECAY = 0.99
@@ -18,7 +25,7 @@ HEALTH_STATISTICS = (
 )  # fmt: skip
 
 
-def sample_weights(num_samples, source="contributions", decay=EMA_DECAY):
+def sample_weights(num_samples: int, source: str = "contributions", decay: float = EMA_DECAY) -> torch.Tensor:
     r"""Return the weight of each sample in F, float64 ``[samples]``, summing to 1.
 
     .. math:: w_i = 1/n \qquad\text{or, for "ema",}\qquad w_i = \frac{(1-\beta)\,\beta^{\,n-1-i}}{1-\beta^n}
@@ -37,7 +44,7 @@ def sample_weights(num_samples, source="contributions", decay=EMA_DECAY):
     return (1 - decay) * decay**age / -torch.expm1(num_samples * torch.log(torch.tensor(decay, dtype=torch.float64)))
 
 
-def weighted_fisher(contributions, weights):
+def weighted_fisher(contributions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     r"""Average contributions over samples: ``F_k = sum_i w_i C_ik``, ``[slice]``, in the contributions' dtype."""
     require_wide(contributions)
     if contributions.shape[0] != weights.shape[0]:
@@ -45,7 +52,7 @@ def weighted_fisher(contributions, weights):
     return (contributions * weights.to(contributions)[:, None]).sum(0)
 
 
-def pool_fisher(fisher_a, fisher_b, pool="A"):
+def pool_fisher(fisher_a: Values, fisher_b: Values, pool: str = "A") -> Values:
     r"""Choose whose Fisher normalises: A's, B's, or the mean ``(F_A + F_B) / 2``."""
     require_choice("fisher_pool", pool, FISHER_POOLS)
     if pool == "A":
@@ -55,7 +62,7 @@ def pool_fisher(fisher_a, fisher_b, pool="A"):
     return (fisher_a + fisher_b) / 2
 
 
-def reduce_heads(contributions):
+def reduce_heads(contributions: torch.Tensor) -> torch.Tensor:
     r"""Reduce already squared gradients of a slice to one number per sample: ``sum_k C_ik``, float64 ``[samples]``.
 
     Squares first, sums second: for ``g = [1, -1]`` this is 2; the square of the sum would be 0.
@@ -81,7 +88,7 @@ class Welford:
     m2: torch.Tensor
 
     @classmethod
-    def of(cls, contributions):
+    def of(cls, contributions: torch.Tensor) -> Welford:
         """Start from contributions ``[samples, ...]``; with no samples the state is an exact zero of merging."""
         values = require_wide(contributions).double()
         if not len(values):
@@ -90,7 +97,7 @@ class Welford:
         mean = values.mean(0)
         return cls(len(values), mean, (values - mean).square().sum(0))
 
-    def merge(self, other):
+    def merge(self, other: Welford) -> Welford:
         """Combine two disjoint sets of samples, in any order and grouping."""
         if self.mean.shape != other.mean.shape:
             raise ShapeError(f"cannot merge means of shapes {tuple(self.mean.shape)} and {tuple(other.mean.shape)}.")
@@ -102,12 +109,12 @@ class Welford:
         return Welford(count, self.mean + delta * share, self.m2 + other.m2 + delta.square() * (self.count * share))
 
     @property
-    def variance(self):
+    def variance(self) -> torch.Tensor:
         """Unbiased variance over samples; NaN below two samples."""
         return self.m2 / (self.count - 1) if self.count > 1 else torch.full_like(self.m2, torch.nan)
 
     @property
-    def standard_error(self):
+    def standard_error(self) -> torch.Tensor:
         """Standard error of the mean, as if samples were independent."""
         return (self.variance / max(self.count, 1)).sqrt()
 
@@ -120,20 +127,20 @@ class ExponentialMean:
     count: int = 0
     biased: torch.Tensor | float = 0.0
 
-    def update(self, sample_contribution):
+    def update(self, sample_contribution: torch.Tensor) -> ExponentialMean:
         """Take one more sample's contribution, any shape."""
         value = require_wide(sample_contribution).double()
         return ExponentialMean(self.decay, self.count + 1, self.decay * self.biased + (1 - self.decay) * value)
 
     @property
-    def mean(self):
+    def mean(self) -> torch.Tensor:
         """The average with the start-up bias divided out."""
         if self.count == 0:
             raise EmptyTaskError("an exponential mean of 0 samples is not defined; update it first.")
-        return self.biased / (1 - self.decay**self.count)
+        return self.biased / (1 - self.decay**self.count)  # type: ignore[return-value]  # a sum that starts at 0
 
 
-def slice_health(fisher, damped, epsilon):
+def slice_health(fisher: torch.Tensor, damped: torch.Tensor, epsilon: float) -> dict[str, float]:
     """Summarise how well conditioned a slice is.
 
     Args:

@@ -8,6 +8,10 @@ product of a left factor (task A) and a right factor (task B), which is what mak
 by the inverse of a whole matrix are in :mod:`qkov.full_fisher` and :mod:`qkov.kfac`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
 
 from .errors import OptionError, PrecisionError, ShapeError
@@ -23,13 +27,13 @@ RELATIVE_RIDGE = 1e-8
 MATRIX_RIDGE = 0.1  # of a mean eigenvalue: the matrices are singular, and their damping is part of the model
 
 
-def require_choice(name, value, choices):
+def require_choice(name: str, value: str | None, choices: Sequence[str | None]) -> None:
     """Raise OptionError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise OptionError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.")
 
 
-def require_wide(tensor, what="contributions"):
+def require_wide(tensor: torch.Tensor, what: str = "contributions") -> torch.Tensor:
     """Raise PrecisionError for half precision: most squares of gradients underflow there (float16: 92 % at 1e-4)."""
     if tensor.dtype not in (torch.float32, torch.float64):
         raise PrecisionError(
@@ -39,7 +43,7 @@ def require_wide(tensor, what="contributions"):
     return tensor
 
 
-def normalise(grad, num_tokens, normalisation="tokens"):
+def normalise(grad: torch.Tensor, num_tokens: torch.Tensor, normalisation: str = "tokens") -> torch.Tensor:
     r"""Divide each gradient by the square root of its token count: ``h_i = g_i / sqrt(tokens_i)``.
 
     Args:
@@ -55,12 +59,19 @@ def normalise(grad, num_tokens, normalisation="tokens"):
     return grad / num_tokens.to(grad).sqrt()[:, None]
 
 
-def contribution(h):
+def contribution(h: torch.Tensor) -> torch.Tensor:
     r"""Square elementwise, before anything is averaged: ``C_ik = h_ik^2``, ``[samples, slice]``."""
     return require_wide(h, "gradients").square()
 
 
-def damp(fisher, block_mean, *, ridge_lambda_rel=RELATIVE_RIDGE, epsilon=None, ridge_lambda=None):
+def damp(
+    fisher: torch.Tensor,
+    block_mean: float | torch.Tensor,
+    *,
+    ridge_lambda_rel: float = RELATIVE_RIDGE,
+    epsilon: float | None = None,
+    ridge_lambda: float | None = None,
+) -> torch.Tensor:
     r"""Return the denominator D of a slice.
 
     .. math:: D_k = F_k + \rho \bar F + \text{tiny} \qquad\text{or}\qquad D_k = \max(F_k, \epsilon) + \lambda
@@ -85,7 +96,7 @@ def damp(fisher, block_mean, *, ridge_lambda_rel=RELATIVE_RIDGE, epsilon=None, r
     return fisher + (ridge_lambda_rel * float(block_mean) + torch.finfo(fisher.dtype).tiny)
 
 
-def is_noise(block_mean, largest_mean, dtype):
+def is_noise(block_mean: float, largest_mean: float, dtype: torch.dtype) -> bool:
     r"""Tell whether a whole block holds rounding noise only, which no damping relative to itself can see.
 
     .. math:: \bar F \le (16\,\varepsilon)^2 \max_{\text{blocks of the layer}} \bar F
@@ -96,7 +107,7 @@ def is_noise(block_mean, largest_mean, dtype):
     return block_mean <= (16 * torch.finfo(dtype).eps) ** 2 * largest_mean
 
 
-def left_factor(variant, grad_a, h_a, damped_a):
+def left_factor(variant: str, grad_a: torch.Tensor, h_a: torch.Tensor, damped_a: torch.Tensor) -> torch.Tensor:
     r"""Task A's side of the product, ``[n_a, slice]``; ``damped_a`` is the D that the variant divides by."""
     if variant == "dot":
         return grad_a
@@ -107,7 +118,14 @@ def left_factor(variant, grad_a, h_a, damped_a):
     return contribution(h_a) / damped_a  # unsigned, natural
 
 
-def right_factor(variant, grad_b, h_b, damped_b, num_tokens_b, normalize_gj="none"):
+def right_factor(
+    variant: str,
+    grad_b: torch.Tensor,
+    h_b: torch.Tensor,
+    damped_b: torch.Tensor | None,
+    num_tokens_b: torch.Tensor,
+    normalize_gj: str = "none",
+) -> torch.Tensor:
     r"""Task B's side of the product, ``[n_b, slice]``; ``damped_b`` is B's own D and enters only "natural"."""
     if variant == "dot":
         return grad_b
@@ -116,13 +134,13 @@ def right_factor(variant, grad_b, h_b, damped_b, num_tokens_b, normalize_gj="non
     if variant == "symmetric":
         return h_b.abs()
     if variant == "natural":
-        return h_b.abs() / damped_b.sqrt()
+        return h_b.abs() / damped_b.sqrt()  # type: ignore[union-attr]  # "natural" gives B its own D
     if normalize_gj == "per_token":
         return grad_b.abs() / num_tokens_b.to(grad_b)[:, None]
     return grad_b.abs()
 
 
-def pair_scores(left, right):
+def pair_scores(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     r"""Sum over the parameters of the slice: ``M_ij = sum_k left_ik right_jk``, ``[n_a, n_b]``."""
     if left.shape[-1] != right.shape[-1]:
         raise ShapeError(
@@ -132,12 +150,12 @@ def pair_scores(left, right):
     return left @ right.T
 
 
-def aggregate_scores(total, num_parameters, aggregate="mean"):
+def aggregate_scores(total: torch.Tensor, num_parameters: int, aggregate: str = "mean") -> torch.Tensor:
     """Turn sums over a slice into the reported score: the mean over its parameters, or the sum itself."""
     return total / num_parameters if aggregate == "mean" else total
 
 
-def interference(contribution_a, damped, grad_b):
+def interference(contribution_a: torch.Tensor, damped: torch.Tensor, grad_b: torch.Tensor) -> torch.Tensor:
     r"""Score how much task A's sample i leans on what task B's sample j moves, on one whole slice.
 
     .. math:: M_{ij} = \sum_k \frac{C_{ik}}{D_k} \, |g_{jk}|
@@ -171,7 +189,7 @@ def interference(contribution_a, damped, grad_b):
     return pair_scores(contribution_a / damped, grad_b.abs())
 
 
-def lift(grad_a, grad_b, damped):
+def lift(grad_a: torch.Tensor, grad_b: torch.Tensor, damped: torch.Tensor) -> torch.Tensor:
     r"""Measure how much more than evenly A's sensitive parameters are also B's, per sample of A.
 
     .. math:: \text{lift}_i = \frac{K \sum_k u_{ik} \bar v_k}{\sum_k u_{ik} \sum_k \bar v_k}, \quad
@@ -192,7 +210,7 @@ def lift(grad_a, grad_b, damped):
     return torch.where(even > 0, weight.shape[-1] * (weight @ profile) / even, torch.zeros_like(even))
 
 
-def _direction(grad):
+def _direction(grad: torch.Tensor) -> torch.Tensor:
     """Scale each row to length 1, a row of zeros staying zero; by its peak first, so that no square leaves the range."""
     peak = grad.abs().amax(-1, keepdim=True)
     return torch.nn.functional.normalize(torch.where(peak > 0, grad / peak, torch.zeros_like(grad)), dim=-1)

@@ -10,6 +10,10 @@ it that meets the samples is in ``K = H H^T [N, N]``:
 The eigenvalues ``e`` of S are those of F, zeros aside. No approximation is made beyond rounding.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
 
 from .errors import OptionError
@@ -20,19 +24,21 @@ MIN_RIDGE_SINGULAR = 1e-3
 """Least damping of "full" where samples are fewer than parameters, in the same unit."""
 
 
-def weighted_gram(gram, weights):
+def weighted_gram(gram: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Return ``S = W^1/2 K W^1/2``, symmetric to the last bit, ``[N, N]``."""
     root = weights.sqrt()
     weighted = root[:, None] * gram * root
     return (weighted + weighted.T) / 2
 
 
-def rank_bound(weights, num_parameters):
+def rank_bound(weights: torch.Tensor, num_parameters: int) -> int:
     """Return the largest rank that F can have: samples that weigh something, or parameters, whichever are fewer."""
     return max(1, min(int((weights > 0).sum()), num_parameters))
 
 
-def ridge(gram, weights, num_parameters, *, relative, absolute=None):
+def ridge(
+    gram: torch.Tensor, weights: torch.Tensor, num_parameters: int, *, relative: float, absolute: float | None = None
+) -> float:
     r"""Return the damping of a slice, ``lambda = rho tr(F) / min(n, p)``, or the absolute one if given.
 
     ``tr(F) / min(n, p)`` is the mean of the eigenvalues that can be other than 0. Within A and with its own Fisher,
@@ -57,7 +63,14 @@ def ridge(gram, weights, num_parameters, *, relative, absolute=None):
     return checked_ridge(mean, relative=relative, absolute=absolute, least=MIN_RIDGE_SINGULAR, why=why)
 
 
-def checked_ridge(mean, *, relative, absolute=None, least=MIN_RIDGE, why="below which float64 keeps no inverse"):
+def checked_ridge(
+    mean: float,
+    *,
+    relative: float,
+    absolute: float | None = None,
+    least: float = MIN_RIDGE,
+    why: str = "below which float64 keeps no inverse",
+) -> float:
     """Return the damping, ``relative * mean`` or the absolute one; OptionError below ``least`` mean eigenvalues."""
     damping = relative * mean if absolute is None else absolute
     if damping < least * mean:
@@ -68,7 +81,9 @@ def checked_ridge(mean, *, relative, absolute=None, least=MIN_RIDGE, why="below 
     return damping
 
 
-def inverse_products(gram, weights, damping, rows_a, rows_b):
+def inverse_products(
+    gram: torch.Tensor, weights: torch.Tensor, damping: float, rows_a: Sequence[int], rows_b: Sequence[int]
+) -> torch.Tensor:
     r"""Return ``M_ij = h_i^T (F + lambda I)^{-1} h_j`` for chosen rows of the stack, ``[rows_a, rows_b]``.
 
     Where one side belongs to the samples that make F, the formula of the module's head is used (for pool "A" it reads
@@ -92,7 +107,9 @@ def inverse_products(gram, weights, damping, rows_a, rows_b):
     return (gram[rows_a][:, rows_b] - taken) / damping
 
 
-def _pushed_through(gram, weights, damping, rows, others):
+def _pushed_through(
+    gram: torch.Tensor, weights: torch.Tensor, damping: float, rows: Sequence[int], others: Sequence[int]
+) -> torch.Tensor:
     inside = torch.nonzero(weights > 0).flatten()
     root = weights[inside].sqrt()
     values, vectors = spectrum(weighted_gram(gram[inside][:, inside], weights[inside]))
@@ -102,7 +119,9 @@ def _pushed_through(gram, weights, damping, rows, others):
     return solved[places[rows]]
 
 
-def inverse_power(rows, weights, damping, grads, power=1):
+def inverse_power(
+    rows: torch.Tensor, weights: torch.Tensor, damping: float, grads: torch.Tensor, power: float = 1
+) -> torch.Tensor:
     r"""Return ``(F + lambda I)^{-power} h`` of each gradient, ``[grads, p]``, without a p x p matrix.
 
     .. math:: f(F)\, h = f(0)\, h + H^T W^{1/2} U\, \mathrm{diag}\Bigl(\frac{f(e) - f(0)}{e}\Bigr) U^T W^{1/2} H\, h,
@@ -121,7 +140,7 @@ def inverse_power(rows, weights, damping, grads, power=1):
     return grads / kept + (rooted.T @ (vectors @ (slope[:, None] * inner))).T
 
 
-def spectrum(symmetric):
+def spectrum(symmetric: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return eigenvalues (rounding below 0 taken away) and eigenvectors of a positive semidefinite matrix."""
     values, vectors = torch.linalg.eigh(symmetric)
     return values.clamp_min(0), vectors

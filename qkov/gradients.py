@@ -7,8 +7,12 @@ columns of one factor with the other. Samples do not share terms of the loss, so
 of sample i's own loss. Which rows are sample i's is seen from the first axis, or found out: :mod:`qkov.sample_rows`.
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +20,16 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from . import non_finite, sample_rows
 from .errors import BatchError, ModuleReuseError, NonFiniteError, OptionError, PrecisionError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .geometry import AttentionLayout, Projection
+    from .layout import QKOVConfig
+    from .linear_weights import LinearWeight
+    from .option_types import LossFunction, SampleId
+    from .sample_rows import FirstAxis
+    from .samples import Sample
 
 
 @dataclass(frozen=True)
@@ -34,12 +48,20 @@ class Factors:
     bias: torch.Tensor | None = None
 
     @property
-    def delta_sum(self):
+    def delta_sum(self) -> torch.Tensor:
         """The gradient of the module's bias, ``[d_out]``, float32 or wider."""
         return widened(self.deltas).sum(0) if self.bias is None else self.bias
 
 
-def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None, weights=None):
+def collect_factors(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    config: QKOVConfig,
+    loss_fn: LossFunction,
+    sample_names: Sequence[SampleId],
+    first_axis: FirstAxis | None = None,
+    weights: Sequence[LinearWeight] | None = None,
+) -> list[tuple[dict[str, Factors], int]]:
     """Run one forward and backward and return what per-sample gradients are made of.
 
     The model is in eval mode and all its parameters are frozen while this runs; training and requires_grad flags and
@@ -86,7 +108,7 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
             axis.suspect({name: captured[name].output for name in part}, len(sample_names)) for axis, part in parts
         ]
         edges = {name: captured[name].edge for name in names}
-        deltas = torch.autograd.grad(losses.sum(), list(edges.values()), allow_unused=True, retain_graph=any(suspects))
+        deltas = torch.autograd.grad(losses.sum(), list(edges.values()), allow_unused=True, retain_graph=any(suspects))  # type: ignore[arg-type]  # torch takes both at once
         deltas = {name: _zero_if_unused(delta, captured[name]) for name, delta in zip(names, deltas, strict=True)}
         group_of = {name: number for number, group in enumerate(groups) for name in group}
         owners = dict.fromkeys(names)
@@ -94,7 +116,12 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
             if suspect:
                 read = {name: (group_of[name], *_same_tensor(captured[name].inputs)) for name in part}
                 found = sample_rows.find_owners(
-                    axis, losses, _only(edges, part), _only(deltas, part), read, sample_names
+                    axis,
+                    losses,
+                    _only(edges, part),  # type: ignore[arg-type]  # torch takes both at once
+                    _only(deltas, part),  # type: ignore[arg-type]  # torch takes both at once
+                    read,
+                    sample_names,
                 )
                 owners.update(found or {})
     inputs = {name: captured[name].inputs for name in names}
@@ -106,7 +133,9 @@ def collect_factors(model, batch, config, loss_fn, sample_names, first_axis=None
     return list(zip(found, counts, strict=True))
 
 
-def slice_factors(factors, projection, unit):
+def slice_factors(
+    factors: Mapping[str, Factors], projection: Projection, unit: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ``(U [tokens, width], V [tokens, other])`` so that a slice's gradient is ``U^T V``.
 
     U holds the head's own columns: of delta for Q, K and V, of x for O. A slice's canonical shape is
@@ -119,13 +148,19 @@ def slice_factors(factors, projection, unit):
     return pair.inputs[:, start:stop], pair.deltas
 
 
-def slice_gradient(factors, projection, unit, out, columns=(None, None)):
+def slice_gradient(
+    factors: Mapping[str, Factors],
+    projection: Projection,
+    unit: int,
+    out: torch.Tensor,
+    columns: tuple[int | None, int | None] = (None, None),
+) -> None:
     """Write a slice's gradient, or some of its columns, into ``out [width, columns]`` in ``out``'s dtype."""
     head, other = slice_factors(factors, projection, unit)
     torch.matmul(head.T.to(out), other[:, slice(*columns)].to(out), out=out)
 
 
-def bias_gradient(factors, projection, unit, out):
+def bias_gradient(factors: Mapping[str, Factors], projection: Projection, unit: int, out: torch.Tensor) -> None:
     """Write the gradient of a slice's bias, the sum of delta over tokens, into ``out [width]``."""
     if factors[projection.module_name].bias is not None:
         out.copy_(_head_bias(factors, projection, unit))
@@ -134,14 +169,14 @@ def bias_gradient(factors, projection, unit, out):
     torch.sum(head.to(out), dim=0, out=out)
 
 
-def parameter_gradient(factors, weight):
+def parameter_gradient(factors: Mapping[str, Factors], weight: LinearWeight) -> torch.Tensor:
     """Return the gradient of a whole :class:`LinearWeight`, in its stored orientation, float32 or wider."""
     pair = factors[weight.module_name]
     inputs, deltas = widened(pair.inputs), widened(pair.deltas)
     return deltas.T @ inputs if weight.out_axis == 0 else inputs.T @ deltas  # stored [out, in], else Conv1D's [in, out]
 
 
-def squared_norm(factors, projection, grams=None):
+def squared_norm(factors: Mapping[str, Factors], projection: Projection, grams: dict[int, Any] | None = None) -> float:
     r"""Sum the squared gradient over all heads of a block without forming it: ``sum_tt' (U U^T)_tt' (V V^T)_tt'``.
 
     Both Gram matrices are symmetric, so that of four quarters three are computed. ``grams`` is a dict that holds those of V
@@ -150,14 +185,14 @@ def squared_norm(factors, projection, grams=None):
     return float(_squared_norm(factors, projection, {} if grams is None else grams))
 
 
-def squared_norms(factors, layout):
+def squared_norms(factors: Mapping[str, Factors], layout: AttentionLayout) -> dict[str, float]:
     """Return ``{block: squared norm}`` of all blocks of a layer, asked of the device at once; see :func:`squared_norm`."""
-    grams = {}
+    grams: dict[Any, Any] = {}
     found = torch.stack([_squared_norm(factors, one, grams) for one in layout.projections])
     return {one.block: value for one, value in zip(layout.projections, found.tolist(), strict=True)}
 
 
-def _squared_norm(factors, projection, grams):
+def _squared_norm(factors: Mapping[str, Factors], projection: Projection, grams: dict[int, Any]) -> torch.Tensor:
     parts = [slice_factors(factors, projection, unit) for unit in range(projection.num_units)]
     other = parts[0][1]
     if id(other) not in grams:
@@ -171,26 +206,26 @@ def _squared_norm(factors, projection, grams):
     return (first + second + 2 * between).clamp_min(0)
 
 
-def _gram_quarters(rows):
+def _gram_quarters(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Products of the first half of some rows with themselves, of the second, and of the first with the second."""
     first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     return first @ first.T, second @ second.T, first @ second.T
 
 
-def squared_bias_norm(factors, projection):
+def squared_bias_norm(factors: Mapping[str, Factors], projection: Projection) -> float:
     """Sum the squared bias gradient over all heads of a block."""
     heads = [_head_bias(factors, projection, unit) for unit in range(projection.num_units)]
     return float(sum(head.square().sum(dtype=torch.float64) for head in heads))
 
 
-def _head_bias(factors, projection, unit):
+def _head_bias(factors: Mapping[str, Factors], projection: Projection, unit: int) -> torch.Tensor:
     whole = factors[projection.module_name].bias
     if whole is not None:
         return whole[slice(*projection.interval(unit))]
     return widened(slice_factors(factors, projection, unit)[0]).sum(0)
 
 
-def require_tokens(sample, module_name):
+def require_tokens(sample: Sample, module_name: str) -> Factors:
     """Return the factors of a module, or say that only its whole gradient is held.
 
     Raises:
@@ -206,13 +241,13 @@ def require_tokens(sample, module_name):
     return pair
 
 
-def widened(tensor):
+def widened(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor in float32 or wider."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 @contextlib.contextmanager
-def evaluation(model):
+def evaluation(model: nn.Module) -> Iterator[None]:
     """Put a model in eval mode with every parameter frozen, and restore each module's and parameter's flag after."""
     training = [(module, module.training) for module in model.modules()]
     requires = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -238,12 +273,12 @@ class _Capture:
 
 
 @contextlib.contextmanager
-def _captured(model, names):
+def _captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, _Capture]]:
     """Hook the projections; the first ones to run start the graph, so nothing below them is differentiated."""
-    captured = {}
+    captured: dict[Any, Any] = {}
 
-    def hook_for(name):
-        def hook(_module, args, output):
+    def hook_for(name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, args: Sequence[torch.Tensor], output: Any) -> torch.Tensor:
             if not output.requires_grad:
                 # A fresh leaf; cloned, because in-place operations on a leaf are refused.
                 output = output.detach().requires_grad_().clone()
@@ -252,7 +287,7 @@ def _captured(model, names):
                 return output
             # Its place in the graph, as of now: ESMFold scales queries in place, and the tensor then is the scaled one.
             edge = get_gradient_edge(output) if output.requires_grad else output
-            captured[name] = _Capture(args[0].detach(), _version(args[0]), output, edge)
+            captured[name] = _Capture(args[0].detach(), _version(args[0]), output, edge)  # type: ignore[arg-type]  # None equals None: no version is counted
             return output
 
         return hook
@@ -266,7 +301,7 @@ def _captured(model, names):
             handle.remove()
 
 
-def _groups(config, weights):
+def _groups(config: QKOVConfig, weights: Sequence[LinearWeight] | None) -> list[list[str]]:
     """Lists of modules whose tokens are kept together: a layer's attention, a layer's feed-forward part, any other."""
     attention = [
         list(dict.fromkeys(projection.module_name for projection in layout.projections)) for layout in config.layers
@@ -275,14 +310,14 @@ def _groups(config, weights):
         return attention
     asked = {one.module_name for one in weights}
     groups = [group for group in attention if asked & set(group)]
-    others = {}
+    others: dict[Any, Any] = {}
     for one in weights:
         if one.kind != "attention":
             others.setdefault(one.layer if one.kind == "mlp" else one.module_name, []).append(one.module_name)
     return groups + list(others.values())
 
 
-def _by_axis(config, names, first_axis):
+def _by_axis(config: QKOVConfig, names: Sequence[str], first_axis: FirstAxis) -> list[tuple[FirstAxis, list[str]]]:
     """Attention modules with what is known of their first axis, the others with theirs: some models join all tokens."""
     attention = {projection.module_name for layout in config.layers for projection in layout.projections}
     parts = (first_axis, [name for name in names if name in attention]), (
@@ -291,11 +326,15 @@ def _by_axis(config, names, first_axis):
     return [(axis, part) for axis, part in parts if part]
 
 
-def _only(values, names):
+def _only(
+    values: Mapping[str, GradientEdge | torch.Tensor], names: Sequence[str]
+) -> dict[str, GradientEdge | torch.Tensor]:
     return {name: values[name] for name in names}
 
 
-def _per_sample(result, num_samples):
+def _per_sample(
+    result: tuple[torch.Tensor, torch.Tensor] | torch.Tensor, num_samples: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     if isinstance(result, tuple) and len(result) != 2:
         raise BatchError(f"loss_fn returned {len(result)} values; expected losses [N], or (losses [N], tokens [N]).")
     losses, tokens = result if isinstance(result, tuple) else (result, None)
@@ -321,7 +360,7 @@ def _per_sample(result, num_samples):
     return losses, counts.long()
 
 
-def _check_losses(losses, counts, sample_names):
+def _check_losses(losses: torch.Tensor, counts: Sequence[int], sample_names: Sequence[SampleId]) -> None:
     for loss, count, name in zip(losses.tolist(), counts, sample_names, strict=True):
         if count < 1:
             raise BatchError(
@@ -335,7 +374,7 @@ def _check_losses(losses, counts, sample_names):
             )
 
 
-def _check_ran_once(captured, names):
+def _check_ran_once(captured: Mapping[str, _Capture], names: Sequence[str]) -> None:
     for name in names:
         calls = captured[name].calls if name in captured else 0
         if calls != 1:
@@ -355,22 +394,29 @@ def _check_ran_once(captured, names):
             )
 
 
-def _version(tensor):
+def _version(tensor: torch.Tensor) -> int | None:
     # Tensors made under inference_mode count no versions; no gradient reaches them, which is reported as such.
     return None if tensor.is_inference() else tensor._version
 
 
-def _zero_if_unused(delta, capture):
+def _zero_if_unused(delta: torch.Tensor, capture: _Capture) -> torch.Tensor:
     return torch.zeros_like(capture.output) if delta is None else delta.detach()
 
 
-def _sample_factors(groups, inputs, deltas, owners, places, row):
+def _sample_factors(
+    groups: Sequence[list[str]],
+    inputs: Mapping[str, torch.Tensor],
+    deltas: Mapping[str, torch.Tensor],
+    owners: Mapping[str, torch.Tensor | None],
+    places: Mapping[str, tuple[torch.Tensor, ...]],
+    row: int,
+) -> dict[str, Factors]:
     factors = {}
     for modules in groups:
         kept_inputs = {}  # Q, K and V of split projections read one tensor; keep one copy of it
         for name in modules:
 
-            def select(tensor, name=name):
+            def select(tensor: torch.Tensor, name: str = name) -> torch.Tensor:
                 return _rows(tensor, None if owners[name] is not None else row).index_select(0, places[name][row])
 
             source = inputs[name]
@@ -381,7 +427,7 @@ def _sample_factors(groups, inputs, deltas, owners, places, row):
     return factors
 
 
-def _require_finite(found, sample_names):
+def _require_finite(found: Sequence[dict[str, Factors]], sample_names: Sequence[SampleId]) -> None:
     """Refuse NaN and infinity. The host waits for the device once, not for every sample and module."""
     tensors = {id(one): one for factors in found for pair in factors.values() for one in (pair.inputs, pair.deltas)}
     flags = torch.stack([torch.isfinite(one).all() for one in tensors.values()]).tolist() if tensors else []
@@ -392,17 +438,22 @@ def _require_finite(found, sample_names):
                 raise non_finite.gradient_error(sample_name, name, pair.inputs, pair.deltas)
 
 
-def _same_tensor(tensor):
+def _same_tensor(tensor: torch.Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
     return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
-def _places(groups, deltas, owners, num_samples):
+def _places(
+    groups: Sequence[list[str]],
+    deltas: Mapping[str, torch.Tensor],
+    owners: Mapping[str, torch.Tensor | None],
+    num_samples: int,
+) -> dict[str, tuple[torch.Tensor, ...]]:
     """Find out which rows of a module's activations are kept: ``{module_name: [long [tokens] of every sample]}``.
 
     Where samples lie along the first axis, rows are counted from the sample's first, else from the first of all. The host
     waits for the device once: a mask taken as an index would have it wait for each sample and module.
     """
-    masks, key_of = {}, {}
+    masks, key_of = {}, {}  # type: ignore[var-annotated]  # filled below
     for number, modules in enumerate(groups):
         for name in modules:
             if owners[name] is None:
@@ -411,14 +462,14 @@ def _places(groups, deltas, owners, num_samples):
                 masks[key] = reached | masks.get(key, torch.zeros_like(reached))
             else:
                 key = id(owners[name])
-                rows = torch.arange(num_samples, device=owners[name].device)
-                masks[key] = owners[name][None] == rows[:, None]
+                rows = torch.arange(num_samples, device=owners[name].device)  # type: ignore[union-attr]  # there in this variant
+                masks[key] = owners[name][None] == rows[:, None]  # type: ignore[index]  # there in this variant
             key_of[name] = key
     kept = dict(zip(masks, _indices(list(masks.values())), strict=True))
-    return {name: kept[key] for name, key in key_of.items()}
+    return {name: kept[key] for name, key in key_of.items()}  # type: ignore[index]  # of two kinds
 
 
-def _indices(masks):
+def _indices(masks: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:
     """Turn masks ``[samples, rows]`` into ``[long [kept] of each sample]`` for each, by one copy to the host and one back."""
     flat = torch.cat([mask.flatten() for mask in masks]).cpu().numpy()
     ends = np.cumsum([mask.numel() for mask in masks])[:-1]
@@ -429,6 +480,6 @@ def _indices(masks):
     return [part.split(count) for part, count in zip(by_mask, counts, strict=True)]
 
 
-def _rows(tensor, row):
+def _rows(tensor: torch.Tensor, row: int | None) -> torch.Tensor:
     """Flatten the leading axes of a sample, or of all where samples do not lie along the first axis."""
     return (tensor if row is None else tensor[row]).reshape(-1, tensor.shape[-1])

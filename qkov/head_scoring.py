@@ -1,30 +1,41 @@
 """Score the heads of a model by what they attend to, on repeated random tokens or on inputs of your own."""
 
+from __future__ import annotations
+
 import inspect
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import attention_patterns, errors, head_types, losses, pattern_scores, reproducibility, samples
 from .layout import QKOVConfig, uncompiled
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .head_types import HeadTypes
+    from .option_types import Batch
+
+
 SPECIAL_NAMES = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id")
 SHORTEST = 8  # tokens, so that periods between a quarter and a half of them can differ
 
 
 def score_head_types(
-    model,
+    model: nn.Module,
     *,
-    inputs=None,
-    attention=None,
-    length=64,
-    number=16,
-    seed=0,
-    token_range=None,
-    bos="config",
-    special_tokens=None,
-    batch_size=4,
-    threshold=head_types.THRESHOLD,
-):
+    inputs: Batch | torch.Tensor | None = None,
+    attention: str | None = None,
+    length: int = 64,
+    number: int = 16,
+    seed: int = 0,
+    token_range: tuple[int, int] | None = None,
+    bos: int | str = "config",
+    special_tokens: Iterable[int] | None = None,
+    batch_size: int = 4,
+    threshold: float = head_types.THRESHOLD,
+) -> HeadTypes:
     """Measure for every query head where it looks: previous, same, duplicate, induction, first and positional.
 
     :mod:`qkov.pattern_scores` defines the scores. The model runs in eval mode under eager attention, once per batch, and
@@ -90,7 +101,15 @@ def score_head_types(
     return _scored(model, config, batch, sorted(set(special)), batch_size, facts | {"threshold": threshold})
 
 
-def repeated_tokens(number, length, *, seed, token_range, bos=None, exclude=()):
+def repeated_tokens(
+    number: int,
+    length: int,
+    *,
+    seed: int,
+    token_range: tuple[int, int],
+    bos: int | None = None,
+    exclude: Collection[int] = (),
+) -> torch.Tensor:
     """Draw sequences that repeat a random piece, each with a length of its own: ``[number, length]``.
 
     The piece is between a quarter and a half of the sequence long and holds no token twice. Were all pieces equally long,
@@ -129,12 +148,19 @@ def repeated_tokens(number, length, *, seed, token_range, bos=None, exclude=()):
     return torch.stack(rows)
 
 
-def _scored(model, config, batch, special, batch_size, facts):
+def _scored(
+    model: nn.Module,
+    config: QKOVConfig,
+    batch: Mapping[str, Any],
+    special: Sequence[int],
+    batch_size: int,
+    facts: dict[str, Any],
+) -> HeadTypes:
     tokens = _checked(batch)
     real = losses.real_tokens(batch).cpu()
     pattern_scores.check_padding(real)
     device = next(model.parameters()).device
-    sums, causal = {layout.layer: {} for layout in config.layers}, None
+    sums, causal = {layout.layer: {} for layout in config.layers}, None  # type: ignore[var-annotated]  # filled below
     for start in range(0, len(tokens), batch_size):
         rows = slice(start, start + batch_size)
         part = samples.select_rows(batch, rows, device)
@@ -152,10 +178,19 @@ def _scored(model, config, batch, special, batch_size, facts):
             found = pattern_scores.pattern_sums(pattern, tokens[rows], **masks, causal=causal, window=window)
             sums[layout.layer] = {name: total[name] + value for name, value in found.items()} if total else found
     same_length = bool((real == real[0]).all())
-    return _labelled(model, config, sums, tokens, real, causal, same_length, facts | {"special_tokens": special})
+    return _labelled(model, config, sums, tokens, real, causal, same_length, facts | {"special_tokens": special})  # type: ignore[arg-type]  # known after the first batch
 
 
-def _labelled(model, config, sums, tokens, real, causal, same_length, facts):
+def _labelled(
+    model: nn.Module,
+    config: QKOVConfig,
+    sums: Mapping[int, dict[str, torch.Tensor]],
+    tokens: torch.Tensor,
+    real: torch.Tensor,
+    causal: bool,
+    same_length: bool | None,
+    facts: dict[str, Any],
+) -> HeadTypes:
     names = pattern_scores.MEASURES
     num_heads = max(layout.num_heads for layout in config.layers)
     scores = torch.full((len(names), len(config.layers), num_heads), float("nan"), dtype=torch.float64)
@@ -181,12 +216,12 @@ def _labelled(model, config, sums, tokens, real, causal, same_length, facts):
         chance=chance.numpy(),
         offset=offset.numpy(),
         layers=config.layer_indices,
-        heads=range(num_heads),
+        heads=range(num_heads),  # type: ignore[arg-type]  # any sequence; made a tuple there
         attributes=facts,
     )
 
 
-def _reason(name, causal, same_length):
+def _reason(name: str, causal: bool, same_length: bool | None) -> str:
     if name in pattern_scores.EARLIER and not causal:
         return "it speaks of earlier tokens, and this attention looks both ways"
     if name == "positional":
@@ -194,7 +229,7 @@ def _reason(name, causal, same_length):
     return "no query of these inputs has such a target"
 
 
-def _checked(batch):
+def _checked(batch: Mapping[str, Any]) -> torch.Tensor:
     """Return the token ids of a batch, on the CPU."""
     tokens = batch.get("input_ids")
     if not isinstance(tokens, torch.Tensor) or tokens.ndim != 2 or not tokens.numel():
@@ -202,12 +237,12 @@ def _checked(batch):
     return tokens.cpu()
 
 
-def _text_configuration(model):
+def _text_configuration(model: nn.Module) -> Any:
     config = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
+    return config.get_text_config() if hasattr(config, "get_text_config") else config  # type: ignore[union-attr]  # there, as it has this method
 
 
-def _vocabulary(model):
+def _vocabulary(model: nn.Module) -> int:
     size = getattr(_text_configuration(model), "vocab_size", None)
     if not size:
         raise errors.OptionError(
@@ -216,20 +251,20 @@ def _vocabulary(model):
     return size
 
 
-def _longest(model):
+def _longest(model: nn.Module) -> int:
     config = _text_configuration(model)
     limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
     return min([limit for limit in limits if isinstance(limit, int) and limit > 0], default=2**31)
 
 
-def _special_tokens(model):
+def _special_tokens(model: nn.Module) -> tuple[int, ...]:
     config = _text_configuration(model)
     found = [getattr(config, name, None) for name in SPECIAL_NAMES]
     flat = [one for ids in found for one in (ids if isinstance(ids, list | tuple) else [ids])]
     return tuple(one for one in flat if isinstance(one, int) and one >= 0)
 
 
-def _first_token(model, bos):
+def _first_token(model: nn.Module, bos: int | str) -> int | None:
     if bos == "none":
         return None
     if bos == "config":

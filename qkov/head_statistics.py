@@ -1,12 +1,27 @@
 """The labelled result of testing every head: a row per slice, a row per layer, and what may be claimed, in words."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import errors, escaping, labels, result_file
 from .geometry import BLOCKS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from .head_types import HeadTypes
+    from .option_types import PathLike
+
 
 __all__ = ["HeadStatistics", "load_statistics"]
 
@@ -46,7 +61,7 @@ class HeadStatistics:
     by_layer: dict
     attributes: dict
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not set(self.blocks) <= set(BLOCKS) or not all(type(one) is int for one in (*self.layers, *self.units)):
             raise errors.OptionError(f"labels are not blocks of {', '.join(BLOCKS)} and integer layers and units.")
         if len(set(zip(self.blocks, self.layers, self.units, strict=True))) < len(self.blocks):
@@ -62,26 +77,26 @@ class HeadStatistics:
             raise errors.OptionError(f"the main test lacks its {', '.join(missing)}.")
 
     @property
-    def layer_numbers(self):
+    def layer_numbers(self) -> tuple[int, ...]:
         """The layers, each once, in rising order."""
         return tuple(sorted(set(self.layers)))
 
     @property
-    def main_test(self):
+    def main_test(self) -> str:
         """ "source" with a reference task, else "exchange"."""
         return self.attributes["main_test"]
 
     @property
-    def claim(self):
+    def claim(self) -> str:
         """What may be said of a slice that the main test rejects."""
         return self.attributes["tests"][self.main_test]["claim"]
 
     @property
-    def alternative(self):
+    def alternative(self) -> str:
         """Which values of the main test speak against its null: "greater", "less" or "two-sided"."""
         return self.attributes["tests"][self.main_test]["alternative"]
 
-    def conclusion(self, alpha=ALPHA, criterion="p_maxt"):
+    def conclusion(self, alpha: float = ALPHA, criterion: str = "p_maxt") -> str:
         """Say in words what may be concluded, and what may not."""
         facts, number = self.attributes, int(self.survives(alpha, criterion).sum())
         tested = int((~np.isnan(self.columns[f"{self.main_test}_p"])).sum())
@@ -95,7 +110,7 @@ class HeadStatistics:
             f"{names}. In {number} of {tested} tested slices ({CRITERIA[criterion]} <= {alpha}): {self.claim}. {limits}"
         )
 
-    def survives(self, alpha=ALPHA, criterion="p_maxt"):
+    def survives(self, alpha: float = ALPHA, criterion: str = "p_maxt") -> np.ndarray:
         """Tell which slices the main test rejects, bool ``[slices]``.
 
         Args:
@@ -108,7 +123,7 @@ class HeadStatistics:
         values = self.columns[f"{self.main_test}_{criterion}"]
         return ~np.isnan(values) & (values <= alpha)
 
-    def table(self, *, head_types=None):
+    def table(self, *, head_types: HeadTypes | None = None) -> pd.DataFrame:
         """Return a pandas table, a row per slice, sorted by evidence: family-wise p, then p, then the statistic.
 
         ``head`` is missing for K and V, whose slices belong to a kv head; ``kv_head`` of a Q or O row is the one it reads.
@@ -133,12 +148,12 @@ class HeadStatistics:
             names["head_type"] = self._types_of_slices(head_types)
         turned = {"greater": np.negative, "less": np.positive, "two-sided": lambda values: -np.abs(values)}
         statistic, p, p_maxt = (self.columns[f"{self.main_test}_{name}"] for name in ("statistic", "p", "p_maxt"))
-        order = np.lexsort((turned[self.alternative](statistic), p, p_maxt))  # NaN last; ties in the order of the model
+        order = np.lexsort((turned[self.alternative](statistic), p, p_maxt))  # type: ignore[operator]  # NaN last; ties in the order of the model
         return pd.DataFrame(names | self.columns).iloc[order].reset_index(drop=True)
 
     to_dataframe = table
 
-    def _types_of_slices(self, head_types):
+    def _types_of_slices(self, head_types: HeadTypes) -> list[str]:
         known, other = self.attributes.get("model_fingerprint"), head_types.attributes.get("model_fingerprint")
         if known and other and known != other:
             raise errors.ModelChangedError("these head types were measured on another model than these tests.")
@@ -151,13 +166,13 @@ class HeadStatistics:
             named.append(served.pop() if len(served) == 1 else "mixed")
         return named
 
-    def layer_table(self):
+    def layer_table(self) -> pd.DataFrame:
         """Return a pandas table of the main test, a row per layer."""
         import pandas as pd
 
         return pd.DataFrame({"layer": np.array(self.layer_numbers, np.int64)} | self.by_layer)
 
-    def reliability_table(self):
+    def reliability_table(self) -> pd.DataFrame:
         """Return a pandas table with a row per map: is it stable (reliability), and is it about the tasks (validity).
 
         The row of the seeds' average is a control: stable, and the norm of B's gradient whatever A is. Empty where a task
@@ -170,7 +185,7 @@ class HeadStatistics:
         return pd.DataFrame([{"map": MAPS[one], **{name: found[name] for name in order}} for one, found in measured])
 
     @cached_property
-    def data(self):
+    def data(self) -> xr.Dataset:
         """``xarray.Dataset`` with a variable per column on a dimension ``slice`` labelled by block, layer and unit."""
         import xarray as xr
 
@@ -183,7 +198,7 @@ class HeadStatistics:
             {name: ("slice", values) for name, values in self.columns.items()}, coords, attrs=dict(self.attributes)
         )
 
-    def maps(self, values):
+    def maps(self, values: np.ndarray | str) -> dict[str, np.ndarray]:
         """Lay values of the slices out as ``{block: [layers, query heads]}``, float64, NaN where there is no such slice.
 
         A kv head stands under each query head that it serves, see :attr:`kv_index`.
@@ -195,14 +210,14 @@ class HeadStatistics:
         return lay_out(self.blocks, self.layers, self.units, values, self.kv_index)
 
     @cached_property
-    def kv_index(self):
+    def kv_index(self) -> np.ndarray:
         """The kv head of every query head, ``[layers, heads]``; -1 where a layer has no such head."""
         return kv_heads_of(self.layer_numbers, self.attributes)
 
-    def _group_size(self, layer):
+    def _group_size(self, layer: int) -> int:
         return self.attributes["num_heads"][str(layer)] // self.attributes["num_kv_heads"][str(layer)]
 
-    def plot(self, *, alpha=ALPHA, criterion="p_maxt"):
+    def plot(self, *, alpha: float = ALPHA, criterion: str = "p_maxt") -> Figure:
         """Draw the effect of the main test, layer by head, with a dot where a slice survives; a matplotlib ``Figure``.
 
         Args:
@@ -231,36 +246,36 @@ class HeadStatistics:
             absent="Grey: the model has no such slice, or nothing can be tested there.",
         )
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self.identical(other) if isinstance(other, HeadStatistics) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of everything in the result, in hex."""
         return result_file.digest(*self._parts())
 
-    def identical(self, other):
+    def identical(self, other: object) -> bool:
         """Tell whether another result has the same labels, attributes and every bit of every array."""
         return isinstance(other, HeadStatistics) and self.fingerprint == other.fingerprint
 
-    def save(self, path):
+    def save(self, path: PathLike) -> Path:
         """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
-    def _parts(self):
+    def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         content = {name: list(getattr(self, name)) for name in ("blocks", "layers", "units")}
-        content |= {"attributes": self.attributes, "columns": list(self.columns), "by_layer": list(self.by_layer)}
+        content |= {"attributes": self.attributes, "columns": list(self.columns), "by_layer": list(self.by_layer)}  # type: ignore[dict-item]  # of mixed values
         arrays = {f"column.{number}": values for number, values in enumerate(self.columns.values())}
         arrays |= {f"layer.{number}": values for number, values in enumerate(self.by_layer.values())}
         return content, arrays
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         said = "".join(f"\n  {sentence}" for sentence in self.attributes["notes"])
         return escaping.for_terminal(f"<HeadStatistics {self.conclusion()}{said}>")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         notes = "".join(f"<p>{escaping.for_html(sentence)}</p>" for sentence in self.attributes["notes"])
         names = [f"{self.main_test}_{name}" for name in SHOWN]
         top = self.table()[["block", "layer", "head", "kv_head", *names]].head(10).astype({"head": object})
@@ -272,7 +287,7 @@ class HeadStatistics:
         return escaping.html_block(said, notes, rest, escaping.html_table(top))
 
 
-def load_statistics(path):
+def load_statistics(path: PathLike) -> HeadStatistics:
     """Load what :meth:`HeadStatistics.save` wrote, checked.
 
     Raises:
@@ -291,7 +306,9 @@ def load_statistics(path):
         )
 
 
-def lay_out(blocks, layers, slice_units, values, kv_index):
+def lay_out(
+    blocks: Sequence[str], layers: Sequence[int], slice_units: Sequence[int], values: np.ndarray, kv_index: np.ndarray
+) -> dict[str, np.ndarray]:
     """Lay values of slices out as ``{block: [layers, query heads]}``, a kv head under each query head that it serves.
 
     Args:
@@ -306,7 +323,7 @@ def lay_out(blocks, layers, slice_units, values, kv_index):
     return found
 
 
-def kv_heads_of(layer_numbers, attributes):
+def kv_heads_of(layer_numbers: Sequence[int], attributes: Mapping[str, Any]) -> np.ndarray:
     """Return the kv head of every query head, ``[layers, heads]``, from ``num_heads`` and ``num_kv_heads`` of each layer."""
     numbers = [attributes["num_heads"][str(layer)] for layer in layer_numbers]
     index = np.full((len(numbers), max(numbers)), -1)
@@ -315,7 +332,7 @@ def kv_heads_of(layer_numbers, attributes):
     return index
 
 
-def _frozen(values):
+def _frozen(values: np.ndarray) -> np.ndarray:
     values = np.add(values, 0.0, dtype=np.float64)  # a copy, and -0.0 becomes 0.0
     values[np.isnan(values)] = np.nan  # one NaN of the many bit patterns
     values.flags.writeable = False

@@ -4,12 +4,26 @@ Text that a spreadsheet would take for a formula (the name of a task, say) is de
 :func:`load_head_table` undoes. Numbers are written in full: they come back in every bit.
 """
 
+from __future__ import annotations
+
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import errors, escaping, importance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .diagonal import FisherDiagonal
+    from .importance import FisherImportance
+
+    Source: TypeAlias = FisherDiagonal | FisherImportance
+
+    from .option_types import PathLike, RankBy
+
 
 __all__ = ["export_head_table", "head_table", "load_head_table"]
 
@@ -23,7 +37,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def head_table(sources, *, rank_by="sum"):
+def head_table(sources: Source | Sequence[Source] | Mapping[str, Source], *, rank_by: RankBy = "sum") -> pd.DataFrame:
     """Return a pandas table of all heads of one or several tasks.
 
     Args:
@@ -43,7 +57,7 @@ def head_table(sources, *, rank_by="sum"):
 
     if isinstance(sources, Mapping):
         sources = tuple(sources.values())
-    found = [importance.as_importance(one) for one in (sources if isinstance(sources, list | tuple) else [sources])]
+    found = [importance.as_importance(one) for one in (sources if isinstance(sources, list | tuple) else [sources])]  # type: ignore[arg-type]  # told apart by its type
     tasks = [one.task for one in found]
     if not tasks or len(set(tasks)) < len(tasks):
         raise errors.OptionError(f"the tasks are {tasks}; expected one or several, each once.")
@@ -56,7 +70,9 @@ def head_table(sources, *, rank_by="sum"):
     return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
 
 
-def export_head_table(sources, path, *, rank_by="sum"):
+def export_head_table(
+    sources: Source | Sequence[Source] | Mapping[str, Source], path: PathLike, *, rank_by: RankBy = "sum"
+) -> Path:
     """Write :func:`head_table` as CSV in UTF-8, atomically, without an index column; text is safe in a spreadsheet.
 
     Args:
@@ -83,7 +99,7 @@ def export_head_table(sources, path, *, rank_by="sum"):
     return path
 
 
-def load_head_table(path):
+def load_head_table(path: PathLike) -> pd.DataFrame:
     """Read what :func:`export_head_table` wrote: equal to :func:`head_table` in every bit.
 
     Raises:

@@ -4,12 +4,26 @@
 the inputs that were read. It does not say what the head writes, nor that the model needs it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import errors, escaping, labels, result_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from .heatmap import Heatmap
+    from .option_types import PathLike
+
 
 __all__ = ["HeadTypes", "load_head_types"]
 
@@ -49,7 +63,7 @@ class HeadTypes:
     heads: tuple
     attributes: dict
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("layers", "heads"):
             object.__setattr__(self, name, labels.checked_numbers(getattr(self, name), name))
         object.__setattr__(self, "types", tuple(self.types))
@@ -66,26 +80,26 @@ class HeadTypes:
         object.__setattr__(self, "attributes", facts)
         _check_threshold(facts["threshold"])
 
-    def score(self, name):
+    def score(self, name: str) -> np.ndarray:
         """Return one type's scores, ``[layer, head]``."""
         return self.scores[self._row(name)]
 
-    def _row(self, name):
+    def _row(self, name: str) -> int:
         if name not in self.types:
             raise errors.OptionError(f"No head type {name!r}; there are {', '.join(self.types)}.")
         return self.types.index(name)
 
     @property
-    def present(self):
+    def present(self) -> np.ndarray:
         """Which query heads exist, bool ``[layer, head]``."""
         return ~np.isnan(self.score("non_uniformity"))
 
-    def above_chance(self):
+    def above_chance(self) -> np.ndarray:
         """Return ``(score - chance) / (1 - chance)``, ``[type, layer, head]``: 0 is even attention, 1 all attention."""
         chance = self.chance[:, :, None]
         return (self.scores - chance) / (1 - chance)
 
-    def label(self, threshold=None):
+    def label(self, threshold: float | None = None) -> np.ndarray:
         """Name the dominant type of every head, str ``[layer, head]``.
 
         The rule: the attention type (previous_token, current_token, duplicate_token, induction, first_token) with the
@@ -104,11 +118,11 @@ class HeadTypes:
         found = np.where(known.max(0) >= threshold, found, np.where(positional, "positional", NONE))
         return np.where(self.present, found, "").astype(str)
 
-    def with_threshold(self, threshold):
+    def with_threshold(self, threshold: float) -> HeadTypes:
         """Return the same scores with another threshold for their labels."""
         return replace(self, attributes=self.attributes | {"threshold": _check_threshold(threshold)})
 
-    def select(self, layers, heads):
+    def select(self, layers: Sequence[int], heads: Sequence[int]) -> HeadTypes:
         """Return the result for some layers and heads, in the order given.
 
         Raises:
@@ -120,14 +134,14 @@ class HeadTypes:
         grid = np.ix_([self.layers.index(one) for one in layers], [self.heads.index(one) for one in heads])
         return replace(
             self,
-            scores=self.scores[(slice(None), *grid)],
+            scores=self.scores[(slice(None), *grid)],  # type: ignore[arg-type]  # numpy takes slices among arrays
             chance=self.chance[:, grid[0][:, 0]],
             offset=self.offset[grid],
             layers=tuple(layers),
             heads=tuple(heads),
         )
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> pd.DataFrame:
         """Return a tidy pandas table: a row per head with its label, offset and scores; chance by layer in ``attrs``."""
         import pandas as pd
 
@@ -144,12 +158,12 @@ class HeadTypes:
         frame.attrs = {"chance": chance} | self.attributes
         return frame
 
-    def _chances(self):
+    def _chances(self) -> list[tuple[str, list[float]]]:
         """Pairs of a type that applies and its chance by layer, as plain lists."""
         pairs = zip(self.types, self.chance.tolist(), strict=True)
         return [(name, row) for name, row in pairs if not np.isnan(self.score(name)).all()]
 
-    def plot(self):
+    def plot(self) -> Figure:
         """Draw one layer-by-head map per type, all on one scale from 0; returns a matplotlib ``Figure``."""
         from . import pattern_scores, plots
 
@@ -170,36 +184,36 @@ class HeadTypes:
             absent="Grey: the model has no such head.",
         )
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self.identical(other) if isinstance(other, HeadTypes) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of everything in the result, in hex."""
         return result_file.digest(*self.parts())
 
-    def identical(self, other):
+    def identical(self, other: object) -> bool:
         """Tell whether another result has the same labels, attributes and every bit of every array."""
         return isinstance(other, HeadTypes) and self.fingerprint == other.fingerprint
 
-    def parts(self):
+    def parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return ``(content, arrays)``, JSON-able and numpy: what a file holds, and :func:`from_parts` takes."""
         content = {name: list(getattr(self, name)) for name in ("types", "layers", "heads")}
         return content | {"attributes": self.attributes}, {
             name: getattr(self, name) for name in ("scores", "chance", "offset")
         }
 
-    def save(self, path):
+    def save(self, path: PathLike) -> Path:
         """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self.parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
-    def _counts(self):
+    def _counts(self) -> dict[str, int]:
         found = self.label()[self.present].tolist()
         return {name: found.count(name) for name in (*self.types, NONE) if name in found}
 
-    def _best(self):
+    def _best(self) -> Iterator[tuple[str, str, str]]:
         """Rows of type, its best head and score, chance: for people."""
         for name, chance in self._chances():
             if name != "non_uniformity":
@@ -208,20 +222,20 @@ class HeadTypes:
                 where = f"layer {self.layers[layer]}, head {self.heads[head]}"
                 yield name, f"{scores[layer, head]:.2f} at {where}", f"{chance[layer]:.2f}"
 
-    def _headline(self):
+    def _headline(self) -> str:
         counted = ", ".join(f"{number} {name}" for name, number in self._counts().items())
         return f"{int(self.present.sum())} heads: {counted} (threshold {self.attributes['threshold']})"
 
-    def _notes(self):
+    def _notes(self) -> list[str]:
         missing = [f"{name} not measured: {why}" for name, why in self.attributes["not_applicable"].items()]
         return [*missing, _MEANING]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         rows = "".join(f"\n  {name}: at most {best}, chance {chance}" for name, best, chance in self._best())
         notes = "".join(f"\n  {note}" for note in self._notes())
         return escaping.for_terminal(f"<HeadTypes {self._headline()}{rows}{notes}>")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         cells = [("type", "largest score", "chance"), *self._best()]
         rows = "".join(
             "<tr>" + "".join(f"<td>{escaping.for_html(cell)}</td>" for cell in row) + "</tr>" for row in cells
@@ -237,24 +251,24 @@ _MEANING = (
 )
 
 
-def _attention_types():
+def _attention_types() -> tuple[str, ...]:
     from . import pattern_scores
 
     return pattern_scores.TYPES[:-1]
 
 
-def _check_threshold(threshold):
+def _check_threshold(threshold: float) -> float:
     if not 0 < threshold <= 1:
         raise errors.OptionError(f"threshold is {threshold!r}; expected a number above 0, at most 1.")
     return threshold
 
 
-def from_parts(content, arrays, prefix=""):
+def from_parts(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray], prefix: str = "") -> HeadTypes:
     """Build a result from what :meth:`HeadTypes.parts` gave; names of its arrays may have a prefix."""
-    return HeadTypes(**{name: arrays[prefix + name] for name in ("scores", "chance", "offset")}, **content)
+    return HeadTypes(**{name: arrays[prefix + name] for name in ("scores", "chance", "offset")}, **content)  # type: ignore[arg-type]  # a mapping is enough
 
 
-def fitting(types, heatmap):
+def fitting(types: HeadTypes, heatmap: Heatmap) -> HeadTypes:
     """Return the types for the layers and heads of a heatmap, in its order, checked to be of its model."""
     if not isinstance(types, HeadTypes):
         raise errors.OptionError(
@@ -275,7 +289,7 @@ def fitting(types, heatmap):
     return selected
 
 
-def load_head_types(path):
+def load_head_types(path: PathLike) -> HeadTypes:
     """Load what :meth:`HeadTypes.save` wrote, checked.
 
     Raises:

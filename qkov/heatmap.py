@@ -13,10 +13,13 @@ layer) is NaN in every array and declared: by ``kv_index == -1`` for K and V, by
 else is refused, so it cannot reach an average.
 """
 
+from __future__ import annotations
+
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +30,17 @@ from .meaning import VARIANT_MEANING, describe_scores
 from .score_files import STORED, MappedScores
 from .slice_labels import SliceLabels, read_only, unit_name
 from .strongest import Strongest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from .head_types import HeadTypes
+    from .option_types import PathLike, SampleId
+
 
 __all__ = ["VARIANT_MEANING", "Heatmap", "describe_scores", "load_heatmap"]
 
@@ -65,21 +79,28 @@ class Heatmap(Mapping):
         OptionError: If the attributes cannot be written as JSON.
     """
 
-    arrays: dict
+    if TYPE_CHECKING:
+
+        @property
+        def slices(self) -> SliceLabels: ...
+        @property
+        def _stored(self) -> dict[str, np.ndarray | MappedScores]: ...
+
+    arrays: dict[str, Any]
     task_a: str
     task_b: str
-    sample_a: tuple
-    sample_b: tuple
-    layers: tuple
-    heads: tuple
-    kv_heads: tuple
+    sample_a: tuple[SampleId, ...]
+    sample_b: tuple[SampleId, ...]
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
     kv_index: np.ndarray
-    health: dict
-    attributes: dict
+    health: dict[str, dict[str, np.ndarray]]
+    attributes: dict[str, Any]
     present: np.ndarray | None = None
-    head_types: object = None
+    head_types: HeadTypes | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("sample_a", "sample_b"):
             self._set(name, labels.checked_ids(getattr(self, name), name))
         found = SliceLabels.checked(self.layers, self.heads, self.kv_heads, self.kv_index, self.present)
@@ -97,10 +118,10 @@ class Heatmap(Mapping):
         if self.head_types is not None:
             self._set("head_types", head_types.fitting(self.head_types, self))
 
-    def _set(self, name, value):
+    def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _checked_scores(self, block):
+    def _checked_scores(self, block: str) -> np.ndarray | MappedScores:
         shape = (len(self.sample_a), len(self.sample_b), *self.slices.shape(block))
         scores = self.arrays[block]
         if mapped := isinstance(scores, MappedScores):
@@ -130,12 +151,12 @@ class Heatmap(Mapping):
         scores[:, :, ~exists] = np.nan  # one NaN of the many bit patterns
         return read_only(scores, shape, block)
 
-    def _checked_health(self):
+    def _checked_health(self) -> dict[str, dict[str, np.ndarray]]:
         health = self.health or {block: {} for block in BLOCKS}
         _check_blocks(health, "health")
         if len({frozenset(health[block]) for block in BLOCKS}) != 1:
             raise errors.ShapeError("health holds different statistics in different blocks; expected the same in all.")
-        checked = {}
+        checked: dict[str, dict[str, np.ndarray]] = {}
         for block in BLOCKS:
             checked[block] = {}
             for stat in sorted(health[block]):
@@ -146,31 +167,31 @@ class Heatmap(Mapping):
                 checked[block][stat] = values
         return checked
 
-    def exists(self, block):
+    def exists(self, block: str) -> np.ndarray:
         """Return which slices of a block the model has, bool ``[layers, units]``; all others are NaN."""
         return self.slices.exists(block)
 
-    def on_query_heads(self, block, values):
+    def on_query_heads(self, block: str, values: np.ndarray) -> np.ndarray:
         """Repeat ``[..., layers, units]`` onto query heads ``[..., layers, heads]``; NaN where a slice is absent."""
         return self.slices.on_query_heads(block, values)
 
-    def first_heads(self):
+    def first_heads(self) -> np.ndarray:
         """Return where each kv head's first shown query head is, ``[layers, kv_heads]``; -1 where absent."""
         return self.slices.first_heads()
 
     @property
-    def memory_mapped(self):
+    def memory_mapped(self) -> bool:
         """Whether scores are in files, see ``scores_path`` of ``compute_heatmap``, and only read a slice at a time."""
         return any(isinstance(scores, MappedScores) for scores in self._stored.values())
 
-    def slice_scores(self, block, layer, unit):
+    def slice_scores(self, block: str, layer: int, unit: int) -> np.ndarray:
         """Copy the scores of one slice, ``[n_a, n_b]``, C-contiguous; ``layer`` and ``unit`` are places on their axes."""
         stored = self._stored[block]
         if isinstance(stored, MappedScores):
             return stored.slice(layer, unit)
         return stored[:, :, layer, unit].copy()
 
-    def each_slice(self, block):
+    def each_slice(self, block: str) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
         """Yield ``(layer, unit), scores [n_a, n_b]`` of the slices that exist, by place: never more than a layer at a time."""
         exists, stored = self.exists(block), self._stored[block]
         for layer, row in enumerate(exists):
@@ -181,7 +202,7 @@ class Heatmap(Mapping):
                 one = stored.slice(layer, unit) if isinstance(stored, MappedScores) else together[unit]
                 yield (layer, unit), one
 
-    def mean_map(self, block):
+    def mean_map(self, block: str) -> np.ndarray:
         """Average over all pairs, ``[layers, units]``: zeros without pairs, NaN where a slice is absent."""
         if block not in self._mean_maps:
             found = np.where(self.exists(block), 0.0, np.nan)
@@ -192,15 +213,15 @@ class Heatmap(Mapping):
         return self._mean_maps[block].copy()
 
     @cached_property
-    def _mean_maps(self):
+    def _mean_maps(self) -> dict[str, np.ndarray]:
         return {}
 
-    def block_average(self, block):
+    def block_average(self, block: str) -> float:
         """Average over all pairs and slices of a block, each kv head once; NaN if the block has no slice."""
         exists = self.exists(block)
         return float(self.mean_map(block)[exists].mean()) if exists.any() else float("nan")
 
-    def top_conflicts(self, block, *, top_k=10):
+    def top_conflicts(self, block: str, *, top_k: int = 10) -> list[dict[str, Any]]:
         """List the strongest conflicts of a block: each kv head once, ties by layer, head and sample order.
 
         Args:
@@ -218,10 +239,10 @@ class Heatmap(Mapping):
         return self.slices.pair_rows(block, found, self.sample_a, self.sample_b)
 
     @cached_property
-    def _views(self):
+    def _views(self) -> dict[str, dict[str, Any]]:
         return {}
 
-    def __getitem__(self, block):
+    def __getitem__(self, block: str) -> Mapping[str, Any]:
         if block not in self.arrays:
             raise KeyError(block)
         if block not in self._views:
@@ -235,7 +256,7 @@ class Heatmap(Mapping):
             return dict(self._views[block])
         return LazyMapping(self._views[block], lambda name: self._mapped_view(block, name), KeyError)
 
-    def _mapped_view(self, block, name):
+    def _mapped_view(self, block: str, name: str) -> np.ndarray:
         """As without a file, but scores are on the file where they can be, and are not kept where they are copied."""
         if name != "scores":
             return self._views[block][name]
@@ -243,53 +264,53 @@ class Heatmap(Mapping):
             self.require_memory(f"the scores of block {block} on query heads")
         return self.on_query_heads(block, self.arrays[block])
 
-    def require_memory(self, what):
+    def require_memory(self, what: str) -> None:
         """Refuse what copies the scores of a block onto query heads, if they are in files and do not fit the memory."""
-        count = len(self.sample_a) * len(self.sample_b) * self.present.size
+        count = len(self.sample_a) * len(self.sample_b) * self.present.size  # type: ignore[union-attr]  # filled in where it was None
         if self.memory_mapped:
             memory.require(8 * count, what, "Use slice_scores, each_slice, by_slice or to_dataframe('slice').")
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(BLOCKS)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(BLOCKS)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self.identical(other) if isinstance(other, Heatmap) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of everything in the result, in hex: equal exactly where results are equal in every bit."""
         return result_file.digest(*self._parts())
 
-    def identical(self, other):
+    def identical(self, other: object) -> bool:
         """Tell whether another result has the same labels, attributes and every bit of every array."""
         return isinstance(other, Heatmap) and self.fingerprint == other.fingerprint
 
     @cached_property
-    def data(self):
+    def data(self) -> xr.Dataset:
         """``xarray.Dataset`` on query heads, dims (block, layer, head, sample_a, sample_b); built once, on demand."""
         from . import tables
 
         return tables.query_head_dataset(self)
 
     @cached_property
-    def by_slice(self):
+    def by_slice(self) -> xr.Dataset:
         """``xarray.Dataset`` of the truth, a variable per block: Q and O on ``head``, K and V on ``kv_head``."""
         from . import tables
 
         return tables.truth_dataset(self)
 
-    def to_dataframe(self, level="pair"):
+    def to_dataframe(self, level: str = "pair") -> pd.DataFrame:
         """Return a tidy table of the truth: a row per slice and pair of samples ("pair"), or per slice ("slice")."""
         from . import tables
 
         return tables.table(self, level)
 
-    def with_head_types(self, types):
+    def with_head_types(self, types: HeadTypes) -> Heatmap:
         """Return the same result that also holds a :class:`qkov.HeadTypes`: as coordinates of ``data``, and in its file.
 
         Raises:
@@ -298,7 +319,7 @@ class Heatmap(Mapping):
         """
         return replace(self, arrays=self._stored, head_types=types)
 
-    def group_by_type(self, block, *, threshold=None):
+    def group_by_type(self, block: str, *, threshold: float | None = None) -> pd.DataFrame:
         """Average a block by head type: a pandas table of ``num_units, mean, sd, lowest, highest``, a row per type.
 
         A kv head counts once in K and V: with the type that all its query heads share, or as "mixed".
@@ -307,17 +328,19 @@ class Heatmap(Mapping):
 
         return tables.type_table(self, block, threshold)
 
-    def plot(self):
+    def plot(self) -> Figure:
         """Draw a layer-by-head picture of every block's averages; returns a matplotlib ``Figure``."""
         from . import plots
 
         return plots.plot_heatmap(self)
 
-    def _parts(self):
-        content = {name: list(getattr(self, name)) for name in ("sample_a", "sample_b", "layers", "heads", "kv_heads")}
+    def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        content: dict[str, Any] = {
+            name: list(getattr(self, name)) for name in ("sample_a", "sample_b", "layers", "heads", "kv_heads")
+        }
         content |= {"task_a": self.task_a, "task_b": self.task_b, "attributes": self.attributes}
         content["stats"] = list(self.health["Q"])
-        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}
+        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}  # type: ignore[union-attr]  # filled in where it was None
         for block in BLOCKS:
             stored = self._stored[block]
             if isinstance(stored, MappedScores):
@@ -330,11 +353,11 @@ class Heatmap(Mapping):
             arrays |= {f"head_types.{name}": values for name, values in of_types.items()}
         return content, arrays
 
-    def save(self, path):
+    def save(self, path: PathLike) -> Path:
         """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
-    def _summary(self):
+    def _summary(self) -> Iterator[tuple[str, str, str]]:
         """Rows of block, average, and the strongest conflict in words, for people."""
         for block in BLOCKS:
             top = self.top_conflicts(block, top_k=1)
@@ -345,7 +368,7 @@ class Heatmap(Mapping):
                 where += f", {top[0]['sample_i']!r} x {top[0]['sample_j']!r}"
             yield block, f"{self.block_average(block):.3g}", where
 
-    def _headline(self):
+    def _headline(self) -> str:
         pool = self.attributes.get("fisher_pool", "?")
         kind = f"{self.attributes.get('variant', 'scores')}, Fisher {pool if pool == 'pooled' else f'of {pool}'}"
         sizes = (
@@ -353,18 +376,18 @@ class Heatmap(Mapping):
         )
         return f"{self.task_a} x {self.task_b}: {kind}; {sizes}, kv heads {len(self.kv_heads)}"
 
-    def _notes(self):
+    def _notes(self) -> list[str]:
         """What is easily misread: in the average, and in what a slice stands for."""
         return [note for note in map(self.attributes.get, ("average_caveat", "slice_note")) if note]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         rows = "".join(
             f"\n  {block}: average {mean}, strongest conflict {where}" for block, mean, where in self._summary()
         )
         notes = "".join(f"\n  {note}" for note in self._notes())
         return escaping.for_terminal(f"<Heatmap {self._headline()}{rows}{notes}>")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         header = "".join(f"<th>{name}</th>" for name in ("block", "average", "strongest conflict"))
         rows = "".join(
             "<tr>" + "".join(f"<td>{escaping.for_html(cell)}</td>" for cell in row) + "</tr>" for row in self._summary()
@@ -376,7 +399,7 @@ class Heatmap(Mapping):
         )
 
 
-def load_heatmap(path, *, scores_path=None):
+def load_heatmap(path: PathLike, *, scores_path: PathLike | None = None) -> Heatmap:
     """Load what :meth:`Heatmap.save` wrote, checked.
 
     Args:
@@ -391,7 +414,7 @@ def load_heatmap(path, *, scores_path=None):
         DiskError: If the scores do not fit the disk.
         OSError: If it cannot be opened.
     """
-    kind = {"format_name": FORMAT_NAME, "format_version": FORMAT_VERSION}
+    kind: dict[str, Any] = {"format_name": FORMAT_NAME, "format_version": FORMAT_VERSION}
     if scores_path is None:
         return _built(path, *result_file.read(path, **kind))
     folder = score_files.new_folder(scores_path)
@@ -401,13 +424,13 @@ def load_heatmap(path, *, scores_path=None):
         raise errors.ResultFileError(
             f"{path} is not a consistent heatmap: it lacks scores of a block, as float64 with 4 axes."
         )
-    shapes = {block: one.shape for block, one in given.items()}
+    shapes = {block: one.shape for block, one in given.items()}  # type: ignore[union-attr]  # there, as checked above
     score_files.require_disk(folder, sum(math.prod(shape) for shape in shapes.values()))
     files = score_files.ScoreFiles(folder, shapes)
     try:
         for block, one in given.items():
             start = 0
-            for rows in one.parts():
+            for rows in one.parts():  # type: ignore[union-attr]  # there, as checked above
                 files.put_rows(block, start, rows)
                 start += len(rows)
         found = files.finish()
@@ -417,7 +440,7 @@ def load_heatmap(path, *, scores_path=None):
         raise
 
 
-def _built(path, content, arrays):
+def _built(path: PathLike, content: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Heatmap:
     with result_file.consistent(path, "is not a consistent heatmap"):
         stats, types = content.pop("stats"), content.pop("head_types", None)
         health = {
@@ -433,6 +456,6 @@ def _built(path, content, arrays):
         )
 
 
-def _check_blocks(mapping, name):
+def _check_blocks(mapping: Mapping[str, Any], name: str) -> None:
     if set(mapping) != set(BLOCKS):
         raise errors.ShapeError(f"{name} has blocks {sorted(mapping)}; expected {list(BLOCKS)}.")

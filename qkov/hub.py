@@ -4,8 +4,11 @@ Code is run only if asked for, and only of one commit: a branch or a tag can be 
 repository, a commit cannot. Weights need no such care, as they are read and never executed.
 """
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
+from typing import Any
 
 from .errors import OptionError
 
@@ -14,7 +17,9 @@ __all__ = ["loading_options"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def loading_options(name_or_path, *, revision=None, trust_remote_code=False):
+def loading_options(
+    name_or_path: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> dict[str, Any]:
     """Return the keywords of ``from_pretrained`` for a folder or a name on the hub; nothing is loaded or asked.
 
     Args:
@@ -36,7 +41,7 @@ def loading_options(name_or_path, *, revision=None, trust_remote_code=False):
             f"{str(name_or_path)!r} is a folder, and {asked} is for names on the hub: a folder has one state, and no code in "
             "it is run, because nothing pins it."
         )
-    options = {"trust_remote_code": bool(trust_remote_code), "local_files_only": is_folder}
+    options: dict[str, Any] = {"trust_remote_code": bool(trust_remote_code), "local_files_only": is_folder}
     if revision is not None:
         options["revision"] = revision
     if trust_remote_code:

@@ -11,15 +11,31 @@ LeCun, Denker and Solla, "Optimal Brain Damage" (1989), with the empirical Fishe
 Sums are float64 and each parameter counts once: K and V by kv head, heads of a fused weight apart.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from . import diagonal, errors, escaping, formula, labels, parts, reproducibility, result_file
 from .layout import uncompiled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from torch import nn
+
+    from .diagonal import FisherDiagonal
+    from .geometry import BlockHeadSlice
+    from .layout import QKOVConfig
+    from .linear_weights import LinearWeight
+    from .option_types import ImportanceLevel, ImportanceNormalisation, PathLike, RankBy, Saliency
+
 
 __all__ = ["FisherImportance", "compute_fisher_importance", "load_fisher_importance"]
 
@@ -51,11 +67,11 @@ class FisherImportance:
     task: str
     values: dict
     weights: tuple
-    config: object
+    config: QKOVConfig | None
     attributes: dict
     _cache: dict = field(default_factory=dict, init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for one in self.weights:
             found = self.values.get(one.param_name)
             if found is None or tuple(found.shape) != tuple(one.weight_shape):
@@ -69,27 +85,27 @@ class FisherImportance:
             raise errors.ShapeError(f"{len(self.values)} entries for {len(self.weights)} weights; expected one each.")
         object.__setattr__(self, "attributes", labels.plain_json(self.attributes))
 
-    def _sums(self, weight, axis):
+    def _sums(self, weight: LinearWeight, axis: int) -> np.ndarray:
         key = weight.param_name, axis
         if key not in self._cache:
             self._cache[key] = parts.axis_sums(self.values[weight.param_name], axis)
         return self._cache[key]
 
     @property
-    def _by_name(self):
+    def _by_name(self) -> dict[str, LinearWeight]:
         return {one.param_name: one for one in self.weights}
 
-    def heads(self):
+    def heads(self) -> dict[tuple[int, str], np.ndarray]:
         """Sum over the slice of every head: ``{(layer, block): float64 [heads]}``; K and V have one entry per kv head."""
         config, weights = parts.require_config(self.config, "importance by head"), self._by_name
-        sums = {}
+        sums: dict[Any, Any] = {}
         for layout, projection, unit in parts.head_slices(config, weights):
             along = self._sums(weights[projection.param_name], projection.head_axis)
             value = along[slice(*projection.interval(unit))].sum()
             sums.setdefault((layout.layer, projection.block), []).append(value)
         return {key: np.array(values, np.float64) for key, values in sums.items()}
 
-    def query_heads(self):
+    def query_heads(self) -> dict[int, np.ndarray]:
         """Sum what pruning a query head would take away: ``{layer: float64 [query heads]}``.
 
         Its Q and O, and its equal share of the K and V that its group reads, so that heads add up to the layer.
@@ -109,21 +125,21 @@ class FisherImportance:
             totals[layout.layer] = q + o + np.repeat((k + v) / group, group)
         return totals
 
-    def channels(self):
+    def channels(self) -> dict[str, np.ndarray]:
         """Sum over the weights of every feed-forward channel: ``{module that writes: float64 [channels]}``."""
         return {
-            group.module_name: sum(self._sums(one, one.channel_axis) for one in group.weights)
+            group.module_name: sum(self._sums(one, one.channel_axis) for one in group.weights)  # type: ignore[misc]  # a sum that starts at 0
             for group in parts.channel_groups(self.weights)
         }
 
-    def layers(self):
+    def layers(self) -> dict[int | None, float]:
         """Sum over all collected weights of a layer: ``{layer: float}``; None stands for what lies outside layers."""
-        totals = {}
+        totals: dict[Any, Any] = {}
         for one in parts.in_order(self.weights):
             totals[one.layer] = totals.get(one.layer, 0.0) + float(self._sums(one, one.channel_axis).sum())
         return totals
 
-    def to_dataframe(self, level="head", *, rank_by="sum"):
+    def to_dataframe(self, level: ImportanceLevel = "head", *, rank_by: RankBy = "sum") -> pd.DataFrame:
         """Return a pandas table of one level, a row per part.
 
         Args:
@@ -151,7 +167,7 @@ class FisherImportance:
         table.attrs = {"task": self.task, **self.attributes}
         return table
 
-    def ranking(self, level="head", *, top_k=10, rank_by="sum"):
+    def ranking(self, level: ImportanceLevel = "head", *, top_k: int = 10, rank_by: RankBy = "sum") -> pd.DataFrame:
         """Return the ``top_k`` rows of :meth:`to_dataframe`, highest first; of every block, for heads."""
         table = self.to_dataframe(level, rank_by=rank_by)
         table = table[table["rank"] <= top_k]
@@ -162,9 +178,9 @@ class FisherImportance:
             )
         return table.sort_values("rank").reset_index(drop=True)
 
-    def _head_rows(self):
+    def _head_rows(self) -> Iterator[tuple[Any, ...]]:
         heads, weights = self.heads(), self._by_name
-        for layout, projection, unit in parts.head_slices(self.config, weights):
+        for layout, projection, unit in parts.head_slices(self.config, weights):  # type: ignore[arg-type]  # there is a layout once something is held
             own_kv = projection.block in "KV"
             place, size = projection.slice_of(unit), projection.weight_shape[1 - projection.head_axis]
             rows, columns = (part or (0, end) for part, end in _with_ends(place, projection.weight_shape))
@@ -180,42 +196,42 @@ class FisherImportance:
                 float(heads[layout.layer, projection.block][unit]),
             )
 
-    def _channel_rows(self):
+    def _channel_rows(self) -> Iterator[tuple[Any, ...]]:
         sums = self.channels()
         for group in parts.channel_groups(self.weights):
             size = sum(one.weight_shape[1 - one.channel_axis] for one in group.weights)
             for channel in range(group.num_channels):
                 yield group.layer, group.module_name, channel, size, float(sums[group.module_name][channel])
 
-    def _weight_rows(self):
+    def _weight_rows(self) -> Iterator[tuple[Any, ...]]:
         for one in parts.in_order(self.weights):
             total = float(self._sums(one, one.channel_axis).sum())
             yield one.layer, one.kind, one.param_name, one.weight_shape[0] * one.weight_shape[1], total
 
-    def _layer_rows(self):
+    def _layer_rows(self) -> Iterator[tuple[Any, ...]]:
         for layer, total in self.layers().items():
             yield layer, sum(self.values[one.param_name].numel() for one in self.weights if one.layer == layer), total
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of everything in the result, in hex."""
         return result_file.digest(*self._parts())
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self.fingerprint == other.fingerprint if isinstance(other, FisherImportance) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
-    def _parts(self):
-        content = parts.describe_layout(self.weights, self.config)
-        content |= {"task": self.task, "attributes": self.attributes}
+    def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        content = parts.describe_layout(self.weights, self.config)  # type: ignore[arg-type]  # there is a layout once something is held
+        content |= {"task": self.task, "attributes": self.attributes}  # type: ignore[dict-item]  # of mixed values
         return content, {name: value.numpy() for name, value in self.values.items()}
 
-    def save(self, path):
+    def save(self, path: PathLike) -> Path:
         """Write one safetensors file whose tensors are keyed like the checkpoint, atomically. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
-    def _headline(self):
+    def _headline(self) -> str:
         facts = self.attributes
         size = sum(value.numel() for value in self.values.values())
         return (
@@ -223,13 +239,13 @@ class FisherImportance:
             f"{size} parameters; {facts['unit']}"
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return escaping.for_terminal(f"<FisherImportance {self._headline()}\n  {CAVEAT}>")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         level = "weight" if self.config is None else "head"
         said = f"<p><b>FisherImportance</b> {escaping.for_html(self._headline())}</p>"
-        table = escaping.html_table(self.ranking(level, top_k=3).astype(object))
+        table = escaping.html_table(self.ranking(level, top_k=3).astype(object))  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
         return escaping.html_block(said, table, f"<p>{CAVEAT}</p>")
 
 
@@ -243,7 +259,13 @@ _COLUMNS = {
 }
 
 
-def compute_fisher_importance(fisher, *, normalisation="none", saliency="fisher", model=None):
+def compute_fisher_importance(
+    fisher: FisherDiagonal | Mapping[str, FisherDiagonal],
+    *,
+    normalisation: ImportanceNormalisation = "none",
+    saliency: Saliency = "fisher",
+    model: nn.Module | Mapping[str, torch.Tensor] | None = None,
+) -> FisherImportance:
     """Turn a Fisher diagonal into importance of parameters, heads, channels, weights and layers.
 
     Args:
@@ -289,11 +311,15 @@ def compute_fisher_importance(fisher, *, normalisation="none", saliency="fisher"
         "caveat": CAVEAT,
     }
     return FisherImportance(
-        task=fisher.task, values=dict(values), weights=fisher.weights, config=fisher.config, attributes=attributes
+        task=fisher.task,
+        values=dict(values),
+        weights=fisher.weights,
+        config=fisher.config,  # type: ignore[arg-type]  # there is a layout once something is held
+        attributes=attributes,
     )
 
 
-def load_fisher_importance(path):
+def load_fisher_importance(path: PathLike) -> FisherImportance:
     """Load what :meth:`FisherImportance.save` wrote, checked.
 
     Raises:
@@ -308,12 +334,14 @@ def load_fisher_importance(path):
         return FisherImportance(task=task, values=values, weights=weights, config=config, attributes=attributes)
 
 
-def as_importance(source, **options):
+def as_importance(source: FisherDiagonal | FisherImportance, **options: Any) -> FisherImportance:
     """Return an importance as it is, and a Fisher diagonal as the importance that ``options`` ask for."""
     return source if isinstance(source, FisherImportance) else compute_fisher_importance(source, **options)
 
 
-def _held_weights(model, fisher):
+def _held_weights(
+    model: nn.Module | Mapping[str, torch.Tensor] | None, fisher: FisherDiagonal
+) -> Mapping[str, torch.Tensor]:
     if model is None:
         raise errors.OptionError('saliency="fisher_weight" multiplies by the weights; give model=, or its state dict.')
     if not isinstance(model, Mapping):
@@ -337,9 +365,11 @@ def _held_weights(model, fisher):
     return model
 
 
-def _divisors(values, weights, normalisation):
+def _divisors(
+    values: Mapping[str, torch.Tensor], weights: Sequence[LinearWeight], normalisation: str
+) -> dict[int | None, float]:
     """Mean over each layer, or over all, by layer; 1 where nothing is divided."""
-    sums, counts = {}, {}
+    sums, counts = {}, {}  # type: ignore[var-annotated]  # filled below
     for one in parts.in_order(weights):
         key = one.layer if normalisation == "layer" else None
         sums[key] = sums.get(key, 0.0) + float(values[one.param_name].sum(dtype=torch.float64))
@@ -352,12 +382,12 @@ def _divisors(values, weights, normalisation):
     return divisors
 
 
-def _unit(saliency, normalisation, contribution_normalisation):
+def _unit(saliency: str, normalisation: str, contribution_normalisation: Any) -> str:
     if normalisation != "none":
         return f"times the mean over {'its layer' if normalisation == 'layer' else 'all collected parameters'}"
     per = _PER.get(contribution_normalisation, "per sample")
     return f"expected rise of the loss, {per}" if saliency == "fisher_weight" else f"squared gradient, {per}"
 
 
-def _with_ends(place, shape):
+def _with_ends(place: BlockHeadSlice, shape: tuple[int, int]) -> Iterator[tuple[tuple[int, int] | None, int]]:
     return zip((place.row_slice, place.col_slice), shape, strict=True)

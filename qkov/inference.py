@@ -1,7 +1,10 @@
 """All tests of one comparison of two tasks in one call, on a collector's factors, one slice at a time."""
 
+from __future__ import annotations
+
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -9,7 +12,9 @@ from tqdm import tqdm
 
 from . import formula, head_statistics, scoring
 from .errors import EmptyTaskError, OptionError, StatisticsError, StatisticsWarning
-from .statistics import clusters as units
+from .statistics import (
+    clusters as units,
+)
 from .statistics import (
     effects,
     exchange,
@@ -23,6 +28,18 @@ from .statistics import (
     source,
 )
 from .statistics.layer_result import test_layers
+
+if TYPE_CHECKING:
+    from .collector import FisherCollector
+    from .geometry import AttentionLayout, Projection
+    from .head_statistics import HeadStatistics
+    from .layout import QKOVConfig
+    from .option_types import Adjustment, Alternative
+    from .samples import Sample
+    from .score_options import ScoreOptions
+    from .statistics.clusters import Clusters
+    from .statistics.head_result import HeadTest
+
 
 ENOUGH_CLUSTERS = 32
 """Independent clusters per task below which a test seldom finds what is there."""
@@ -60,7 +77,15 @@ class QKOVStatistics:
         ['block', 'layer', 'head', 'kv_head']
     """
 
-    def __init__(self, *, n_permutations=None, alternative="greater", level=0.95, adjust="holm", n_splits=100):
+    def __init__(
+        self,
+        *,
+        n_permutations: int | None = None,
+        alternative: Alternative = "greater",
+        level: float = 0.95,
+        adjust: Adjustment = "holm",
+        n_splits: int = 100,
+    ) -> None:
         if n_permutations is not None:
             n_permutations = relabelings.checked_number(n_permutations)
         formula.require_choice("alternative", alternative, head_result.ALTERNATIVES)
@@ -72,17 +97,17 @@ class QKOVStatistics:
 
     def test_heatmap(
         self,
-        collector,
-        task_a,
-        task_b,
-        reference_task=None,
-        clusters=None,
+        collector: FisherCollector,
+        task_a: str,
+        task_b: str,
+        reference_task: str | None = None,
+        clusters: Mapping[str, Any] | str | None = None,
         *,
-        seed,
-        layers=None,
-        computation_device="cpu",
-        progress=True,
-    ):
+        seed: int,
+        layers: int | Iterable[int] | None = None,
+        computation_device: str | torch.device = "cpu",
+        progress: bool = True,
+    ) -> HeadStatistics:
         r"""Test all slices of the four blocks, K and V once per kv head, as one family.
 
         With a reference task R: is A more of a source of what B changes than R is
@@ -117,7 +142,7 @@ class QKOVStatistics:
         for place, name in enumerate(names):
             for other in names[place + 1 :]:
                 units.require_disjoint(sides[name], sides[other], f"task {name!r}", f"task {other!r}")
-        layouts = _layouts(collector.config, layers)
+        layouts = _layouts(collector.config, layers)  # type: ignore[arg-type]  # there is a layout once something is held
         labels = [
             (projection.block, layout.layer, unit)
             for layout in layouts
@@ -150,7 +175,17 @@ class QKOVStatistics:
             warnings.warn(sentence, category, stacklevel=2)
         return result
 
-    def _assemble(self, sums, labels, layouts, names, sides, members, collector, noisy):
+    def _assemble(
+        self,
+        sums: _Sums,
+        labels: Sequence[tuple[str, int, int]],
+        layouts: Sequence[AttentionLayout],
+        names: Sequence[str],
+        sides: Mapping[str, Clusters],
+        members: Mapping[str, Sequence[Sample]],
+        collector: FisherCollector,
+        noisy: Sequence[str],
+    ) -> HeadStatistics:
         layer_of = [layer for _, layer, _ in labels]
         exchanged = sums.exchange.result()
         columns = _columns("exchange", exchanged)
@@ -222,8 +257,16 @@ class QKOVStatistics:
 class _Sums:
     """What is kept of every slice: scores of samples and of labellings, and sums by cluster, but no gradient."""
 
-    def __init__(self, num_slices, sides, names, seed, n_permutations, n_splits):
-        self.seed, self.lifts, self.left = seed, [], []
+    def __init__(
+        self,
+        num_slices: int,
+        sides: Mapping[str, Clusters],
+        names: Sequence[str],
+        seed: int,
+        n_permutations: int | None,
+        n_splits: int,
+    ) -> None:
+        self.seed, self.lifts, self.left = seed, [], []  # type: ignore[var-annotated]  # filled below
         self._sides, self._names = sides, names
         a, b = (sides[name] for name in names[:2])
         self.exchange = exchange.Exchange(num_slices, a, b, n_permutations=n_permutations, seed=seed)
@@ -233,7 +276,7 @@ class _Sums:
             for estimand in (head_statistics.MAPS if enough else ())
         ]
 
-    def add(self, parts):
+    def add(self, parts: Sequence[np.ndarray] | None) -> None:
         """Take the next slice: float64 ``[samples, parameters]`` of every task, or None where all is rounding noise."""
         a, b = (self._sides[name] for name in self._names[:2])
         if parts is None:
@@ -250,7 +293,7 @@ class _Sums:
         for one in self._maps:
             one.add(one_a, one_b, *others)
 
-    def reliability(self):
+    def reliability(self) -> dict[str, Any]:
         """Return what :class:`~qkov.statistics.Reliability` says of every map, as plain values; empty if too little."""
         found = [one.result() for one in self._maps if one.num_slices >= 3]
         return {
@@ -259,7 +302,7 @@ class _Sums:
         }
 
 
-def _members(collector, names):
+def _members(collector: FisherCollector, names: Sequence[str]) -> dict[str, tuple[Sample, ...]]:
     """Return the samples of every task by name."""
     if len(set(names)) < len(names):
         raise OptionError(f"tasks {', '.join(map(repr, names))} are not all different; expected one name each.")
@@ -270,7 +313,7 @@ def _members(collector, names):
     return members
 
 
-def _layouts(config, layers):
+def _layouts(config: QKOVConfig, layers: int | Iterable[int] | None) -> tuple[AttentionLayout, ...]:
     if layers is None:
         return config.layers
     chosen = list(layers) if isinstance(layers, Iterable) else [layers]
@@ -279,7 +322,7 @@ def _layouts(config, layers):
     return tuple(sorted((config.layer(layer) for layer in chosen), key=lambda layout: layout.layer))
 
 
-def _noise_blocks(layout, tasks, options):
+def _noise_blocks(layout: AttentionLayout, tasks: Collection[Sequence[Sample]], options: ScoreOptions) -> list[str]:
     """Return the blocks of a layer in which a task's gradient is what rounding leaves of 0."""
     sides = [scoring.Side(members, (), options) for members in tasks]
     means = {one.block: [side.block_mean(layout, one, options) for side in sides] for one in layout.projections}
@@ -294,14 +337,16 @@ def _noise_blocks(layout, tasks, options):
     return found
 
 
-def slice_gradients(tasks, projection, unit, options):
+def slice_gradients(
+    tasks: Collection[Sequence[Sample]], projection: Projection, unit: int, options: ScoreOptions
+) -> list[np.ndarray]:
     """Build one slice of every sample, float64 ``[samples, parameters]`` for each task."""
     (tile,) = scoring.slice_tiles([one for members in tasks for one in members], projection, unit, options)
     counts = np.cumsum([len(members) for members in tasks])[:-1]
     return np.split(tile.cpu().double().numpy(), counts)
 
 
-def _require_known(clusters, names):
+def _require_known(clusters: Mapping[str, Any] | str | None, names: Sequence[str]) -> None:
     """Refuse what is neither None, "iid" nor a mapping by task."""
     if clusters is None or (isinstance(clusters, str) and clusters == units.IID):
         return
@@ -316,7 +361,7 @@ def _require_known(clusters, names):
         )
 
 
-def _few_clusters(sides):
+def _few_clusters(sides: Mapping[str, Clusters]) -> Iterator[str]:
     """Say, and warn, where a task has few clusters."""
     fewest = min(sides, key=lambda name: sides[name].number)
     number = sides[fewest].number
@@ -334,7 +379,7 @@ def _few_clusters(sides):
         )
 
 
-def task_clusters(collector, task, clusters=None):
+def task_clusters(collector: FisherCollector, task: str, clusters: Mapping[str, Any] | str | None = None) -> Clusters:
     """Read the clusters of a task: those of the collection, or what the caller gives instead.
 
     Args:
@@ -364,7 +409,7 @@ def task_clusters(collector, task, clusters=None):
     return units.read_clusters(given, len(stored), f"task {task!r}")
 
 
-def _columns(name, found):
+def _columns(name: str, found: HeadTest) -> dict[str, np.ndarray]:
     return {
         f"{name}_statistic": found.statistic,
         f"{name}_effect": found.effect,
@@ -374,7 +419,7 @@ def _columns(name, found):
     }
 
 
-def _words(found):
+def _words(found: HeadTest) -> dict[str, Any]:
     return {
         "null": found.null_statement,
         "claim": found.claim,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -215,7 +216,7 @@ def _layers_label(indices: list[int]) -> str:
     return "layers " + (f"{indices[0]}-{indices[-1]}" if consecutive else ", ".join(map(str, indices)))
 
 
-def _columns(rows: list[tuple[str, ...]]) -> str:
+def _columns(rows: Sequence[tuple[str, ...]]) -> str:
     """Align all columns but the last, under the first row as their heads."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)] + [0]
     return "\n".join(

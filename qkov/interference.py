@@ -1,11 +1,14 @@
 """The QK-OV interference metric on a collector: single pairs, and heatmaps of all pairs on all slices."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +30,32 @@ from . import (
 )
 from .geometry import BLOCKS, checked_index
 from .score_frame import Frame, require_room
+
+if TYPE_CHECKING:
+    from .collector import FisherCollector
+    from .geometry import AttentionLayout, Projection
+    from .heatmap import Heatmap
+    from .layout import QKOVConfig
+    from .option_types import (
+        Aggregate,
+        ContributionNormalisation,
+        FisherPool,
+        FisherSource,
+        GradNormalisation,
+        MemoryBudget,
+        PathLike,
+        SampleId,
+        Tiling,
+        Variant,
+    )
+    from .pair_summary import PairSummary
+    from .samples import Sample
+    from .score_frame import Grid
+    from .score_options import ScoreOptions
+    from .sides import Side
+    from .slice_scorer import SliceScorer
+    from .summary_frame import SummaryFrame
+
 
 NOT_TOLD = ("device", "sample_block", "stacked_bytes", "reads")
 """Options that say how scores are made on this machine; results do not list them."""
@@ -80,26 +109,26 @@ class QKOVInterferenceMetric:
 
     def __init__(
         self,
-        config,
-        collector,
+        config: QKOVConfig,
+        collector: FisherCollector,
         *,
-        variant="unsigned",
-        fisher_pool="A",
-        fisher_source="contributions",
-        aggregate="mean",
-        normalize_gj="none",
-        contribution_normalisation=None,
-        include_bias=False,
-        epsilon=None,
-        ridge_lambda=None,
-        ridge_lambda_rel=None,
-        fisher_tasks=None,
-        min_samples_for_fisher=10,
-        computation_device="cpu",
-        tile_elements=2**23,
-        tiling="fast",
-        memory_budget=None,
-    ):
+        variant: Variant = "unsigned",
+        fisher_pool: FisherPool = "A",
+        fisher_source: FisherSource = "contributions",
+        aggregate: Aggregate = "mean",
+        normalize_gj: GradNormalisation = "none",
+        contribution_normalisation: ContributionNormalisation | None = None,
+        include_bias: bool = False,
+        epsilon: float | None = None,
+        ridge_lambda: float | None = None,
+        ridge_lambda_rel: float | None = None,
+        fisher_tasks: Mapping[str, str] | None = None,
+        min_samples_for_fisher: int = 10,
+        computation_device: str | torch.device = "cpu",
+        tile_elements: int = 2**23,
+        tiling: Tiling = "fast",
+        memory_budget: MemoryBudget | None = None,
+    ) -> None:
         self.config, self.collector = config, collector
         self.min_samples_for_fisher = min_samples_for_fisher
         self.fisher_tasks = dict(fisher_tasks or {})
@@ -126,7 +155,9 @@ class QKOVInterferenceMetric:
                 "QKOVConfig.from_model(model) of the model that was collected."
             )
 
-    def compute_sample_pair(self, task_a, sample_i, task_b, sample_j, layer, head):
+    def compute_sample_pair(
+        self, task_a: str, sample_i: SampleId, task_b: str, sample_j: SampleId, layer: int, head: int
+    ) -> dict[str, float]:
         """Score one pair of samples at one head.
 
         Args:
@@ -147,13 +178,21 @@ class QKOVInterferenceMetric:
             self.collector.sample(task, sample_id)
             rows.append([self.collector.sample_ids(task).index(sample_id)])
         self._warn_if_few(task_a, task_b)
-        scorer = self._scorer(task_a, task_b, *rows, [layout])
+        scorer = self._scorer(task_a, task_b, *rows, [layout])  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
         found = {one.block: scorer.pairs(layout, one, layout.unit(one.block, head)) for one in layout.projections}
         return {block: float(result.scores[0, 0]) for block, result in found.items()}
 
     def compute_heatmap(
-        self, task_a, task_b, *, layers=None, heads=None, max_samples_per_task=None, scores_path=None, progress=True
-    ):
+        self,
+        task_a: str,
+        task_b: str,
+        *,
+        layers: int | Iterable[int] | None = None,
+        heads: int | Iterable[int] | None = None,
+        max_samples_per_task: int | None = None,
+        scores_path: PathLike | None = None,
+        progress: bool = True,
+    ) -> Heatmap:
         """Score every pair of samples on every slice.
 
         Args:
@@ -177,13 +216,26 @@ class QKOVInterferenceMetric:
                 ``scores_path`` is not empty.
             MemoryLimitError, DiskError: If the scores fit neither.
         """
-        options = {"layers": layers, "heads": heads, "max_samples_per_task": max_samples_per_task, "progress": progress}
+        options: dict[str, Any] = {
+            "layers": layers,
+            "heads": heads,
+            "max_samples_per_task": max_samples_per_task,
+            "progress": progress,
+        }
         return self._heatmaps(task_a, task_b, {self.options.variant: scores_path}, **options)[self.options.variant]
 
     def compute_heatmaps(
-        self, task_a, task_b, *, variants, layers=None, heads=None, max_samples_per_task=None, scores_path=None,
-        progress=True,
-    ):  # fmt: skip
+        self,
+        task_a: str,
+        task_b: str,
+        *,
+        variants: Iterable[Variant],
+        layers: int | Iterable[int] | None = None,
+        heads: int | Iterable[int] | None = None,
+        max_samples_per_task: int | None = None,
+        scores_path: PathLike | None = None,
+        progress: bool = True,
+    ) -> dict[str, Heatmap]:
         """Score every pair of samples on every slice by several variants, from gradients built once.
 
         Each variant beyond the first costs one more matrix product of a slice, not another pass over the samples.
@@ -206,10 +258,25 @@ class QKOVInterferenceMetric:
             formula.require_choice("variants", one, formula.VARIANTS)
             dataclasses.replace(self.options, variant=one)  # refuses what has no meaning with the other options
         paths = {one: None if scores_path is None else Path(scores_path) / one for one in variants}
-        options = {"layers": layers, "heads": heads, "max_samples_per_task": max_samples_per_task, "progress": progress}
+        options: dict[str, Any] = {
+            "layers": layers,
+            "heads": heads,
+            "max_samples_per_task": max_samples_per_task,
+            "progress": progress,
+        }
         return self._heatmaps(task_a, task_b, paths, **options)
 
-    def _heatmaps(self, task_a, task_b, paths, *, layers, heads, max_samples_per_task, progress):
+    def _heatmaps(
+        self,
+        task_a: str,
+        task_b: str,
+        paths: Mapping[Any, PathLike | None],
+        *,
+        layers: int | Iterable[int] | None,
+        heads: int | Iterable[int] | None,
+        max_samples_per_task: int | None,
+        progress: bool,
+    ) -> dict[str, Heatmap]:
         """One heatmap for each variant of ``{variant: folder of its scores, or None}``."""
         layouts, heads = self._selection(layers, heads)
         members = self._members(task_a, task_b, max_samples_per_task)
@@ -217,8 +284,8 @@ class QKOVInterferenceMetric:
         with contextlib.ExitStack() as stack:
             frames = {}
             for variant, path in paths.items():
-                require_room(layouts, heads, *counts, path)
-                frames[variant] = stack.enter_context(Frame(layouts, heads, *counts, path))
+                require_room(layouts, heads, *counts, path)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+                frames[variant] = stack.enter_context(Frame(layouts, heads, *counts, path))  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
             options = self.options
             if members[1]:
                 self._warn_if_few(task_a, task_b)
@@ -236,14 +303,16 @@ class QKOVInterferenceMetric:
             self._warn_if_underflown(result)
         return results
 
-    def _fill(self, frames, task_a, task_b, counts, progress):
+    def _fill(
+        self, frames: Mapping[str, Frame], task_a: str, task_b: str, counts: Sequence[int], progress: bool
+    ) -> ScoreOptions:
         """Fill the frames; return the options that scores were made with."""
         grid = next(iter(frames.values())).grid
         later = sum(frame.result_bytes for frame in frames.values())
         rows = [list(range(count)) for count in counts]
-        scorer = self._scorer(task_a, task_b, *rows, grid.layouts, later=later, num_variants=len(frames))
+        scorer = self._scorer(task_a, task_b, *rows, grid.layouts, later=later, num_variants=len(frames))  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
 
-        def visit(layout, projection, place, column, unit):
+        def visit(layout: AttentionLayout, projection: Projection, place: int, column: int, unit: int) -> None:
             if len(frames) == 1:
                 results = [scorer.pairs(layout, projection, unit)]
             else:
@@ -256,8 +325,16 @@ class QKOVInterferenceMetric:
         return made_with
 
     def compute_summary(
-        self, task_a, task_b, *, top_k=10, layers=None, heads=None, max_samples_per_task=None, progress=True
-    ):
+        self,
+        task_a: str,
+        task_b: str,
+        *,
+        top_k: int = 10,
+        layers: int | Iterable[int] | None = None,
+        heads: int | Iterable[int] | None = None,
+        max_samples_per_task: int | None = None,
+        progress: bool = True,
+    ) -> PairSummary:
         """Reduce the scores of all pairs while they are made, without keeping them.
 
         Of every slice: the mean over either task, which follows from sums over one task at a time, the lift of A's samples,
@@ -283,7 +360,7 @@ class QKOVInterferenceMetric:
         layouts, heads = self._selection(layers, heads)
         members = self._members(task_a, task_b, max_samples_per_task)
         counts = [len(part) for part in members]
-        summary_frame.require_memory(layouts, heads, *counts, top_k)
+        summary_frame.require_memory(layouts, heads, *counts, top_k)  # type: ignore[call-arg]  # unpacked, and counted by the callee
         ascending = meaning.VARIANT_MEANING[self.options.variant]["conflict_order"] == "ascending"
         frame = summary_frame.SummaryFrame(
             layouts, heads, *counts, top_k=top_k, ascending=ascending, has_lift=not self.options.weighs_by_matrix
@@ -292,7 +369,7 @@ class QKOVInterferenceMetric:
         if members[1]:
             self._warn_if_few(task_a, task_b)
             rows = [list(range(count)) for count in counts]
-            scorer = self._scorer(task_a, task_b, *rows, layouts, later=frame.result_bytes, in_place=False)
+            scorer = self._scorer(task_a, task_b, *rows, layouts, later=frame.result_bytes, in_place=False)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
             options = scorer.options
             self._over_slices(frame.grid, progress, lambda *place: self._summarise(frame, scorer, top_k, *place))
         facts = self._attributes(task_a, task_b, counts[1] > 0, options)
@@ -308,14 +385,24 @@ class QKOVInterferenceMetric:
             self._warn_if_underflown(result)
         return result
 
-    def _summarise(self, frame, scorer, top_k, layout, projection, place, column, unit):
+    def _summarise(
+        self,
+        frame: SummaryFrame,
+        scorer: SliceScorer,
+        top_k: int,
+        layout: AttentionLayout,
+        projection: Projection,
+        place: int,
+        column: int,
+        unit: int,
+    ) -> None:
         matrix = self.options.weighs_by_matrix
         found = scorer.pairs(layout, projection, unit) if top_k or matrix else None
         # Means are sums over one task at a time also where pairs are scored, so that top_k changes nothing but the list.
-        means = summary_frame.means_of(found) if matrix else scorer.marginals(layout, projection, unit)
-        frame.put(projection.block, place, column, means, found.scores if top_k else None)
+        means = summary_frame.means_of(found) if matrix else scorer.marginals(layout, projection, unit)  # type: ignore[arg-type]  # scored where there are pairs to list, or a matrix
+        frame.put(projection.block, place, column, means, found.scores if top_k else None)  # type: ignore[union-attr]  # scored where there are pairs to list, or a matrix
 
-    def _members(self, task_a, task_b, most):
+    def _members(self, task_a: str, task_b: str, most: int | None) -> list[tuple[Sample, ...]]:
         """The samples of both tasks that are scored; warns of an empty task B."""
         members_a = self.collector.samples(task_a)
         if not members_a:
@@ -333,12 +420,12 @@ class QKOVInterferenceMetric:
         return [members[: _limit(len(members), most)] for members in (members_a, members_b)]
 
     @staticmethod
-    def _names(task_a, task_b, members):
+    def _names(task_a: str, task_b: str, members: Sequence[Sequence[Sample]]) -> dict[str, Any]:
         """The fields of a result that say what was scored."""
         sample_a, sample_b = (tuple(one.sample_id for one in part) for part in members)
         return {"task_a": task_a, "task_b": task_b, "sample_a": sample_a, "sample_b": sample_b}
 
-    def compute_gradient_norms(self, task):
+    def compute_gradient_norms(self, task: str) -> dict[str, np.ndarray]:
         r"""Return the L1 norm of each sample's gradient on every slice, ``{block: float64 [samples, layers, units]}``.
 
         .. math:: \frac1K \sum_k |g_{jk}|
@@ -357,7 +444,7 @@ class QKOVInterferenceMetric:
                     norms[block][:, place, unit] = self._slice_norms(side, projection, unit)
         return norms
 
-    def _slice_norms(self, side, projection, unit):
+    def _slice_norms(self, side: Side, projection: Projection, unit: int) -> np.ndarray:
         total = torch.zeros(len(side.members), dtype=torch.float64)
         for grad in scoring.slice_tiles(side.members, projection, unit, self.options):
             right = formula.right_factor("unsigned", grad, grad, None, side.tokens, self.options.normalize_gj)
@@ -365,17 +452,27 @@ class QKOVInterferenceMetric:
         size = scoring.num_parameters(projection, self.options)
         return formula.aggregate_scores(total, size, self.options.aggregate).numpy()
 
-    def _scorer(self, task_a, task_b, rows_a, rows_b, layouts, **demand):
+    def _scorer(
+        self,
+        task_a: str,
+        task_b: str,
+        rows_a: Sequence[int],
+        rows_b: Sequence[int],
+        layouts: Sequence[AttentionLayout],
+        **demand: Any,
+    ) -> SliceScorer:
         for task in self.fisher_tasks:
             self.collector.samples(task)  # refuses a name that was never collected, which would silently change nothing
         sides = self._side(task_a, rows_a), self._side(task_b, rows_b)
         options = score_memory.fit(self.options, self.memory_budget, sides, layouts, **demand)
         return slice_scorer.SliceScorer(sides, options)
 
-    def _side(self, task, rows):
+    def _side(self, task: str, rows: Sequence[int] | None) -> Side:
         return scoring.Side.of_task(self.collector, task, rows, self.options, self.fisher_tasks)
 
-    def _selection(self, layers, heads):
+    def _selection(
+        self, layers: int | Iterable[int] | None, heads: int | Iterable[int] | None
+    ) -> tuple[list[AttentionLayout], list[int]]:
         layers = self.config.layer_indices if layers is None else _as_list(layers)
         layouts = [self.config.layer(layer) for layer in layers]
         most = max(layout.num_heads for layout in layouts) if layouts else 0
@@ -388,7 +485,9 @@ class QKOVInterferenceMetric:
         return layouts, [checked_index(head, most, "head") for head in heads]
 
     @staticmethod
-    def _over_slices(grid, progress, visit, places=None):
+    def _over_slices(
+        grid: Grid, progress: bool, visit: Callable[..., None], places: Collection[int] | None = None
+    ) -> None:
         """Call ``visit(layout, projection, place, column, unit)`` for every slice, or those of some places among layers."""
         chosen = [place for place in range(len(grid.layouts)) if places is None or place in places]
         total = sum(len(grid.units(grid.layouts[place], block)) for place in chosen for block in BLOCKS)
@@ -402,7 +501,9 @@ class QKOVInterferenceMetric:
                         visit(layout, projection, place, column, unit)
                         bar.update()
 
-    def _attributes(self, task_a, task_b, valid, options=None, variant=None):
+    def _attributes(
+        self, task_a: str, task_b: str, valid: bool, options: ScoreOptions | None = None, variant: str | None = None
+    ) -> dict[str, Any]:
         made = dataclasses.replace(options or self.options, variant=variant or self.options.variant)
         options = {name: value for name, value in dataclasses.asdict(made).items() if name not in NOT_TOLD}
         described = meaning.describe_scores(
@@ -432,11 +533,11 @@ class QKOVInterferenceMetric:
             "versions": {name: reproducibility.environment_record()["versions"][name] for name in ("qkov", "torch")},
         }
 
-    def _num_fisher_samples(self, task):
+    def _num_fisher_samples(self, task: str) -> int:
         source = self.fisher_tasks.get(task, task)
         return len(self.collector.samples(source)) if source in self.collector.tasks else 0
 
-    def _warn_if_underflown(self, result):
+    def _warn_if_underflown(self, result: Heatmap | PairSummary) -> None:
         """Warn of layers in which F is 0 everywhere although gradients are not: their squares have underflown."""
         if result.attributes["variant"] in ("dot", *formula.MATRIX_VARIANTS):
             return
@@ -457,7 +558,7 @@ class QKOVInterferenceMetric:
                 errors.UnderflowWarning,
             )
 
-    def _warn_if_few(self, task_a, task_b):
+    def _warn_if_few(self, task_a: str, task_b: str) -> None:
         if self.options.variant == "dot":
             return
         owners = {"A": (task_a,), "B": (task_b,), "pooled": (task_a, task_b)}[self.options.fisher_pool]
@@ -472,12 +573,12 @@ class QKOVInterferenceMetric:
                 )
 
 
-def _has_gradient(layout, members):
+def _has_gradient(layout: AttentionLayout, members: Sequence[Sample]) -> bool:
     factors = (one.factors[projection.module_name] for one in members for projection in layout.projections)
     return any(bool(pair.inputs.any()) and bool(pair.deltas.any()) for pair in factors)
 
 
-def _warn_if_damped(result):
+def _warn_if_damped(result: Heatmap | PairSummary) -> None:
     if result.attributes["variant"] in formula.MATRIX_VARIANTS:
         return _warn_if_ridge_is_all(result)
     ratios = np.concatenate([
@@ -492,7 +593,7 @@ def _warn_if_damped(result):
         )
 
 
-def _warn_if_ridge_is_all(result):
+def _warn_if_ridge_is_all(result: Heatmap | PairSummary) -> None:
     """Warn where damping exceeds even the largest eigenvalue; most of a singular matrix is below it by design."""
     largest, damping = (
         np.concatenate([result.health[block][name].ravel() for block in BLOCKS]) for name in ("fisher_max", "damping")
@@ -506,7 +607,7 @@ def _warn_if_ridge_is_all(result):
         )
 
 
-def _warn(message, category):
+def _warn(message: str, category: type[Warning]) -> None:
     """Warn at the line that called this module, however deep in it the reason was found."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename == __file__:
@@ -514,11 +615,11 @@ def _warn(message, category):
     warnings.warn(message, category, stacklevel=level)
 
 
-def _limit(count, most):
+def _limit(count: int, most: int | None) -> int:
     if most is not None and most < 1:
         raise errors.OptionError(f"max_samples_per_task is {most}; expected at least 1, or None for all.")
     return count if most is None else min(count, most)
 
 
-def _as_list(indices):
+def _as_list(indices: int | Iterable[int]) -> list[int]:
     return list(indices) if isinstance(indices, Iterable) else [indices]

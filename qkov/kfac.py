@@ -18,11 +18,18 @@ in the weighted sample, such as a full grid or either of them constant, and with
 v that is always 1.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from . import full_fisher
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True)
@@ -43,17 +50,19 @@ class Eigenbasis:
     other_vectors: torch.Tensor
 
     @property
-    def values(self):
+    def values(self) -> torch.Tensor:
         """Eigenvalues of the Kronecker product, ``[width, other]``."""
         return self.own_values[:, None] * self.other_values
 
     @property
-    def mean(self):
+    def mean(self) -> float:
         """Mean of all eigenvalues: trace over number of parameters."""
         return float(self.own_values.mean() * self.other_values.mean())
 
 
-def kronecker_factors(pairs, token_weights):
+def kronecker_factors(
+    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], token_weights: torch.Tensor | Sequence[float]
+) -> KroneckerFactors:
     r"""Return B and A of a slice.
 
     Args:
@@ -75,7 +84,7 @@ def kronecker_factors(pairs, token_weights):
     return KroneckerFactors(token_moment(own, token_weights), token_mean_moment(other, token_weights))
 
 
-def token_moment(rows, token_weights):
+def token_moment(rows: Sequence[torch.Tensor], token_weights: torch.Tensor | Sequence[float]) -> torch.Tensor:
     r"""Return ``sum_i omega_i X_i^T X_i``, ``[features, features]``, of a list of ``X_i [tokens, features]``."""
     total = torch.zeros(rows[0].shape[1], rows[0].shape[1], dtype=torch.float64, device=rows[0].device)
     for tokens, weight in zip(rows, token_weights, strict=True):
@@ -84,24 +93,24 @@ def token_moment(rows, token_weights):
     return total
 
 
-def token_mean_moment(rows, token_weights):
+def token_mean_moment(rows: Sequence[torch.Tensor], token_weights: torch.Tensor | Sequence[float]) -> torch.Tensor:
     r"""Return the weighted mean over tokens of ``x x^T``: the moment over ``sum_i omega_i tokens_i``."""
     mass = sum(float(weight) * len(tokens) for tokens, weight in zip(rows, token_weights, strict=True))
     return token_moment(rows, token_weights) / mass if mass > 0 else token_moment(rows, token_weights)
 
 
-def eigenbasis(factors):
+def eigenbasis(factors: KroneckerFactors) -> Eigenbasis:
     """Decompose both factors."""
     own, other = full_fisher.spectrum(factors.own), full_fisher.spectrum(factors.other)
     return Eigenbasis(*own, *other)
 
 
-def ridge(basis, *, relative, absolute=None):
+def ridge(basis: Eigenbasis, *, relative: float, absolute: float | None = None) -> float:
     """Return the damping, ``relative`` times the mean eigenvalue of the Kronecker product, or the absolute one."""
     return full_fisher.checked_ridge(basis.mean, relative=relative, absolute=absolute)
 
 
-def solve(factors, grads, damping, *, power=1.0):
+def solve(factors: Eigenbasis, grads: torch.Tensor, damping: float, *, power: float = 1.0) -> torch.Tensor:
     r"""Return ``(B x A + lambda I)^{-power} vec G`` of each gradient, exactly, by the eigenvectors of both factors.
 
     .. math:: Q_B \Bigl[ \frac{Q_B^T G\, Q_A}{(\beta \alpha^T + \lambda)^{power}} \Bigr] Q_A^T

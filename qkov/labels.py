@@ -1,14 +1,18 @@
 """Labels that a result is stored under: sample ids, layer and head numbers, attributes; validated, in one form."""
 
+from __future__ import annotations
+
 import json
 import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from . import errors, result_file
 
 
-def checked_ids(ids, name):
+def checked_ids(ids: Sequence[int | str], name: str) -> tuple[int | str, ...]:
     ids = tuple(ids)
     if all(isinstance(sample_id, str) for sample_id in ids):
         checked = ids
@@ -23,7 +27,7 @@ def checked_ids(ids, name):
     return checked
 
 
-def whole_array(values, name):
+def whole_array(values: Any, name: str) -> np.ndarray:
     """Return an array as int64; a fraction, NaN or what does not fit would become another number without a word."""
     values = np.asarray(values)
     whole = values.dtype.kind in "iuf" and bool((np.abs(values) < 2.0**62).all() and (values == np.rint(values)).all())
@@ -34,14 +38,14 @@ def whole_array(values, name):
     return values.astype(np.int64)
 
 
-def checked_numbers(numbers, name):
+def checked_numbers(numbers: Sequence[int], name: str) -> tuple[int, ...]:
     checked = tuple(operator.index(number) for number in numbers)
     if len(set(checked)) != len(checked) or min(checked, default=0) < 0:
         raise errors.ShapeError(f"{name} is {checked}; expected different numbers from 0 up.")
     return checked
 
 
-def plain_json(attributes):
+def plain_json(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of attributes as JSON gives it back: tuples become lists now, not on loading."""
     try:
         return json.loads(result_file.canonical_json(dict(attributes)))
@@ -51,7 +55,7 @@ def plain_json(attributes):
         ) from error
 
 
-def checked_attributes(attributes, *, pairs):
+def checked_attributes(attributes: Mapping[str, Any], *, pairs: int) -> dict[str, Any]:
     checked = plain_json(attributes)
     checked.setdefault("conflict_order", "descending")
     if checked["conflict_order"] not in ("descending", "ascending"):

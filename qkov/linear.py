@@ -127,10 +127,10 @@ class Linear:
             raise LayoutError(
                 f"{described(full_name, found)} has its weights on the meta device. Load the weights first."
             )
-        shape = (weight.shape[0], weight.shape[1])
-        if bias is not None and tuple(bias.shape) != (shape[axis],):
+        shape = (weight.shape[0], weight.shape[1])  # type: ignore[index]  # what a module names, which torch types as a tensor or module
+        if bias is not None and tuple(bias.shape) != (shape[axis],):  # type: ignore[arg-type]  # what a module names, which torch types as a tensor or module
             raise LayoutError(
-                f"{described(full_name, found)} has a weight of {shape} and a bias of {tuple(bias.shape)}; expected "
+                f"{described(full_name, found)} has a weight of {shape} and a bias of {tuple(bias.shape)}; expected "  # type: ignore[arg-type]  # what a module names, which torch types as a tensor or module
                 f"({shape[axis]},). Was it pruned or replaced by hand?"
             )
-        return cls(full_name, shape, axis, bias is not None)
+        return cls(full_name, shape, axis, bias is not None)  # type: ignore[arg-type]  # a matrix has two sizes

@@ -5,17 +5,25 @@ weigh short samples more, and squares of averages do not add up). Anything else 
 ``loss_fn(model, batch) -> losses [N]`` or ``-> (losses [N], tokens [N])``.
 """
 
+from __future__ import annotations
+
 import contextlib
 import inspect
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .errors import BatchError, OptionError
 
+if TYPE_CHECKING:
+    from torch import nn
+
+
 IGNORED = -100  # the label that enters no loss, as in transformers
 
 
-def real_tokens(batch):
+def real_tokens(batch: Mapping[str, Any]) -> torch.Tensor:
     """Return which positions hold a token, bool ``[N, T]``: the attention mask, or everything."""
     mask = batch.get("attention_mask")
     name, axes = ("input_ids", "[N, T]") if "input_ids" in batch else ("inputs_embeds", "[N, T, hidden]")
@@ -39,7 +47,7 @@ def real_tokens(batch):
     return mask != 0
 
 
-def target_labels(batch):
+def target_labels(batch: Mapping[str, Any]) -> torch.Tensor:
     """Return the labels that enter the causal loss, ``[N, T]``, unshifted; ``IGNORED`` elsewhere.
 
     Position t counts when it and its predecessor are real tokens: with padding on the left, the label of the first
@@ -59,12 +67,12 @@ def target_labels(batch):
     return labels.masked_fill(~predicted, IGNORED)
 
 
-def position_ids(batch):
+def position_ids(batch: Mapping[str, Any]) -> torch.Tensor:
     """Count real tokens from the left, 0-based, ``[N, T]``; padding gets position 0, which nothing attends to."""
     return (real_tokens(batch).long().cumsum(-1) - 1).clamp_min(0)
 
 
-def accepts(model, name):
+def accepts(model: nn.Module, name: str) -> bool:
     """Tell whether the model's forward takes an argument of this name, itself or by passing ``**kwargs`` on."""
     parameters = inspect.signature(model.forward).parameters
     if name in parameters:
@@ -73,7 +81,7 @@ def accepts(model, name):
     return passes_on and any(accepts(child, name) for child in model.children())
 
 
-def causal_lm_loss(model, batch):
+def causal_lm_loss(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Sum the negative log-likelihood of each sample's tokens.
 
     .. math:: \ell_i = -\sum_t \log p(x_{i,t} \mid x_{i,<t})
@@ -99,7 +107,9 @@ def causal_lm_loss(model, batch):
     return per_token.sum(1), tokens
 
 
-def sample_labels(model, batch, *, seed, num_draws=1, micro_batch=8):
+def sample_labels(
+    model: nn.Module, batch: Mapping[str, Any], *, seed: int, num_draws: int = 1, micro_batch: int = 8
+) -> dict[str, torch.Tensor]:
     r"""Return a batch of the same inputs whose labels are drawn from the model's own predictions.
 
     .. math:: y_{i,t} \sim p(\cdot \mid x_{i,<t}), \qquad
@@ -146,7 +156,7 @@ def sample_labels(model, batch, *, seed, num_draws=1, micro_batch=8):
     return {**repeated, "labels": drawn.flatten(0, 1).to(counted.device)}
 
 
-def _draw(chances, num_draws, generator):
+def _draw(chances: torch.Tensor, num_draws: int, generator: torch.Generator) -> torch.Tensor:
     """Draw classes by inverting the cumulated chances ``[tokens, classes]``, ``[num_draws, tokens]``."""
     uniform = torch.rand(num_draws, len(chances), generator=generator, dtype=torch.float64)
     edges = chances.cumsum(-1)
@@ -154,12 +164,12 @@ def _draw(chances, num_draws, generator):
     return found.clamp_max(chances.shape[-1] - 1).T
 
 
-def _has_rows(value):
+def _has_rows(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim > 0
 
 
 @contextlib.contextmanager
-def _evaluated(model):
+def _evaluated(model: nn.Module) -> Iterator[None]:
     """Put a model in eval mode, and every module back as it was."""
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -170,7 +180,7 @@ def _evaluated(model):
             module.training = training
 
 
-def _predictions(model, batch):
+def _predictions(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
     """Run the model and return the logits that predict labels 1 to T - 1, ``[N, T - 1, vocabulary]``, float32 or wider."""
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     # GPT-2 numbers positions from the left edge, padding included, unless told: a gradient error of 129 % when padded left.
@@ -182,7 +192,7 @@ def _predictions(model, batch):
     return (logits if logits.dtype == torch.float64 else logits.float())[:, :-1]
 
 
-def _check_labels(labels, vocabulary):
+def _check_labels(labels: torch.Tensor, vocabulary: int) -> None:
     used = labels[labels != IGNORED]
     if used.numel() and not 0 <= int(used.min()) <= int(used.max()) < vocabulary:
         wrong = (labels != IGNORED) & ((labels < 0) | (labels >= vocabulary))

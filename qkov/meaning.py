@@ -3,6 +3,10 @@
 The table is data so that results, pictures and pages say the same thing.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from . import errors
 
 _RATIO = "dimensionless (gradients over root Fisher)"
@@ -80,7 +84,7 @@ _DAMPING_RULES = {
 }
 
 
-def describe_damping(variant, *, absolute):
+def describe_damping(variant: str, *, absolute: bool) -> str:
     """Write the damping of a variant as a formula, for a result's attributes."""
     if variant in _DAMPING_RULES:
         rule = _DAMPING_RULES[variant]
@@ -94,8 +98,14 @@ def describe_damping(variant, *, absolute):
 
 
 def describe_scores(
-    variant, fisher_pool, *, aggregate="mean", normalize_gj="none", fisher_source="contributions", own_fisher=True
-):
+    variant: str,
+    fisher_pool: str,
+    *,
+    aggregate: str = "mean",
+    normalize_gj: str = "none",
+    fisher_source: str = "contributions",
+    own_fisher: bool = True,
+) -> dict[str, Any]:
     """Say in words what a score of this kind means, for a result's attributes.
 
     Args:
@@ -123,16 +133,16 @@ def describe_scores(
     return {
         "meaning": entry["meaning"],
         "sign": entry["sign"],
-        "unit": entry["unit"] + (", per token" if per_token else "") + f", {aggregate} over the slice",
+        "unit": entry["unit"] + (", per token" if per_token else "") + f", {aggregate} over the slice",  # type: ignore[operator]  # of mixed values
         "range": entry["range"],
         "conflict_order": entry["conflict_order"],
-        "loss_scale_degrees": dict(zip(("a", "b", "both"), entry["degrees"][fisher_pool], strict=True)),
+        "loss_scale_degrees": dict(zip(("a", "b", "both"), entry["degrees"][fisher_pool], strict=True)),  # type: ignore[index]  # of mixed values
         "average_caveat": _average_caveat(variant, fisher_pool, fisher_source) if own_fisher else "",
         **({"additivity_note": ADDITIVITY_NOTE} if variant in _DAMPING_RULES else {}),
     }
 
 
-def _average_caveat(variant, fisher_pool, fisher_source):
+def _average_caveat(variant: str, fisher_pool: str, fisher_source: str) -> str:
     # mean_i C_ik / F_k is 1 wherever F_k > 0 if F is A's own mean, whatever A is. One scalar per slice cancels nothing.
     if fisher_source == "head" or not (variant == "natural" or (variant == "unsigned" and fisher_pool == "A")):
         return ""

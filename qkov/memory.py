@@ -1,5 +1,7 @@
 """How much memory there is and is used, and whether a result fits, before anything of it is allocated."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import re
@@ -26,7 +28,7 @@ _LIMITS = (
 )
 
 
-def budget_bytes(value):
+def budget_bytes(value: int | str | None) -> int:
     """Read a ``memory_budget``.
 
     It is the most resident memory that this process may have on a CPU (Python, torch and the model included: what ``ps``
@@ -56,17 +58,17 @@ def budget_bytes(value):
             f"memory_budget={value!r}; expected None, a whole number of bytes of at least 1, or a size such as '8GB' "
             "(10^9 bytes), '8GiB' (2^30 bytes) or '500 MB'."
         )
-    return found
+    return found  # type: ignore[return-value]  # a number of bytes, checked above
 
 
-def resident_bytes():
+def resident_bytes() -> int | None:
     """Return the memory that this process holds now, what ``ps`` calls RSS; None where the system does not tell."""
     if not _STATM.exists():
         return peak_resident_bytes()  # an upper bound
     return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def peak_resident_bytes():
+def peak_resident_bytes() -> int | None:
     """Return the most memory that this process has held since it began; None where the system does not tell."""
     if _STATUS.exists():  # of this program alone; ru_maxrss begins with what the parent had when it forked
         for line in _STATUS.read_text().splitlines():
@@ -80,7 +82,7 @@ def peak_resident_bytes():
     return most * (1 if sys.platform == "darwin" else 1024)
 
 
-def return_what_is_freed():
+def return_what_is_freed() -> bool:
     """Have memory that is freed returned to the system at once, for the rest of the process, where its C library is glibc.
 
     By default glibc keeps freed blocks of up to 32 MB in a heap with holes: passes of 488 MB of tensors then took 500 to
@@ -101,13 +103,13 @@ def return_what_is_freed():
     return True
 
 
-def available_bytes():
+def available_bytes() -> int | None:
     """Return the memory that can be had without swapping, within a container's limit; None where nobody tells."""
     found = [left for left in (_of_machine(), *(_of_container(*pair) for pair in _LIMITS)) if left is not None]
     return min(found, default=None)
 
 
-def require(num_bytes, what, remedy):
+def require(num_bytes: int, what: str, remedy: str) -> None:
     """Refuse what takes more than :data:`SHARE` of the available memory.
 
     Args:
@@ -123,7 +125,7 @@ def require(num_bytes, what, remedy):
         )
 
 
-def _of_machine():
+def _of_machine() -> int | None:
     if _MEMINFO.exists():
         for line in _MEMINFO.read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -133,7 +135,7 @@ def _of_machine():
     return None
 
 
-def _of_container(limit, used):
+def _of_container(limit: Path, used: Path) -> int | None:
     """What a control group leaves; of the page cache, which counts as used there, the part that is not in use is free."""
     try:
         most = limit.read_text().strip()

@@ -14,18 +14,34 @@ Where no model moved, nothing moves; where all F are equal, or all zero, or wher
 :math:`\sum_t w_t \theta_{tk} / \sum_t w_t`. All three hold exactly, not up to rounding.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import errors, formula
+
+if TYPE_CHECKING:
+    from .diagonal import FisherDiagonal
+    from .option_types import FisherScale
+
 
 __all__ = ["merge_weights"]
 
 FISHER_SCALES = ("none", "mean")
 
 
-def merge_weights(models, *, fisher=None, base=None, weights=None, damping=1e-8, fisher_scale="none"):
+def merge_weights(
+    models: Mapping[str, Mapping[str, torch.Tensor]],
+    *,
+    fisher: Mapping[str, FisherDiagonal | Mapping[str, torch.Tensor]] | None = None,
+    base: Mapping[str, torch.Tensor] | None = None,
+    weights: Mapping[str, float] | None = None,
+    damping: float = 1e-8,
+    fisher_scale: FisherScale = "none",
+) -> dict[str, torch.Tensor]:
     r"""Average the weights of several models of one architecture, see the module's formula.
 
     Sums are taken in float64; every tensor keeps its dtype. Tensors that share memory in all models (tied embeddings)
@@ -88,7 +104,14 @@ def merge_weights(models, *, fisher=None, base=None, weights=None, damping=1e-8,
     return merged
 
 
-def _merged(name, thetas, factors, fishers, centre, damping):
+def _merged(
+    name: str,
+    thetas: Sequence[torch.Tensor],
+    factors: Sequence[float],
+    fishers: Sequence[torch.Tensor] | None,
+    centre: torch.Tensor | None,
+    damping: float,
+) -> torch.Tensor:
     """Average one tensor: differences from the first model are averaged, so that what is equal stays as it is."""
     first = thetas[0].double()
     shares = _shares(factors, fishers, damping, centre is not None, first)
@@ -105,13 +128,19 @@ def _merged(name, thetas, factors, fishers, centre, damping):
     return result.to(thetas[0].dtype)
 
 
-def _shares(factors, fishers, damping, with_centre, like):
+def _shares(
+    factors: Sequence[float],
+    fishers: Sequence[torch.Tensor] | None,
+    damping: float,
+    with_centre: bool,
+    like: torch.Tensor,
+) -> list[torch.Tensor]:
     """Weight of each model, and of the centre, at every parameter of a tensor; up to a common factor per parameter."""
     if fishers is None:
         return [torch.full_like(like, factor) for factor in factors]
     fishers = [one.to(like) for one in fishers]
     strength = sum(factor * one for factor, one in zip(factors, fishers, strict=True))
-    ridge = damping * float(strength.mean()) if like.numel() else 0.0
+    ridge = damping * float(strength.mean()) if like.numel() else 0.0  # type: ignore[union-attr]  # a sum that starts at 0
     if not with_centre:  # a pull to the plain average is the same amount of F added to every model
         fishers = [one + ridge / sum(factors) for one in fishers]
     largest = torch.stack(fishers).amax(0).clamp(min=ridge if with_centre else 0.0)
@@ -124,7 +153,7 @@ def _shares(factors, fishers, damping, with_centre, like):
     return [factor * torch.where(known, one / scale, 1.0) for factor, one in zip(factors, fishers, strict=True)]
 
 
-def _check_alike(models, base):
+def _check_alike(models: Mapping[str, Mapping[str, torch.Tensor]], base: Mapping[str, torch.Tensor] | None) -> None:
     everyone = {f"task {task!r}": state for task, state in models.items()} | ({} if base is None else {"base": base})
     (first_name, first), *others = everyone.items()
     for label, state in everyone.items():
@@ -151,7 +180,7 @@ def _check_alike(models, base):
                 )
 
 
-def _task_weights(tasks, weights):
+def _task_weights(tasks: Sequence[str], weights: Mapping[str, float] | None) -> list[float]:
     weights = dict.fromkeys(tasks, 1.0) if weights is None else weights
     _require_tasks("weights", weights, tasks)
     for task in tasks:
@@ -160,14 +189,18 @@ def _task_weights(tasks, weights):
     return [float(weights[task]) for task in tasks]
 
 
-def _require_tasks(name, given, tasks):
+def _require_tasks(name: str, given: Mapping[str, Any], tasks: Sequence[str]) -> None:
     if set(given) != set(tasks):
         raise errors.UnknownTaskError(
             f"{name} is of tasks {sorted(given)}; expected those of the models, {sorted(tasks)}."
         )
 
 
-def _checked_fisher(models, fisher, fisher_scale):
+def _checked_fisher(
+    models: Mapping[str, Mapping[str, torch.Tensor]],
+    fisher: Mapping[str, FisherDiagonal | Mapping[str, torch.Tensor]] | None,
+    fisher_scale: str,
+) -> dict[str, list[torch.Tensor]] | None:
     """Return ``{param_name: [F of every task]}`` in float64, or None; tied names share what one of them has."""
     if fisher is None:
         return None
@@ -197,11 +230,11 @@ def _checked_fisher(models, fisher, fisher_scale):
     return found | {other: found[name] for name in names for other in _tied(models, name) if other not in found}
 
 
-def _values(fisher):
+def _values(fisher: FisherDiagonal | Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     return fisher if isinstance(fisher, Mapping) else fisher.values
 
 
-def _check_one_fisher(name, task, fisher, parameter):
+def _check_one_fisher(name: str, task: str, fisher: torch.Tensor, parameter: torch.Tensor) -> None:
     if fisher.shape != parameter.shape:
         raise errors.ShapeError(
             f"F of {name!r} for task {task!r} has shape {tuple(fisher.shape)}; expected {tuple(parameter.shape)}, as stored."
@@ -212,12 +245,12 @@ def _check_one_fisher(name, task, fisher, parameter):
         )
 
 
-def _mean(values):
+def _mean(values: Mapping[str, torch.Tensor]) -> float:
     count = sum(one.numel() for one in values.values())
     return sum(float(one.sum(dtype=torch.float64)) for one in values.values()) / max(1, count)
 
 
-def _tied(models, name):
+def _tied(models: Mapping[str, Mapping[str, torch.Tensor]], name: str) -> list[str]:
     """Other names of the same memory in every model: tied embeddings are one parameter under two names."""
     place = [_place(state[name]) for state in models.values()]
     return [
@@ -227,5 +260,5 @@ def _tied(models, name):
     ]
 
 
-def _place(tensor):
+def _place(tensor: torch.Tensor) -> tuple[int, torch.Size, tuple[int, ...], torch.device]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.device

@@ -6,14 +6,27 @@ with F diagonal, in Kronecker factors, or full, of each slice. At power 1, ``h_i
 variants "signed", "kfac" and "full", by the task whose samples make F; at power 0.5 a diagonal is what Adam divides by.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import curvature, fisher, formula, full_fisher, kfac, reproducibility, scoring
 from .collector import LazyMapping
 from .errors import OptionError, UnknownParameterError
+
+if TYPE_CHECKING:
+    from .collector import FisherCollector
+    from .curvature import Stack
+    from .geometry import AttentionLayout, Projection
+    from .layout import QKOVConfig
+    from .option_types import ContributionNormalisation, FisherSource, SampleId, ScalingAverage, ScalingMethod
+    from .score_options import ScoreOptions
+    from .sides import Side
+
 
 METHODS = {"diagonal": "signed", "kfac": "kfac", "full": "full"}  # and the variant whose F and damping each takes
 POWERS = (1, 0.5)
@@ -38,7 +51,7 @@ class ScaledGradients:
     sample_ids: tuple
     attributes: dict
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         facts = self.attributes
         return (
             f"ScaledGradients({facts['task']!r}, {facts['method']} Fisher of {facts['fisher_task']!r} to the power "
@@ -48,10 +61,22 @@ class ScaledGradients:
 
 
 def scale_by_fisher(
-    collector, task, *, method="diagonal", power=1, average="none", sample_ids=None, fisher_task=None,
-    fisher_source="contributions", include_bias=False, contribution_normalisation=None, ridge_lambda_rel=None,
-    ridge_lambda=None, epsilon=None, computation_device="cpu",
-):  # fmt: skip
+    collector: FisherCollector,
+    task: str,
+    *,
+    method: ScalingMethod = "diagonal",
+    power: float = 1,
+    average: ScalingAverage = "none",
+    sample_ids: Sequence[SampleId] | None = None,
+    fisher_task: str | None = None,
+    fisher_source: FisherSource = "contributions",
+    include_bias: bool = False,
+    contribution_normalisation: ContributionNormalisation | None = None,
+    ridge_lambda_rel: float | None = None,
+    ridge_lambda: float | None = None,
+    epsilon: float | None = None,
+    computation_device: str | torch.device = "cpu",
+) -> ScaledGradients:
     r"""Scale the gradients ``h`` of a task's samples, or their mean, by the damped Fisher of each slice.
 
     Args:
@@ -111,7 +136,7 @@ def scale_by_fisher(
     scaled = scoring.Side(collector.samples(task), rows, options)
     places = {
         (layout.layer, projection.block, unit): (layout, projection, unit)
-        for layout in collector.config.layers
+        for layout in collector.config.layers  # type: ignore[union-attr]  # there is a layout once something is held
         for projection in layout.projections
         for unit in range(projection.num_units)
     }
@@ -131,13 +156,22 @@ def scale_by_fisher(
     }  # fmt: skip
     return ScaledGradients(
         slices=slices,
-        parameters=_parameters(collector.config, slices, include_bias),
+        parameters=_parameters(collector.config, slices, include_bias),  # type: ignore[arg-type]  # there is a layout once something is held
         sample_ids=("mean",) if average == "mean" else ids,
         attributes=attributes,
     )
 
 
-def _scale_slice(of_fisher, scaled, layout, projection, unit, options, power, average):
+def _scale_slice(
+    of_fisher: Side,
+    scaled: Side,
+    layout: AttentionLayout,
+    projection: Projection,
+    unit: int,
+    options: ScoreOptions,
+    power: float,
+    average: str,
+) -> torch.Tensor:
     """One slice of the chosen rows, ``[rows, width, other]``, float64."""
     stack = curvature.stack_samples(of_fisher, scaled, options)
     pairs = [curvature.token_factors(stack.members[row], projection, unit, options) for row in stack.rows_b]
@@ -150,13 +184,22 @@ def _scale_slice(of_fisher, scaled, layout, projection, unit, options, power, av
     return torch.zeros_like(h).reshape(shape) if dead else result.reshape(shape)
 
 
-def _solved(of_fisher, stack, h, layout, projection, unit, options, power):
+def _solved(
+    of_fisher: Side,
+    stack: Stack,
+    h: torch.Tensor,
+    layout: AttentionLayout,
+    projection: Projection,
+    unit: int,
+    options: ScoreOptions,
+    power: float,
+) -> tuple[torch.Tensor, float]:
     """Return the scaled rows and the mean of F over the slice."""
     if options.variant == "kfac":
         basis = curvature.slice_basis(stack, of_fisher.kept, layout, projection, unit, options)
         if not basis.values.any():
             return h, 0.0
-        damping = kfac.ridge(basis, relative=options.ridge_lambda_rel, absolute=options.ridge_lambda)
+        damping = kfac.ridge(basis, relative=options.ridge_lambda_rel, absolute=options.ridge_lambda)  # type: ignore[arg-type]  # filled in by ScoreOptions
         return kfac.solve(basis, h.reshape(len(h), projection.width, -1), damping, power=power), basis.mean
     counted = torch.nonzero(stack.weights > 0).flatten()
     pairs = [curvature.token_factors(stack.members[row], projection, unit, options) for row in counted]
@@ -168,28 +211,34 @@ def _solved(of_fisher, stack, h, layout, projection, unit, options, power):
     diagonal = fisher.weighted_fisher(formula.contribution(rows), weights)
     if options.variant == "signed":
         mean = of_fisher.block_mean(layout, projection, options)
-        damped = formula.damp(diagonal, mean, ridge_lambda_rel=options.ridge_lambda_rel, epsilon=options.epsilon,
+        damped = formula.damp(diagonal, mean, ridge_lambda_rel=options.ridge_lambda_rel, epsilon=options.epsilon,  # type: ignore[arg-type]  # filled in by ScoreOptions
                               ridge_lambda=options.ridge_lambda)  # fmt: skip
         return h / damped**power, mean
     if not diagonal.any():
         return h, 0.0
     gram = rows @ rows.T
     damping = full_fisher.ridge(
-        gram, weights, h.shape[1], relative=options.ridge_lambda_rel, absolute=options.ridge_lambda
+        gram,
+        weights,
+        h.shape[1],
+        relative=options.ridge_lambda_rel,  # type: ignore[arg-type]  # filled in by ScoreOptions
+        absolute=options.ridge_lambda,
     )
     return full_fisher.inverse_power(rows, weights, damping, h, power), float(diagonal.mean())
 
 
-def _parameters(config, slices, include_bias):
+def _parameters(
+    config: QKOVConfig, slices: Mapping[Any, torch.Tensor], include_bias: bool
+) -> Mapping[str, torch.Tensor]:
     """View the slices as whole stored parameters."""
-    owners = {}
+    owners: dict[Any, Any] = {}
     for layout in config.layers:
         for projection in layout.projections:
             owners.setdefault(projection.param_name, []).append((layout, projection))
             if include_bias and projection.bias_name:
                 owners.setdefault(projection.bias_name, []).append((layout, projection))
 
-    def build(name):
+    def build(name: str) -> torch.Tensor:
         whole = None
         for layout, projection in owners[name]:
             for unit in range(projection.num_units):
@@ -203,11 +252,11 @@ def _parameters(config, slices, include_bias):
                     continue
                 part = rows[:, :, :other]
                 whole[(slice(None), *where.index)] = part if projection.head_axis == 0 else part.transpose(1, 2)
-        return whole
+        return whole  # type: ignore[return-value]  # every weight of attention has a slice
 
     return LazyMapping(owners, build, UnknownParameterError)
 
 
-def _bias_shape(owners):
+def _bias_shape(owners: Sequence[tuple[AttentionLayout, Projection]]) -> tuple[int, ...]:
     _, projection = owners[0]
     return (projection.weight_shape[projection.head_axis],)

@@ -9,9 +9,13 @@ of cosines: a layer is exactly the sum of its slices. Slices come tile by tile f
 ``metric="euclidean"`` D is 1.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +23,14 @@ from tqdm import tqdm
 
 from . import errors, fisher, formula, gradients, scoring
 from .geometry import Projection
+
+if TYPE_CHECKING:
+    from .collector import FisherCollector
+    from .linear_weights import LinearWeight
+    from .samples import Sample
+    from .score_options import ScoreOptions
+    from .sides import Side
+
 
 LEVELS = ("head", "block", "layer", "all")
 METRICS = ("natural", "euclidean")
@@ -40,7 +52,7 @@ class Group:
     parameter: str | None = None
 
     @property
-    def label(self):
+    def label(self) -> str:
         """What the group is called in tables and pictures."""
         if self.layer is None and self.parameter is None:
             return TOTAL
@@ -73,7 +85,15 @@ class Grams:
     floor: float
 
 
-def inner_products(collector, tasks, *, level, metric, options, progress=True):
+def inner_products(
+    collector: FisherCollector,
+    tasks: Sequence[str],
+    *,
+    level: str,
+    metric: str,
+    options: ScoreOptions,
+    progress: bool = True,
+) -> Grams:
     """Walk over the slices of all collected weights and add them up by group.
 
     Args:
@@ -91,7 +111,7 @@ def inner_products(collector, tasks, *, level, metric, options, progress=True):
     sides = [scoring.Side([*members[0], *sum(members[2:], ())], (), options), scoring.Side(members[1], (), options)]
     everyone = _Everyone([one for part in members for one in part], sample_weights(counts), options, metric)
     pieces = [*_attention_pieces(collector, sides, options), *_other_pieces(collector, everyone, options)]
-    sums, noise = {}, []
+    sums, noise = {}, []  # type: ignore[var-annotated]  # filled below
     # Where disable is not given, TQDM_DISABLE in the environment still acts.
     hidden = {} if progress else {"disable": True}
     total_units = sum(piece.projection.num_units for piece in pieces)
@@ -126,7 +146,7 @@ class Piece:
     mean: float
     most: float
 
-    def group_of(self, unit, level):
+    def group_of(self, unit: int, level: str) -> Group:
         """Return the group of a unit."""
         if level == "head" and self.group.block is not None:
             return dataclasses.replace(self.group, unit=unit)
@@ -135,15 +155,15 @@ class Piece:
         return Group(self.group.layer) if level == "layer" else Group()
 
 
-def _attention_pieces(collector, sides, options):
-    for layout in collector.config.layers:
+def _attention_pieces(collector: FisherCollector, sides: Sequence[Side], options: ScoreOptions) -> Iterator[Piece]:
+    for layout in collector.config.layers:  # type: ignore[union-attr]  # there is a layout once something is held
         means = [sum(side.block_mean(layout, one, options) for side in sides) / 2 for one in layout.projections]
         for projection, mean in zip(layout.projections, means, strict=True):
             group = Group(layout.layer, projection.block, None, projection.param_name)
             yield Piece(group, projection, mean, max(means))
 
 
-def _other_pieces(collector, everyone, options):
+def _other_pieces(collector: FisherCollector, everyone: _Everyone, options: ScoreOptions) -> Iterator[Piece]:
     """Weights that hold no head, each as a projection with one unit that is all of it."""
     others = [one for one in collector.weights if one.kind != "attention"]
     whole = [_whole(weight) for weight in others]
@@ -157,7 +177,7 @@ def _other_pieces(collector, everyone, options):
         yield Piece(Group(weight.layer, None, None, weight.param_name), projection, mean, max(beside))
 
 
-def _whole(weight):
+def _whole(weight: LinearWeight) -> Projection:
     size = weight.weight_shape[weight.out_axis]
     # The block only says that output features are cut; nothing here reads it.
     return Projection(
@@ -165,7 +185,7 @@ def _whole(weight):
     )
 
 
-def sample_weights(counts):
+def sample_weights(counts: Sequence[int]) -> torch.Tensor:
     """Weigh samples so that F is the mean of B's and of that of A and the reference together: blind to which is which."""
     n_a, n_b, n_r = counts
     first = 0.5 / (n_a + n_r)
@@ -175,17 +195,17 @@ def sample_weights(counts):
     ])  # fmt: skip
 
 
-def natural(h, damped):
+def natural(h: torch.Tensor, damped: torch.Tensor) -> torch.Tensor:
     r"""Divide by the root of the damped Fisher: ``h_i / sqrt(D)``, ``[samples, tile]``."""
     return h / damped.sqrt()
 
 
-def with_total(parts):
+def with_total(parts: np.ndarray) -> np.ndarray:
     """Append the sum over groups, ``[groups + 1, ...]``: a group cuts nothing twice, so that inner products add up."""
     return np.concatenate([parts, parts.sum(0, keepdims=True)])
 
 
-def cosines(inner, norms_a, norms_b, *, floor=0.0):
+def cosines(inner: np.ndarray, norms_a: np.ndarray, norms_b: np.ndarray, *, floor: float = 0.0) -> np.ndarray:
     r"""Divide inner products by norms; NaN where one of the two is no more than rounding.
 
     Args:
@@ -201,28 +221,28 @@ def cosines(inner, norms_a, norms_b, *, floor=0.0):
 class _Everyone:
     """All samples of all tasks, which every slice needs together: F runs over them."""
 
-    def __init__(self, members, weights, options, metric):
+    def __init__(self, members: Sequence[Sample], weights: torch.Tensor, options: ScoreOptions, metric: str) -> None:
         self.members, self._options, self._metric = members, options, metric
         self._weights = weights.to(options.device)
         self._tokens = torch.tensor([one.num_tokens for one in members], device=options.device)
 
-    def zeros(self):
+    def zeros(self) -> torch.Tensor:
         return torch.zeros(len(self.members), len(self.members), dtype=torch.float64)
 
-    def add(self, total, tiles, mean):
+    def add(self, total: torch.Tensor, tiles: Iterable[torch.Tensor], mean: float) -> None:
         """Add a slice to ``total [samples, samples]``, tile by tile."""
         for grad in tiles:
             h = formula.normalise(grad, self._tokens, self._options.contribution_normalisation)
             if self._metric == "natural":
                 pooled = fisher.weighted_fisher(formula.contribution(h), self._weights)
-                h = natural(h, formula.damp(pooled, mean, ridge_lambda_rel=self._options.ridge_lambda_rel))
+                h = natural(h, formula.damp(pooled, mean, ridge_lambda_rel=self._options.ridge_lambda_rel))  # type: ignore[arg-type]  # filled in by ScoreOptions
             total += (h @ h.T).double().cpu()
         if not torch.isfinite(total).all():
             raise errors.NonFiniteError(
                 f"inner products of gradients leave the range of {grad.dtype}. Scale the loss down, or collect in float64."
             )
 
-    def mean_contribution(self, projection, options):
+    def mean_contribution(self, projection: Projection, options: ScoreOptions) -> float:
         """Mean of the pooled F over a whole weight."""
         total = 0.0
         for one, weight in zip(self.members, self._weights.tolist(), strict=True):
@@ -233,12 +253,12 @@ class _Everyone:
             total += weight * norms[projection.param_name] / tokens
         return total / math.prod(projection.weight_shape)
 
-    def dtype(self, projection):
+    def dtype(self, projection: Projection) -> torch.dtype:
         kinds = {one.factors[projection.module_name].deltas.dtype for one in self.members}
         return torch.float64 if torch.float64 in kinds else torch.float32
 
 
-def _assembled(sums, counts, noise, floor):
+def _assembled(sums: Mapping[Group, torch.Tensor], counts: Sequence[int], noise: Sequence[str], floor: float) -> Grams:
     n_a, n_b, n_r = counts
     stack = np.stack([total.numpy() for total in sums.values()])
     stack = (stack + stack.swapaxes(1, 2)) / 2  # a product of matrices need not be symmetric in its last digit

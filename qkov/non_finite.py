@@ -1,22 +1,32 @@
 """What to say of a gradient that is NaN or infinite: whose it is, of which parameter, and how many entries."""
 
+from __future__ import annotations
+
 import contextlib
 import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from .errors import NonFiniteError, OptionError, SkippedSamplesWarning
 
+if TYPE_CHECKING:
+    from .option_types import SampleId
+
+
 CHOICES = ("error", "skip")
 
 
-def check_choice(non_finite):
+def check_choice(non_finite: str) -> None:
     """Refuse an option that is none."""
     if non_finite not in CHOICES:
         raise OptionError(f"non_finite={non_finite!r} is not known; expected one of {', '.join(map(repr, CHOICES))}.")
 
 
-def gradient_error(sample_name, module_name, inputs, deltas):
+def gradient_error(
+    sample_name: SampleId, module_name: str, inputs: torch.Tensor, deltas: torch.Tensor
+) -> NonFiniteError:
     """Make the error for a gradient ``deltas^T inputs`` with entries that are not finite."""
     grad = deltas.double().T @ inputs.double()
     wrong = int((~torch.isfinite(grad)).sum())
@@ -28,7 +38,7 @@ def gradient_error(sample_name, module_name, inputs, deltas):
 
 
 @contextlib.contextmanager
-def told_of_skipped(task, skipped):
+def told_of_skipped(task: str, skipped: dict[SampleId, str]) -> Iterator[None]:
     """Warn, as the block ends or fails, of samples that were left out in it: keys that are new in ``skipped``."""
     before = set(skipped)
     try:
@@ -41,7 +51,7 @@ def told_of_skipped(task, skipped):
     warn_of_skipped(task, [one for one in skipped if one not in before])
 
 
-def warn_of_skipped(task, names):
+def warn_of_skipped(task: str, names: Sequence[SampleId]) -> None:
     """Warn of samples that were left out."""
     if names:
         shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,6 +27,10 @@ from . import losses
 from .errors import LayoutError
 from .gradients import evaluation
 from .layout import QKOVConfig
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
 
 aten = torch.ops.aten
 
@@ -67,7 +72,7 @@ def hollow(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
         model: On any device. dtype: Of its floating-point weights; default: as they are.
     """
 
-    def stand_in(one):
+    def stand_in(one: torch.Tensor) -> torch.Tensor:
         asked = dtype if dtype is not None and one.is_floating_point() else one.dtype
         return torch.zeros(1, dtype=asked).expand(one.shape)
 
@@ -108,7 +113,7 @@ def trace_pass(model: nn.Module, config: QKOVConfig, module_names: list[str], nu
     return PassShape(counter.get_total_flops(), found, max(1, num_tokens - 1) if causal else num_tokens)
 
 
-def _inputs(model, num_tokens):
+def _inputs(model: nn.Module, num_tokens: int) -> dict[str, Any]:
     ids = torch.zeros(1, num_tokens, dtype=torch.long)
     inputs: dict[str, Any] = {"input_ids": ids}
     if losses.accepts(model, "position_ids"):
@@ -120,7 +125,7 @@ def _inputs(model, num_tokens):
     return inputs
 
 
-def _target(result):
+def _target(result: Any) -> torch.Tensor:
     logits = getattr(result, "logits", None)
     if logits is None:
         return result.last_hidden_state.float().sum()
@@ -128,13 +133,15 @@ def _target(result):
     return logits.logsumexp(-1).sum()
 
 
-def _hooked(model, names, found):
+def _hooked(
+    model: nn.Module, names: Sequence[str], found: dict[str, Any]
+) -> tuple[dict[str, Any], list[RemovableHandle]]:
     """Note what each module reads, and start the graph at the first of them, as collection does."""
     outputs: dict[str, torch.Tensor] = {}
     alive: list[torch.Tensor] = []
 
-    def hook_for(name):
-        def hook(_module, args, output):
+    def hook_for(name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, args: Sequence[torch.Tensor], output: Any) -> torch.Tensor:
             if not output.requires_grad:
                 output = output.detach().requires_grad_().clone()
             read = args[0].detach()
@@ -150,10 +157,10 @@ def _hooked(model, names, found):
     return outputs, [modules[name].register_forward_hook(hook_for(name)) for name in names]
 
 
-def _products(count, first):
+def _products(count: int, first: int) -> Callable[..., int]:
     """Operations of attention kernels that torch's counter does not know: ``count`` products of [T, d] with [d, T]."""
 
-    def counted(*shapes, out_shape=None, **_options):
+    def counted(*shapes: Any, out_shape: Sequence[torch.Size] | None = None, **_options: Any) -> int:
         query, key = shapes[first], shapes[first + 1]
         return count * 2 * math.prod(query) * key[-2]
 

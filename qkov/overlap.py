@@ -15,15 +15,29 @@ shared by unrelated tasks too, so the overlap with an unrelated third task is th
 here is a test.
 """
 
+from __future__ import annotations
+
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from . import errors, escaping, importance, labels, parts, pruning, result_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from .diagonal import FisherDiagonal
+    from .importance import FisherImportance
+    from .option_types import PathLike
+    from .pruning import PruningMasks
+
 
 __all__ = ["MaskOverlap", "compute_fisher_overlap", "expected_jaccard", "load_mask_overlap"]
 
@@ -56,20 +70,20 @@ class MaskOverlap:
     rows: tuple
     attributes: dict
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(labels.plain_json(row) for row in self.rows))
         object.__setattr__(self, "attributes", labels.plain_json(self.attributes))
 
     @property
-    def tasks(self):
+    def tasks(self) -> tuple[str, ...]:
         """Names of the tasks, in the order given."""
         return tuple(self.masks)
 
-    def shared(self):
+    def shared(self) -> dict[str, torch.Tensor]:
         """Return what all tasks keep, ``{param_name: bool tensor}``."""
         return self._combined(lambda kept: torch.stack(kept).all(0))
 
-    def unique(self, task):
+    def unique(self, task: str) -> dict[str, torch.Tensor]:
         """Return what this task keeps and no other does, ``{param_name: bool tensor}``."""
         if task not in self.masks:
             raise errors.UnknownTaskError(
@@ -78,11 +92,11 @@ class MaskOverlap:
         place = self.tasks.index(task)
         return self._combined(lambda kept: kept[place] & (torch.stack(kept).sum(0) == 1))
 
-    def _combined(self, combine):
+    def _combined(self, combine: Callable[..., Any]) -> dict[str, torch.Tensor]:
         first = self.masks[self.tasks[0]].masks
         return {name: combine([self.masks[task].masks[name] for task in self.tasks]) for name in first}
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> pd.DataFrame:
         """Return a pandas table of :attr:`rows`."""
         import pandas as pd
 
@@ -94,29 +108,29 @@ class MaskOverlap:
         return table
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of everything in the result, in hex."""
         return result_file.digest(*self._parts())
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self.fingerprint == other.fingerprint if isinstance(other, MaskOverlap) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
-    def _parts(self):
+    def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         content = {"rows": list(self.rows), "attributes": self.attributes, "tasks": []}
-        arrays = {}
+        arrays: dict[Any, Any] = {}
         for number, one in enumerate(self.masks.values()):
             described, masks = one._parts()
-            content["tasks"].append(described)
+            content["tasks"].append(described)  # type: ignore[attr-defined]  # of mixed values
             arrays |= {f"{number}.{name}": mask for name, mask in masks.items()}
         return content, arrays
 
-    def save(self, path):
+    def save(self, path: PathLike) -> Path:
         """Write one file with the masks of all tasks, atomically. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
-    def _summary(self):
+    def _summary(self) -> Iterator[str]:
         for row in self.rows:
             if row["level"] == "all":
                 value, chance = (
@@ -124,18 +138,23 @@ class MaskOverlap:
                 )
                 yield f"{row['task_a']} x {row['task_b']}: Jaccard {value}, by chance {chance}: {row['advice']}"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = "".join(f"\n  {line}" for line in self._summary())
         head = f"{len(self.masks)} tasks, {self.attributes['structure']}"
         return escaping.for_terminal(f"<MaskOverlap of {head}{lines}\n  {ADVICE_NOTE}>")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         table = self.to_dataframe().astype(object)
         table = escaping.html_table(table[table["level"] != "block"])
         return escaping.html_block(table, f"<p>{escaping.for_html(ADVICE_NOTE)}</p>")
 
 
-def compute_fisher_overlap(sources, *, merge_thresholds=(0.1, 0.5), **options):
+def compute_fisher_overlap(
+    sources: Mapping[str, PruningMasks | FisherImportance | FisherDiagonal],
+    *,
+    merge_thresholds: tuple[float, float] = (0.1, 0.5),
+    **options: Any,
+) -> MaskOverlap:
     """Compare what two or more tasks keep.
 
     Args:
@@ -180,7 +199,7 @@ def compute_fisher_overlap(sources, *, merge_thresholds=(0.1, 0.5), **options):
     return MaskOverlap(masks=masks, rows=tuple(rows), attributes=attributes)
 
 
-def expected_jaccard(num_units, size_a, size_b):
+def expected_jaccard(num_units: int, size_a: int, size_b: int) -> float:
     r"""Mean Jaccard index of two random subsets of given sizes, exactly: :math:`\sum_x P(X = x)\, x / (a + b - x)`.
 
     NaN where both sets are empty. Terms further than 12 standard deviations from the mean are left out; they are below the
@@ -206,7 +225,7 @@ def expected_jaccard(num_units, size_a, size_b):
     return float((chance * shared / (size_a + size_b - shared)).sum())
 
 
-def load_mask_overlap(path):
+def load_mask_overlap(path: PathLike) -> MaskOverlap:
     """Load what :meth:`MaskOverlap.save` wrote, checked.
 
     Raises:
@@ -224,7 +243,7 @@ def load_mask_overlap(path):
         return MaskOverlap(masks=masks, rows=tuple(content["rows"]), attributes=content["attributes"])
 
 
-def _check_alike(masks):
+def _check_alike(masks: Sequence[PruningMasks]) -> None:
     first, *others = masks
     for one in others:
         if (one.structure, set(one.weights)) != (first.structure, set(first.weights)):
@@ -234,10 +253,10 @@ def _check_alike(masks):
             )
 
 
-def _levels(one, other):
+def _levels(one: PruningMasks, other: PruningMasks) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield ``(labels, (units, size of one, size of other, both))`` for all, each layer and each block."""
     units_a, units_b = one.units(), other.units()
-    by_layer = {}
+    by_layer: dict[Any, Any] = {}
     for key, flags in units_a.items():
         counts = np.array([flags.size, flags.sum(), units_b[key].sum(), (flags & units_b[key]).sum()], np.int64)
         by_layer[key[0]] = by_layer.get(key[0], 0) + counts
@@ -251,13 +270,13 @@ def _levels(one, other):
             a, b = (masks.masks[weight.param_name] for masks in (one, other))
             along = [parts.axis_sums(mask, axis) for mask in (torch.ones_like(a), a, b, a & b)]
             for block in set(blocks):
-                by_block[block] = by_block[block] + np.array([sums[blocks == block].sum() for sums in along])
+                by_block[block] = by_block[block] + np.array([sums[blocks == block].sum() for sums in along])  # type: ignore[assignment]  # 0 to begin with
         for block, counts in by_block.items():
             if np.any(counts):
                 yield {"level": "block", "layer": None, "block": block}, counts
 
 
-def _indices(num_units, size_a, size_b, both):
+def _indices(num_units: int, size_a: int, size_b: int, both: int) -> dict[str, float | None]:
     num_units, size_a, size_b, both = (int(count) for count in (num_units, size_a, size_b, both))
     either = size_a + size_b - both
     found = {"num_units": num_units, "size_a": size_a, "size_b": size_b, "both": both, "either": either}
@@ -274,7 +293,7 @@ def _indices(num_units, size_a, size_b, both):
     }
 
 
-def _advice(adjusted, low, high):
+def _advice(adjusted: float, low: float, high: float) -> str:
     if adjusted is None:
         return "none"
     return "apart" if adjusted < low else "shared" if adjusted >= high else "partly"

@@ -11,9 +11,9 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -24,6 +24,12 @@ from .gradients import Factors
 from .layout import QKOVConfig
 from .operations import PassShape
 from .samples import Sample
+
+if TYPE_CHECKING:
+    from .geometry import AttentionLayout, Projection
+    from .score_options import ScoreOptions
+    from .sides import Side
+
 
 PROBE_OPERATIONS = 2e11  # of the largest probe's pass: a few seconds on one slow thread
 PROBE_BYTES = 2**30
@@ -71,7 +77,7 @@ def collection_pace(
             share = samples_per_pass / tried
             # Whole passes with the vocabulary: logits of more than 32 MB are memory that the system clears each time.
             first = _pass_seconds(whole, num_tokens, samples_per_pass)
-            timed = [share * _pass_seconds(one, num_tokens, tried) for one in small]
+            timed = [share * _pass_seconds(one, num_tokens, tried) for one in small]  # type: ignore[arg-type]  # hollow models are there
             layer = (timed[1] - timed[0]) / max(1, depth - 1)
             return CollectionPace(first + max(0.0, layer) * (num_layers - 1), per_task, "probes")
     rate = product_rate(model, num_tokens * samples_per_pass, dtype)
@@ -92,7 +98,7 @@ def product_rate(model: nn.Module, num_tokens: int, dtype: torch.dtype) -> float
         weight = torch.randn(first, second).to(dtype)
         states, deltas = torch.randn(rows, second).to(dtype), torch.randn(rows, first).to(dtype)
         for left, right in ((states, weight.T), (deltas, weight)):
-            seconds += count * _median(lambda left=left, right=right: left @ right)
+            seconds += count * _median(lambda left=left, right=right: left @ right)  # type: ignore[misc]  # measured, not looked at
             operations += count * 2.0 * rows * first * second
     return operations / seconds
 
@@ -118,7 +124,9 @@ def scoring_pace(
     return ScoringPace(materialising, scored)
 
 
-def _layer_seconds(layout, num_tokens, dtype, num_a, num_b, options):
+def _layer_seconds(
+    layout: AttentionLayout, num_tokens: int, dtype: torch.dtype, num_a: int, num_b: int, options: ScoreOptions
+) -> tuple[float, float]:
     pool = _factor_pool(layout, num_tokens, dtype)
     known: dict[Any, tuple[float, float]] = {}
     materialising = scored = 0.0
@@ -131,7 +139,15 @@ def _layer_seconds(layout, num_tokens, dtype, num_a, num_b, options):
     return materialising, scored + _once_per_layer(pool, layout, num_a + num_b, options)
 
 
-def _slice_seconds(pool, layout, projection, num_tokens, num_a, num_b, options):
+def _slice_seconds(
+    pool: Sequence[dict[str, Factors]],
+    layout: AttentionLayout,
+    projection: Projection,
+    num_tokens: int,
+    num_a: int,
+    num_b: int,
+    options: ScoreOptions,
+) -> tuple[float, float]:
     """Seconds of building the gradients of one slice, and of the rest."""
     size = scoring.num_parameters(projection, options)
     tried = _affordable(size, num_tokens, num_a, num_b)
@@ -140,7 +156,7 @@ def _slice_seconds(pool, layout, projection, num_tokens, num_a, num_b, options):
         return build, rest
     build *= (num_a + num_b) / sum(tried)
     half = tuple(max(1, one // 2) for one in tried)
-    of_half = _timed_slice(pool, layout, projection, *half, options)[1]
+    of_half = _timed_slice(pool, layout, projection, *half, options)[1]  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
     # rest = each (a + b) + pair a b, through two points
     sums, pairs = (sum(tried), sum(half)), (tried[0] * tried[1], half[0] * half[1])
     pair = max(0.0, (rest * sums[1] - of_half * sums[0]) / (pairs[0] * sums[1] - pairs[1] * sums[0]))
@@ -148,7 +164,7 @@ def _slice_seconds(pool, layout, projection, num_tokens, num_a, num_b, options):
     return build, each * (num_a + num_b) + pair * num_a * num_b
 
 
-def _affordable(size, num_tokens, num_a, num_b):
+def _affordable(size: int, num_tokens: int, num_a: int, num_b: int) -> tuple[int, int]:
     share = 1.0
     while share > 1e-4:
         tried = max(2, round(num_a * share)), max(2, round(num_b * share))
@@ -158,27 +174,36 @@ def _affordable(size, num_tokens, num_a, num_b):
     return (num_a, num_b) if share == 1.0 else tried
 
 
-def _timed_slice(pool, layout, projection, num_a, num_b, options):
+def _timed_slice(
+    pool: Sequence[dict[str, Factors]],
+    layout: AttentionLayout,
+    projection: Projection,
+    num_a: int,
+    num_b: int,
+    options: ScoreOptions,
+) -> tuple[float, float]:
     sides = _sides(pool, num_a, num_b, options)
     members = [*sides[0].members, *sides[1].members]
 
-    def build():
+    def build() -> None:
         for _ in scoring.slice_tiles(members, projection, 0, options):
             pass
 
-    whole = _median(lambda: scoring.score_slice(*sides, layout, projection, 0, options))
+    whole = _median(lambda: scoring.score_slice(*sides, layout, projection, 0, options))  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
     built = min(_median(build), whole)
     return built, whole - built
 
 
-def _once_per_layer(pool, layout, num_samples, options):
+def _once_per_layer(
+    pool: Sequence[dict[str, Factors]], layout: AttentionLayout, num_samples: int, options: ScoreOptions
+) -> float:
     """Seconds of what the first slice of a layer computes for all of them: norms of gradients by block."""
     few = min(num_samples, 2 * len(pool)) // 2 or 1
     projection = layout.projections[0]
 
-    def fresh():
+    def fresh() -> Any:
         sides = _sides(pool, few, few, options)
-        return lambda: scoring.score_slice(*sides, layout, projection, 0, options)
+        return lambda: scoring.score_slice(*sides, layout, projection, 0, options)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
 
     calls = [fresh() for _ in range(REPEATS)]
     first = statistics.median(_seconds(call) for call in calls)
@@ -186,7 +211,7 @@ def _once_per_layer(pool, layout, num_samples, options):
     return max(0.0, first - again) * num_samples / (2 * few)
 
 
-def _sides(pool, num_a, num_b, options):
+def _sides(pool: Sequence[dict[str, Factors]], num_a: int, num_b: int, options: ScoreOptions) -> list[Side]:
     return [
         scoring.Side([Sample(place, None, 10, "", pool[(place + shift) % len(pool)]) for place in range(count)],
                      list(range(count)), options)
@@ -194,7 +219,7 @@ def _sides(pool, num_a, num_b, options):
     ]  # fmt: skip
 
 
-def _factor_pool(layout, num_tokens, dtype):
+def _factor_pool(layout: AttentionLayout, num_tokens: int, dtype: torch.dtype) -> list[dict[str, Factors]]:
     """Random factors of a layer for some samples, as many as no cache holds."""
     widths: dict[str, tuple[int, int]] = {}
     for one in layout.projections:
@@ -212,16 +237,16 @@ def _factor_pool(layout, num_tokens, dtype):
     return pool
 
 
-def _kind(layout):
+def _kind(layout: AttentionLayout) -> tuple[tuple[str, int, tuple[int, int], int], ...]:
     return tuple((one.side, one.width, one.weight_shape, one.num_units) for one in layout.projections)
 
 
-def _num_layers(model):
+def _num_layers(model: nn.Module) -> int:
     count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
     return count if isinstance(count, int) else 0
 
 
-def _fits(model, shape, num_layers, samples_per_pass, depth):
+def _fits(model: nn.Module, shape: PassShape, num_layers: int, samples_per_pass: int, depth: int) -> bool:
     numbers = sum(one.numel() for one in model.parameters())
     return (
         shape.operations * samples_per_pass * min(1, (depth + 1) / num_layers) <= PROBE_OPERATIONS
@@ -232,15 +257,15 @@ def _fits(model, shape, num_layers, samples_per_pass, depth):
 def _probe(model: nn.Module, layers: int, vocabulary: int | None, dtype: torch.dtype) -> nn.Module | None:
     """Build a cut copy with random weights; None for a model whose configuration does not cut it."""
     config = copy.deepcopy(model.config)
-    before = config.num_hidden_layers
-    config.num_hidden_layers = layers
+    before = config.num_hidden_layers  # type: ignore[union-attr]  # what a module names, which torch types as a tensor or module
+    config.num_hidden_layers = layers  # type: ignore[union-attr]  # what a module names, which torch types as a tensor or module
     for name, value in list(vars(config).items()):
         if isinstance(value, list) and len(value) == before:  # one entry a layer
             setattr(config, name, value[:layers])
         if vocabulary is not None and name.endswith("_token_id") and isinstance(value, int) and value >= vocabulary:
             setattr(config, name, None)
     if vocabulary is not None:
-        config.vocab_size = min(vocabulary, config.vocab_size)
+        config.vocab_size = min(vocabulary, config.vocab_size)  # type: ignore[type-var, union-attr]  # what a module names, which torch types as a tensor or module
     built = type(model)(config).to(dtype).eval()
     try:
         found = len(QKOVConfig.from_model(built).layers)
@@ -250,11 +275,11 @@ def _probe(model: nn.Module, layers: int, vocabulary: int | None, dtype: torch.d
 
 
 def _pass_seconds(model: nn.Module, num_tokens: int, samples_per_pass: int) -> float:
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]  # what a module names, which torch types as a tensor or module
     generator = torch.Generator().manual_seed(0)
     held = collector.FisherCollector()
 
-    def collect(task, count, length):
+    def collect(task: str, count: int, length: int) -> float:
         ids = torch.randint(3, vocabulary, (count, length), generator=generator)
         return _seconds(lambda: held.collect_fisher(model, {"input_ids": ids}, task, micro_batch=count, progress=False))
 
@@ -264,7 +289,7 @@ def _pass_seconds(model: nn.Module, num_tokens: int, samples_per_pass: int) -> f
     return max(0.0, statistics.median(passes) - once)
 
 
-def _fingerprint_seconds(numbers, dtype):
+def _fingerprint_seconds(numbers: int, dtype: torch.dtype) -> float:
     """Seconds in which the weights are summed, to see whether the model is the one of earlier samples."""
     tried = nn.Linear(2048, min(2048, -(-numbers // 2048)), bias=False).to(dtype)
     return _median(lambda: reproducibility.model_fingerprint(tried)) * numbers / tried.weight.numel()

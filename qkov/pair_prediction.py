@@ -6,11 +6,25 @@ with the directions of :mod:`qkov.step`. The diagonal curvature is that of A's m
 because one sample's squared gradient says little of its own curvature; "gradient" is :math:`(g_i \cdot d_j)^2`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from . import errors, formula, heatmap, prediction, score_frame, scoring, step
+
+if TYPE_CHECKING:
+    from .collector import FisherCollector
+    from .geometry import Projection
+    from .heatmap import Heatmap
+    from .option_types import Curvature, Optimiser
+    from .prediction import Plan
+    from .score_options import ScoreOptions
+
 
 MEANING = {
     "variant": "predicted",
@@ -25,20 +39,20 @@ MEANING = {
 
 
 def predict_pairs(
-    collector,
-    task_a,
-    task_b,
+    collector: FisherCollector,
+    task_a: str,
+    task_b: str,
     *,
-    step_size=None,
-    decrease=prediction.DECREASE,
-    optimiser="sgd",
-    curvature="diagonal",
-    curvature_task=None,
-    layers=None,
-    computation_device="cpu",
-    tile_elements=2**22,
-    progress=True,
-):
+    step_size: float | None = None,
+    decrease: float = prediction.DECREASE,
+    optimiser: Optimiser = "sgd",
+    curvature: Curvature = "diagonal",
+    curvature_task: str | None = None,
+    layers: Iterable[int] | None = None,
+    computation_device: str | torch.device = "cpu",
+    tile_elements: int = 2**22,
+    progress: bool = True,
+) -> Heatmap:
     """Predict the change of every sample of A by the step of every sample of B alone, slice by slice.
 
     Args:
@@ -87,7 +101,7 @@ def predict_pairs(
     prediction.checked_size(step_size)
     first, second = (frame.arrays for frame in frames)
     fields = frames[0].fields() | {
-        "arrays": {block: step_size * first[block] + step_size**2 * second[block] for block in first},
+        "arrays": {block: step_size * first[block] + step_size**2 * second[block] for block in first},  # type: ignore[operator]  # made in memory
         "health": {},
     }
     return heatmap.Heatmap(
@@ -100,7 +114,9 @@ def predict_pairs(
     )
 
 
-def _predict_slice(plan, projection, unit, means, options):
+def _predict_slice(
+    plan: Plan, projection: Projection, unit: int, means: tuple[float, float], options: ScoreOptions
+) -> tuple[torch.Tensor, torch.Tensor, float]:
     """First-order changes and half the curvatures ``[n_a, n_b]`` at step size 1, and the mean decrease of B's own losses."""
     block_mean, largest = means
     num_a, num_b = len(plan.side_a), len(plan.side_b)

@@ -9,14 +9,28 @@ which follow from sums over one task at a time; the lift of every sample of A; a
 pairs of each block, which is that of the heatmap. Numbers of pairs are Python's own integers.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from . import errors, escaping, labels, result_file
 from .geometry import BLOCKS
 from .slice_labels import SliceLabels, read_only, unit_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from .option_types import PathLike
+
 
 __all__ = ["PairSummary", "load_pair_summary"]
 
@@ -49,6 +63,11 @@ class PairSummary:
         OptionError: If the attributes cannot be written as JSON, or a listed pair is not one of these samples and slices.
     """
 
+    if TYPE_CHECKING:
+
+        @property
+        def slices(self) -> SliceLabels: ...
+
     task_a: str
     task_b: str
     sample_a: tuple
@@ -65,7 +84,7 @@ class PairSummary:
     strongest: dict
     present: np.ndarray | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("sample_a", "sample_b"):
             self._set(name, labels.checked_ids(getattr(self, name), name))
         slices = SliceLabels.checked(self.layers, self.heads, self.kv_heads, self.kv_index, self.present)
@@ -79,10 +98,10 @@ class PairSummary:
         self._set("health", self._checked_health())
         self._set("strongest", {block: self._checked_rows(block) for block in BLOCKS})
 
-    def _set(self, name, value):
+    def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _checked(self, name, count):
+    def _checked(self, name: str, count: int) -> dict[str, np.ndarray]:
         given, found = getattr(self, name), {}
         _require_blocks(given, name)
         for block in BLOCKS:
@@ -100,11 +119,11 @@ class PairSummary:
             found[block] = values
         return found
 
-    def _checked_health(self):
+    def _checked_health(self) -> dict[str, dict[str, np.ndarray]]:
         _require_blocks(self.health, "health")
         if len({frozenset(self.health[block]) for block in BLOCKS}) != 1:
             raise errors.ShapeError("health holds different statistics in different blocks; expected the same in all.")
-        found = {}
+        found: dict[Any, Any] = {}
         for block in BLOCKS:
             found[block], exists = {}, self.slices.exists(block)
             for stat in sorted(self.health[block]):
@@ -115,7 +134,7 @@ class PairSummary:
                 found[block][stat] = values
         return found
 
-    def _checked_rows(self, block):
+    def _checked_rows(self, block: str) -> tuple[dict[str, Any], ...]:
         _require_blocks(self.strongest, "strongest")
         rows, known_a, known_b = labels.plain_json({"rows": self.strongest[block]})["rows"], *map(set, self._ids)
         unit = "kv_head" if block in "KV" else "head"
@@ -131,34 +150,34 @@ class PairSummary:
         return tuple(rows)
 
     @property
-    def _ids(self):
+    def _ids(self) -> tuple[tuple[int | str, ...], tuple[int | str, ...]]:
         return self.sample_a, self.sample_b
 
     @property
-    def num_pairs(self):
+    def num_pairs(self) -> int:
         """How many pairs of samples there are, a Python int of any size."""
         return len(self.sample_a) * len(self.sample_b)
 
-    def exists(self, block):
+    def exists(self, block: str) -> np.ndarray:
         """Return which slices of a block the model has, bool ``[layers, units]``; all others are NaN."""
         return self.slices.exists(block)
 
-    def on_query_heads(self, block, values):
+    def on_query_heads(self, block: str, values: np.ndarray) -> np.ndarray:
         """Repeat ``[..., layers, units]`` onto query heads ``[..., layers, heads]``; NaN where a slice is absent."""
         return self.slices.on_query_heads(block, values)
 
-    def mean_map(self, block):
+    def mean_map(self, block: str) -> np.ndarray:
         """Average over all pairs, ``[layers, units]``: zeros without pairs, NaN where a slice is absent."""
         if not self.num_pairs:
             return np.where(self.exists(block), 0.0, np.nan)
         return self.by_a[block].mean(0)
 
-    def block_average(self, block):
+    def block_average(self, block: str) -> float:
         """Average over all pairs and slices of a block, each kv head once; NaN if the block has no slice."""
         exists = self.exists(block)
         return float(self.mean_map(block)[exists].mean()) if exists.any() else float("nan")
 
-    def top_conflicts(self, block, *, top_k=None):
+    def top_conflicts(self, block: str, *, top_k: int | None = None) -> list[dict[str, Any]]:
         """List the strongest conflicts of a block, as ``Heatmap.top_conflicts`` does; by default all that were kept.
 
         Raises:
@@ -171,28 +190,28 @@ class PairSummary:
             )
         return [dict(row) for row in rows[:top_k]]
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self.identical(other) if isinstance(other, PairSummary) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of everything in the result, in hex: equal exactly where results are equal in every bit."""
         return result_file.digest(*self._parts())
 
-    def identical(self, other):
+    def identical(self, other: object) -> bool:
         """Tell whether another result has the same labels, attributes and every bit of every array."""
         return isinstance(other, PairSummary) and self.fingerprint == other.fingerprint
 
     @cached_property
-    def data(self):
+    def data(self) -> xr.Dataset:
         """``xarray.Dataset`` on query heads: ``by_a, by_b, lift``, ``layer_head_avg`` and health, by true numbers and ids."""
         from . import summary_tables
 
         return summary_tables.dataset(self)
 
-    def to_dataframe(self, level="slice"):
+    def to_dataframe(self, level: Literal["slice", "sample_a", "sample_b", "pair"] = "slice") -> pd.DataFrame:
         """Return a tidy table of the truth.
 
         Args:
@@ -202,21 +221,21 @@ class PairSummary:
 
         return summary_tables.table(self, level)
 
-    def plot(self):
+    def plot(self) -> Figure:
         """Draw a layer-by-head picture of every block's averages; returns a matplotlib ``Figure``."""
         from . import plots
 
         return plots.plot_heatmap(self)
 
-    def save(self, path):
+    def save(self, path: PathLike) -> Path:
         """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
-    def _parts(self):
+    def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         content = {name: getattr(self, name) for name in NAMES}
         content["stats"] = list(self.health["Q"])
         content["strongest"] = {block: list(rows) for block, rows in self.strongest.items()}
-        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}
+        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}  # type: ignore[union-attr]  # filled in where it was None
         for block in BLOCKS:
             for name in ("by_a", "by_b", "lift"):
                 if values := getattr(self, name):
@@ -225,7 +244,7 @@ class PairSummary:
                 arrays[f"health.{block}.{number}"] = self.health[block][stat]
         return content, arrays
 
-    def _summary(self):
+    def _summary(self) -> Iterator[tuple[str, ...]]:
         """Rows of block, average, mean lift, and the strongest conflict in words, for people."""
         for block in BLOCKS:
             lift = "none"
@@ -238,16 +257,16 @@ class PairSummary:
                 where += f", {top['sample_i']!r} x {top['sample_j']!r}"
             yield block, f"{self.block_average(block):.3g}", lift, where
 
-    def _headline(self):
+    def _headline(self) -> str:
         pool = self.attributes.get("fisher_pool", "?")
         kind = f"{self.attributes.get('variant', 'scores')}, Fisher {pool if pool == 'pooled' else f'of {pool}'}"
         sizes = f"{len(self.sample_a)} x {len(self.sample_b)} samples, {self.num_pairs:,} pairs"
         return f"{self.task_a} x {self.task_b}: {kind}; {sizes}, layers {len(self.layers)}, heads {len(self.heads)}"
 
-    def _notes(self):
+    def _notes(self) -> list[str]:
         return [note for note in map(self.attributes.get, ("average_caveat", "slice_note", "lift_note")) if note]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         rows = "".join(
             f"\n  {block}: average {mean}, mean lift {lift}, strongest conflict {where}"
             for block, mean, lift, where in self._summary()
@@ -255,7 +274,7 @@ class PairSummary:
         notes = "".join(f"\n  {note}" for note in self._notes())
         return escaping.for_terminal(f"<PairSummary {self._headline()}{rows}{notes}>")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         header = "".join(f"<th>{name}</th>" for name in ("block", "average", "mean lift", "strongest conflict"))
         rows = "".join(
             "<tr>" + "".join(f"<td>{escaping.for_html(cell)}</td>" for cell in row) + "</tr>" for row in self._summary()
@@ -267,7 +286,7 @@ class PairSummary:
         )
 
 
-def load_pair_summary(path):
+def load_pair_summary(path: PathLike) -> PairSummary:
     """Load what :meth:`PairSummary.save` wrote, checked.
 
     Raises:
@@ -285,7 +304,7 @@ def load_pair_summary(path):
             block: {stat: arrays[f"health.{block}.{number}"] for number, stat in enumerate(stats)} for block in BLOCKS
         }
         return PairSummary(
-            **({"lift": {}} | means),
+            **({"lift": {}} | means),  # type: ignore[arg-type]  # unpacked, and counted by the callee
             health=health,
             kv_index=arrays["kv_index"],
             present=arrays["present"],
@@ -293,6 +312,6 @@ def load_pair_summary(path):
         )
 
 
-def _require_blocks(mapping, name):
+def _require_blocks(mapping: Mapping[str, Any], name: str) -> None:
     if set(mapping) != set(BLOCKS):
         raise errors.ShapeError(f"{name} has blocks {sorted(mapping)}; expected {list(BLOCKS)}.")

@@ -10,8 +10,12 @@ A weight whose number of channels is not that of the writing weight (gate and up
 it interleaves them is not known from its shape. The writing weight alone decides whether a channel has any effect.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,18 +46,18 @@ class ChannelGroup:
     weights: tuple
 
 
-def in_order(weights):
+def in_order(weights: Sequence[LinearWeight]) -> tuple[LinearWeight, ...]:
     """Sort weights by layer, those outside layers last, and within a layer as they were collected: the order of ties."""
     return tuple(sorted(weights, key=lambda one: (one.layer is None, one.layer or 0)))
 
 
-def axis_sums(tensor, axis):
+def axis_sums(tensor: torch.Tensor, axis: int) -> np.ndarray:
     """Sum a matrix over its other axis, in float64 (whole numbers for flags): numpy ``[size of axis]``."""
     wide = torch.int64 if tensor.dtype == torch.bool else torch.float64
     return tensor.sum(1 - axis, dtype=wide).cpu().numpy()
 
 
-def require_config(config, what):
+def require_config(config: QKOVConfig | None, what: str) -> QKOVConfig:
     """Return a layout, or say how to get one.
 
     Raises:
@@ -67,7 +71,7 @@ def require_config(config, what):
     return config
 
 
-def head_slices(config, names):
+def head_slices(config: QKOVConfig, names: Collection[str]) -> Iterator[tuple[AttentionLayout, Projection, int]]:
     """Yield ``(layout, projection, unit)`` of every head of every block whose weight is among ``names``, in order."""
     for layout in config.layers:
         for projection in layout.projections:
@@ -76,7 +80,7 @@ def head_slices(config, names):
                     yield layout, projection, unit
 
 
-def channel_groups(weights):
+def channel_groups(weights: Sequence[LinearWeight]) -> tuple[ChannelGroup, ...]:
     """Return the :class:`ChannelGroup` of every feed-forward weight that writes to the residual stream.
 
     A layer with one such weight owns all its reading weights; with several (experts), each owns those beside it.
@@ -97,11 +101,11 @@ def channel_groups(weights):
     return tuple(groups)
 
 
-def _parent(weight):
+def _parent(weight: LinearWeight) -> str:
     return weight.module_name.rpartition(".")[0]
 
 
-def blocks_along(weight, config):
+def blocks_along(weight: LinearWeight, config: QKOVConfig) -> tuple[int, np.ndarray]:
     """Tell which block each index of a weight belongs to: ``(axis, array of block names [size of axis])``."""
     if weight.kind != "attention":
         block = "mlp" if weight.kind == "mlp" else "other"
@@ -114,13 +118,13 @@ def blocks_along(weight, config):
     return axis, names
 
 
-def describe_layout(weights, config):
+def describe_layout(weights: Sequence[LinearWeight], config: QKOVConfig) -> dict[str, list[dict[str, Any]]]:
     """Return weights and layout as JSON-able numbers and words, for a file."""
     layers = None if config is None else [dataclasses.asdict(layout) for layout in config.layers]
     return {"weights": [dataclasses.asdict(one) for one in weights], "layers": layers}
 
 
-def read_layout(content):
+def read_layout(content: Mapping[str, Any]) -> tuple[tuple[LinearWeight, ...], QKOVConfig | None]:
     """Rebuild ``(weights, config)`` from :func:`describe_layout`; the classes check them again.
 
     Raises:
@@ -132,7 +136,7 @@ def read_layout(content):
         raise errors.LayoutError(f"Weights and layers are not described as this package does it: {error!r}.") from error
 
 
-def _read_layout(content):
+def _read_layout(content: Mapping[str, Any]) -> tuple[tuple[LinearWeight, ...], QKOVConfig | None]:
     weights = tuple(LinearWeight(**_tuples(one)) for one in content["weights"])
     if content["layers"] is None:
         return weights, None
@@ -143,5 +147,5 @@ def _read_layout(content):
     return weights, QKOVConfig(tuple(layouts))
 
 
-def _tuples(fields):
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -15,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -27,6 +27,12 @@ from . import gradients, losses, samples
 from .errors import QKOVError
 from .layout import QKOVConfig
 from .linear_weights import LinearWeight
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .option_types import LossFunction
+
 
 _logger = logging.getLogger(__name__)
 
@@ -45,7 +51,7 @@ def pass_bytes(
     num_samples: int,
     *,
     config: QKOVConfig | None = None,
-    weights: Iterable[LinearWeight] | None = None,
+    weights: Sequence[LinearWeight] | None = None,
     loss_fn: Callable | None = None,
 ) -> int:
     """Trace one pass and return the most bytes that it holds at once, beyond the model itself.
@@ -124,7 +130,7 @@ def shaped(model: torch.nn.Module) -> Iterator[None]:
     Inside, all its parameters and buffers are on the CPU, in the right shape and of one number each; nothing may be run.
     """
 
-    def stand_in(one):
+    def stand_in(one: torch.Tensor) -> torch.Tensor:
         made = torch.zeros(1, dtype=one.dtype).expand(one.shape)
         return torch.nn.Parameter(made, requires_grad=False) if isinstance(one, torch.nn.Parameter) else made
 
@@ -133,7 +139,7 @@ def shaped(model: torch.nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _replaced(model, stand_in):
+def _replaced(model: nn.Module, stand_in: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Put something else where a model's parameters and buffers are, and these back after."""
     places = [
         (where, name, one)
@@ -147,11 +153,11 @@ def _replaced(model, stand_in):
         for where, name, one in places:
             if id(one) not in by_id:  # a shared one stays shared
                 by_id[id(one)] = stand_in(one)
-            where[name] = by_id[id(one)]
+            where[name] = by_id[id(one)]  # type: ignore[assignment]  # a stand-in for it
         yield
     finally:
         for where, name, one in places:
-            where[name] = one
+            where[name] = one  # type: ignore[assignment]  # a stand-in for it
 
 
 class LiveBytes(TorchDispatchMode):
@@ -160,7 +166,7 @@ class LiveBytes(TorchDispatchMode):
     Operations on tensors with values run as they are, and so keep them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
         self._known: set[int] = set()
@@ -183,7 +189,9 @@ class LiveBytes(TorchDispatchMode):
         self._known.discard(key)
         self.now -= num_bytes
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Run an operation and count what it makes."""
         kwargs = kwargs or {}
         given = [one for one in tree_iter((args, kwargs)) if isinstance(one, torch.Tensor)]
@@ -197,18 +205,24 @@ class LiveBytes(TorchDispatchMode):
         return made
 
 
-def _keeps_values(func, made):
+def _keeps_values(func: Any, made: torch.Tensor) -> bool:
     drawn = torch.Tag.nondeterministic_seeded in func.tags  # would move the generator on
     return not drawn and all(
         one.untyped_storage().nbytes() <= _VALUES_BYTES for one in tree_iter(made) if isinstance(one, torch.Tensor)
     )
 
 
-def _traced(model, rows, config, weights, loss_fn):
+def _traced(
+    model: nn.Module,
+    rows: Mapping[str, torch.Tensor],
+    config: QKOVConfig,
+    weights: Sequence[LinearWeight] | None,
+    loss_fn: LossFunction,
+) -> int:
     names = [name for group in gradients._groups(config, weights) for name in group]
     fake, live = FakeTensorMode(allow_non_fake_inputs=True), LiveBytes()
 
-    def stand_in(one):
+    def stand_in(one: torch.Tensor) -> torch.Tensor:
         with fake:
             made = torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="cpu")
             return torch.nn.Parameter(made, requires_grad=False) if isinstance(one, torch.nn.Parameter) else made
@@ -228,7 +242,9 @@ def _traced(model, rows, config, weights, loss_fn):
     return live.peak
 
 
-def _run_pass(model, rows, names, loss_fn):
+def _run_pass(
+    model: nn.Module, rows: Mapping[str, torch.Tensor], names: Sequence[str], loss_fn: LossFunction
+) -> list[torch.Tensor]:
     """Do to tensors without values what ``gradients.collect_factors`` does to others."""
     with gradients._captured(model, names) as captured:
         result = loss_fn(model, rows)
@@ -236,10 +252,14 @@ def _run_pass(model, rows, names, loss_fn):
         names = [name for name in names if name in captured]
         edges = [captured[name].edge for name in names]
         verified = len(summed) > 1
-        deltas = torch.autograd.grad(summed.sum(), edges, retain_graph=verified, allow_unused=True)
+        deltas = torch.autograd.grad(summed.sum(), edges, retain_graph=verified, allow_unused=True)  # type: ignore[arg-type]  # torch takes both at once
         if verified:
             torch.autograd.grad(
-                summed, edges, grad_outputs=torch.ones_like(summed), retain_graph=True, allow_unused=True
+                summed,
+                edges,  # type: ignore[arg-type]  # torch takes both at once
+                grad_outputs=torch.ones_like(summed),
+                retain_graph=True,
+                allow_unused=True,
             )
         inputs = {id(captured[name].inputs.untyped_storage()): captured[name].inputs for name in names}
     captured.clear()

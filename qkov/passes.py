@@ -1,10 +1,13 @@
 """Batches cut into passes: who is in which, what is known already, and how many samples share a forward and backward."""
 
+from __future__ import annotations
+
 import itertools
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -13,13 +16,24 @@ from . import escaping, gradients, position_tables, samples, strict
 from .errors import MemoryLimitError, NonFiniteError, OptionError, SampleIdError
 from .non_finite import told_of_skipped
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .gradients import Factors
+    from .layout import QKOVConfig
+    from .linear_weights import LinearWeight
+    from .option_types import Batches, LossFunction, SampleId
+    from .sample_rows import FirstAxis
+    from .samples import Sample
+
+
 _logger = logging.getLogger(__name__)
 
 # Tokens per forward pass. On a CPU larger passes gain a few per cent and cost several times the memory.
 TOKENS_PER_PASS = {"cpu": 512, "cuda": 16384}
 
 
-def collect_samples(*arguments, **options):
+def collect_samples(*arguments: Any, **options: Any) -> Iterator[Sample]:
     """Yield the samples of :func:`collect_passes` one by one. One that the caller drops is gone before the next."""
     for found in collect_passes(*arguments, **options):
         while found:
@@ -27,9 +41,23 @@ def collect_samples(*arguments, **options):
 
 
 def collect_passes(
-    model, batch, task, known, config, weights, loss_fn, first_axis, sample_ids, clusters, *, micro_batch=None,
-    progress=True, plan=None, skipped=None, skip=False,
-):  # fmt: skip
+    model: nn.Module,
+    batch: Batches,
+    task: str,
+    known: dict[SampleId, str],
+    config: QKOVConfig,
+    weights: Sequence[LinearWeight],
+    loss_fn: LossFunction,
+    first_axis: FirstAxis,
+    sample_ids: Supply | Numbers,
+    clusters: Supply,
+    *,
+    micro_batch: int | Callable[[Mapping[str, Any], Sequence[int]], int] | None = None,
+    progress: bool = True,
+    plan: Callable[[int, int], None] | None = None,
+    skipped: dict[SampleId, str] | None = None,
+    skip: bool = False,
+) -> Iterator[list[Sample]]:
     """Cut batches into passes and yield the samples of each, once the whole pass has succeeded.
 
     Args:
@@ -79,7 +107,7 @@ def collect_passes(
                 yield found
 
 
-def shown(task, batch, progress):
+def shown(task: str, batch: Batches, progress: bool) -> tqdm[Any]:
     """Return the bar of a collection."""
     # Where disable is not given, TQDM_DISABLE in the environment still acts.
     hidden = {} if progress else {"disable": True}
@@ -101,17 +129,17 @@ class Cell:
     labels: tuple
     digests: tuple
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def split(self, count):
+    def split(self, count: int) -> tuple[Cell, list[Cell]]:
         """Return the first samples as a cell, and a list of a cell of the others, if there are any."""
         fields = (self.rows, self.names, self.labels, self.digests)
         first, rest = (Cell(self.batch, *(one[part] for one in fields)) for part in (slice(count), slice(count, None)))
         return first, [rest] if len(rest) else []
 
 
-def joined(cells):
+def joined(cells: Sequence[Cell]) -> Cell:
     """Make one cell of all of a batch."""
     fields = ("rows", "names", "labels", "digests")
     return Cell(cells[0].batch, *(sum((getattr(one, name) for one in cells), ()) for name in fields))
@@ -124,7 +152,19 @@ class Room:
     most: float = math.inf
 
 
-def cut(model, batch, task, known, loss_fn, sample_ids, clusters, *, micro_batch=None, plan=None, skipped=()):
+def cut(
+    model: nn.Module,
+    batch: Batches,
+    task: str,
+    known: Mapping[SampleId, str],
+    loss_fn: LossFunction,
+    sample_ids: Supply | Numbers,
+    clusters: Supply,
+    *,
+    micro_batch: int | Callable[[Mapping[str, Any], Sequence[int]], int] | None = None,
+    plan: Callable[[int, int], None] | None = None,
+    skipped: Mapping[SampleId, str] | tuple[()] = (),
+) -> Iterator[tuple[list[Cell], int]]:
     """Check batches and cut each into cells, in a grid that does not depend on which of its samples are known already.
 
     So a collection that goes on, whatever it holds, makes the passes that an uninterrupted one makes.
@@ -156,14 +196,24 @@ def cut(model, batch, task, known, loss_fn, sample_ids, clusters, *, micro_batch
             fitting = micro_batch(one, new) if new else 1
         cells = [
             Cell(one, rows, *(tuple(values[row] for row in rows) for values in (names, labels, digests)))
-            for rows in (tuple(group) for _, group in itertools.groupby(new, lambda row: row // fitting))  # noqa: B023
+            for rows in (tuple(group) for _, group in itertools.groupby(new, lambda row: row // fitting))  # type: ignore[operator]  # noqa: B023
         ]
         yield cells, num_samples - len(new)
 
 
 def collect_cells(
-    model, cells, config, weights, loss_fn, first_axis, *, skipped, skip, room=None, done=lambda count: None
-):
+    model: nn.Module,
+    cells: Sequence[Cell],
+    config: QKOVConfig,
+    weights: Sequence[LinearWeight],
+    loss_fn: LossFunction,
+    first_axis: FirstAxis,
+    *,
+    skipped: dict[SampleId, str],
+    skip: bool,
+    room: Room | None = None,
+    done: Callable[[int], Any] = lambda count: None,
+) -> Iterator[list[Sample]]:
     """Yield the samples of each cell: of one pass, unless it takes too much memory or a sample of it is left out.
 
     Args:
@@ -182,7 +232,7 @@ def collect_cells(
         left = [joined(left)]
     while left:
         most = len(left[0]) if room is None else min(room.most, len(left[0]))
-        one, others = left[0].split(1 if alone else most)
+        one, others = left[0].split(1 if alone else most)  # type: ignore[arg-type]  # finite by now
         strict.check_norms(model, len(one))
         part = samples.select_rows(one.batch, list(one.rows), device)
         try:
@@ -196,7 +246,7 @@ def collect_cells(
             skipped[one.names[0]] = str(error)
             results = ()
         if results is None:
-            _make_room(room, len(one), device)
+            _make_room(room, len(one), device)  # type: ignore[arg-type]  # given where passes can be halved
             left = [joined(left)]
             continue
         if results:
@@ -211,7 +261,7 @@ def collect_cells(
         left, alone = others + left[1:], max(0, alone - len(one))
 
 
-def _make_room(room, num_samples, device):
+def _make_room(room: Room, num_samples: int, device: torch.device) -> None:
     if room is None:
         raise MemoryLimitError(
             f"a pass of {num_samples} samples does not fit the memory of {device}, and passes that are shared among ranks "
@@ -221,7 +271,9 @@ def _make_room(room, num_samples, device):
     _logger.warning("out of memory with %d samples per pass; at most %d from here on", num_samples, room.most)
 
 
-def _within_memory(model, batch, *rest):
+def _within_memory(
+    model: nn.Module, batch: Mapping[str, Any], *rest: Any
+) -> list[tuple[dict[str, Factors], int]] | None:
     """Collect a pass, or return None where it takes too much memory and could be smaller."""
     try:
         return gradients.collect_factors(model, batch, *rest)
@@ -234,7 +286,7 @@ def _within_memory(model, batch, *rest):
     return None  # outside the handler, which keeps the tensors of the failed pass alive
 
 
-def check_call(task, micro_batch):
+def check_call(task: str, micro_batch: int | None) -> None:
     """Refuse a task without a name and a pass without samples."""
     if not isinstance(task, str) or not task:
         raise OptionError(f"task is {task!r}; expected a non-empty string, its name.")
@@ -242,14 +294,14 @@ def check_call(task, micro_batch):
         raise OptionError(f"micro_batch is {micro_batch}; expected at least 1 sample per pass.")
 
 
-def _one_each(task, clusters, num_samples):
+def _one_each(task: str, clusters: Sequence[Any] | None, num_samples: int) -> Sequence[Any]:
     clusters = [None] * num_samples if clusters is None else clusters
     if len(clusters) != num_samples:
         raise SampleIdError(f"task {task!r}: {len(clusters)} clusters left for {num_samples} samples.")
     return clusters
 
 
-def _is_known(task, known, sample_id, digest):
+def _is_known(task: str, known: Mapping[SampleId, str], sample_id: SampleId, digest: str) -> bool:
     if known.get(sample_id, digest) != digest:
         raise SampleIdError(
             f"task {task!r} already holds sample {sample_id!r} with another input or loss. Give the new sample another "
@@ -261,12 +313,12 @@ def _is_known(task, known, sample_id, digest):
 class Supply:
     """Hand out the next few of an optional flat list, batch by batch."""
 
-    def __init__(self, values, name):
+    def __init__(self, values: Iterable[Any] | None, name: str) -> None:
         self._values = None if values is None else list(values)
         self._name = name
         self._taken = 0
 
-    def take(self, count):
+    def take(self, count: int) -> list[Any] | None:
         """Return the next few, or None where there is no list."""
         if self._values is None:
             return None
@@ -274,7 +326,7 @@ class Supply:
         self._taken += count
         return part
 
-    def check_used(self, task):
+    def check_used(self, task: str) -> None:
         """Refuse entries that no sample has taken."""
         left = 0 if self._values is None else max(0, len(self._values) - self._taken)
         if left:
@@ -284,29 +336,29 @@ class Supply:
 class Numbers:
     """Hand out integers, for samples without ids, from a first one on."""
 
-    def __init__(self, first):
+    def __init__(self, first: int) -> None:
         self.next = first
 
-    def take(self, count):
+    def take(self, count: int) -> list[int]:
         """Return the next few."""
         self.next += count
         return list(range(self.next - count, self.next))
 
-    def check_used(self, task):
+    def check_used(self, task: str) -> None:
         """There is no end to them."""
 
 
-def default_samples(batch, device):
+def default_samples(batch: Mapping[str, Any], device: torch.device) -> int:
     """Return how many samples of a batch share a pass unless something else is asked for."""
     return max(1, TOKENS_PER_PASS.get(device.type, 512) // tokens_per_sample(batch))
 
 
-def tokens_per_sample(batch):
+def tokens_per_sample(batch: Mapping[str, Any]) -> int:
     """Return the length of a batch, padding included."""
     return max([1, *(value.shape[1] for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim > 1)])
 
 
-def num_tokens(batch, rows):
+def num_tokens(batch: Mapping[str, Any], rows: Sequence[int]) -> int:
     """Count the tokens of some samples, without padding where there is a mask."""
     mask = batch.get("attention_mask")
     if isinstance(mask, torch.Tensor) and mask.ndim == 2:
@@ -314,6 +366,6 @@ def num_tokens(batch, rows):
     return len(rows) * tokens_per_sample(batch)
 
 
-def full_name(loss_fn):
+def full_name(loss_fn: LossFunction) -> str:
     """Name a loss function, for the record; two of one name count as the same."""
     return f"{loss_fn.__module__}.{getattr(loss_fn, '__qualname__', type(loss_fn).__qualname__)}"

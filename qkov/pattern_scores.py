@@ -31,6 +31,10 @@ and Induction Heads"; Wang et al. 2023, "Interpretability in the Wild"; Voita et
 Self-Attention"; Xiao et al. 2024, "Efficient Streaming Language Models with Attention Sinks".
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 import torch
 
 from . import errors
@@ -45,7 +49,15 @@ EVEN = 1e-4
 amplitude) has nothing for position to explain; rounding of bfloat16, the same in every sequence, stays below it."""
 
 
-def score_patterns(patterns, tokens, *, real=None, special=None, causal=True, window=None):
+def score_patterns(
+    patterns: torch.Tensor,
+    tokens: torch.Tensor,
+    *,
+    real: torch.Tensor | None = None,
+    special: torch.Tensor | None = None,
+    causal: bool = True,
+    window: int | None = None,
+) -> tuple[dict[str, torch.Tensor], dict[str, float], torch.Tensor]:
     """Score heads from their attention.
 
     Args:
@@ -66,7 +78,7 @@ def score_patterns(patterns, tokens, *, real=None, special=None, causal=True, wi
     return finished(pattern_sums(patterns, tokens, real=real, special=special, causal=causal, window=window))
 
 
-def targets(tokens, *, causal=True):
+def targets(tokens: torch.Tensor, *, causal: bool = True) -> dict[str, torch.Tensor]:
     """Mark the target keys of every query: name to bool ``[batch, T, T]``, query by key."""
     length = tokens.shape[1]
     query = torch.arange(length, device=tokens.device)[:, None]
@@ -85,7 +97,15 @@ def targets(tokens, *, causal=True):
     return marked if causal else {name: mask for name, mask in marked.items() if name not in EARLIER}
 
 
-def pattern_sums(patterns, tokens, *, real=None, special=None, causal=True, window=None):
+def pattern_sums(
+    patterns: torch.Tensor,
+    tokens: torch.Tensor,
+    *,
+    real: torch.Tensor | None = None,
+    special: torch.Tensor | None = None,
+    causal: bool = True,
+    window: int | None = None,
+) -> dict[str, torch.Tensor]:
     """Add up everything that :func:`finished` needs; sums of parts of a data set are added key by key.
 
     Args:
@@ -121,7 +141,7 @@ def pattern_sums(patterns, tokens, *, real=None, special=None, causal=True, wind
     return sums | _offset_sums(attention, even, sees, choice)
 
 
-def _position_sums(attention, even, choice):
+def _position_sums(attention: torch.Tensor, even: torch.Tensor, choice: torch.Tensor) -> dict[str, torch.Tensor]:
     return {
         "position.sum": attention.sum(0),  # [heads, T, T]
         "position.square": attention.square().sum((0, 3)),  # [heads, T]
@@ -130,7 +150,9 @@ def _position_sums(attention, even, choice):
     }
 
 
-def _offset_sums(attention, even, sees, choice):
+def _offset_sums(
+    attention: torch.Tensor, even: torch.Tensor, sees: torch.Tensor, choice: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """Count where the largest attention of each row lies, by relative position; rows with several share their vote."""
     length = choice.shape[1]
     largest = attention.masked_fill(~sees[:, None], -1.0)
@@ -139,7 +161,7 @@ def _offset_sums(attention, even, sees, choice):
     places = torch.arange(length, device=choice.device)
     index = (places[:, None] - places[None, :] + length - 1).reshape(-1)
 
-    def by_offset(values):  # [..., T, T] -> [..., 2 T - 1], entry d + T - 1 for offset d
+    def by_offset(values: torch.Tensor) -> torch.Tensor:  # [..., T, T] -> [..., 2 T - 1], entry d + T - 1 for offset d
         flat = values.reshape(*values.shape[:-2], -1)
         return torch.zeros(*flat.shape[:-1], 2 * length - 1, dtype=flat.dtype, device=flat.device).index_add_(
             -1, index, flat
@@ -151,7 +173,7 @@ def _offset_sums(attention, even, sees, choice):
     }
 
 
-def finished(sums):
+def finished(sums: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, float], torch.Tensor]:
     """Turn the sums of :func:`pattern_sums` into ``(scores, chance, offset)``."""
     heads = sums["distance"]
     missing = torch.full_like(heads, float("nan"))
@@ -159,8 +181,8 @@ def finished(sums):
     for name in TYPES[:-1]:
         rows = sums.get(f"rows.{name}")
         counted = rows is not None and rows > 0
-        scores[name] = sums[f"mass.{name}"] / rows if counted else missing
-        chance[name] = float(sums[f"even.{name}"] / rows) if counted else float("nan")
+        scores[name] = sums[f"mass.{name}"] / rows if counted else missing  # type: ignore[operator]  # None where nothing is counted
+        chance[name] = float(sums[f"even.{name}"] / rows) if counted else float("nan")  # type: ignore[operator]  # None where nothing is counted
     choices = sums["choices"]
     votes = sums["offset.votes"]
     scores["positional"] = position_share(sums)
@@ -171,7 +193,7 @@ def finished(sums):
     return scores, chance, offset
 
 
-def position_share(sums):
+def position_share(sums: Mapping[str, torch.Tensor]) -> torch.Tensor:
     r"""Return the share of the departure from even attention that position alone explains, ``[heads]``.
 
     .. math:: R = 1 - \frac{\sum_q \frac{n_q}{n_q - 1} \sum_i \lVert A_{iq} - \bar A_q \rVert^2}
@@ -191,7 +213,7 @@ def position_share(sums):
     return share if several.any() else torch.full_like(share, float("nan"))
 
 
-def _check(patterns, tokens, real, special):
+def _check(patterns: torch.Tensor, tokens: torch.Tensor, real: torch.Tensor, special: torch.Tensor) -> None:
     if tokens.ndim != 2 or patterns.ndim != 4:
         raise errors.ShapeError(
             f"patterns have shape {tuple(patterns.shape)} and tokens {tuple(tokens.shape)}; expected"
@@ -207,7 +229,7 @@ def _check(patterns, tokens, real, special):
     check_padding(real)
 
 
-def check_padding(real):
+def check_padding(real: torch.Tensor) -> None:
     """Refuse ``real [batch, T]`` with padding before a token, so that positions of different sequences can be compared."""
     if (real[:, 1:] & ~real[:, :-1]).any():
         raise errors.ShapeError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -23,6 +24,9 @@ from .gradients import Factors
 from .layout import QKOVConfig
 from .resources import readable
 from .samples import Sample
+
+if TYPE_CHECKING:
+    from .geometry import Projection
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def collection_peak(setting: Setting, samples_per_pass: int) -> int:
     return setting.base + setting.model_bytes + setting.held_bytes + made
 
 
-def _traced(setting, samples_per_pass):
+def _traced(setting: Setting, samples_per_pass: int) -> int:
     if samples_per_pass not in setting.traced:
         batch = {"input_ids": torch.zeros(1, setting.tokens, dtype=torch.long)}
         setting.traced[samples_per_pass] = pass_memory.pass_bytes(
@@ -164,7 +168,7 @@ def host_bytes(setting: Setting) -> int:
     return scores + (setting.num_samples * read if setting.keep == "disk" else 0)
 
 
-def slice_size(projection) -> int:
+def slice_size(projection: Projection) -> int:
     """Parameters of one slice."""
     return projection.width * projection.weight_shape[1 - projection.head_axis]
 
@@ -216,9 +220,9 @@ def advice(setting: Setting, collecting: int, scoring_: int) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _advice_on_scores(setting, peak, in_memory):
+def _advice_on_scores(setting: Setting, peak: int, in_memory: bool) -> str:
     scores = 16 * setting.samples_a * setting.samples_b * num_slices(setting.scored)
-    left = setting.budget - (peak - scores)
+    left = setting.budget - (peak - scores)  # type: ignore[operator]  # asked only with a budget
     num_layers = len(setting.scored.layers)
     at_once = max(0, left) * num_layers // scores
     if at_once:

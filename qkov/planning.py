@@ -13,8 +13,9 @@ The time is found out by doing a little of it on this machine (:mod:`qkov.pace`)
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -35,6 +36,10 @@ from . import (
 from .errors import BatchError, OptionError
 from .layout import QKOVConfig, uncompiled
 from .resources import readable
+
+if TYPE_CHECKING:
+    from .peaks import Setting
+
 
 KEPT = ("memory", "disk")
 TIMINGS = ("measure", "skip")
@@ -181,13 +186,13 @@ def plan(
     samples_per_pass, collecting = peaks.largest_pass(setting)
     work = _work(setting)
     return Plan(
-        **_sizes(setting, samples_per_pass), **work, collection_peak=collecting,
+        **_sizes(setting, samples_per_pass), **work, collection_peak=collecting,  # type: ignore[arg-type]  # unpacked, and counted by the callee
         **_verdict(setting, collecting, peaks.scoring_peak(setting)),
         seconds=_seconds(setting, samples_per_pass, tuple(work.values()), timing, rate),
     )  # fmt: skip
 
 
-def _check(samples_a, samples_b, tokens, rate):
+def _check(samples_a: int, samples_b: int, tokens: int, rate: float | None) -> None:
     for name, value in (("samples_a", samples_a), ("samples_b", samples_b), ("tokens", tokens)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise OptionError(f"{name} is {value!r}; expected a whole number of at least 1.")
@@ -195,7 +200,7 @@ def _check(samples_a, samples_b, tokens, rate):
         raise OptionError(f"rate is {rate!r}; expected operations per second, for example 50e12.")
 
 
-def _check_positions(model, tokens):
+def _check_positions(model: nn.Module, tokens: int) -> None:
     try:
         batch = {"input_ids": torch.zeros(1, tokens, dtype=torch.long)}
         position_tables.check_positions(model, batch, ["of the plan"], losses.causal_lm_loss)
@@ -203,11 +208,11 @@ def _check_positions(model, tokens):
         raise OptionError(f"tokens is {tokens}: {error}") from error
 
 
-def _chosen(config, layers):
+def _chosen(config: QKOVConfig, layers: Sequence[int] | None) -> QKOVConfig:
     return config if layers is None else QKOVConfig(tuple(config.layer(one) for one in sorted(set(layers))))
 
 
-def _work(setting):
+def _work(setting: Setting) -> dict[str, float]:
     numbers = peaks.num_parameters(setting.scored)
     return {
         "collection_operations": float(setting.shape.operations * setting.num_samples),
@@ -216,7 +221,7 @@ def _work(setting):
     }
 
 
-def _sizes(setting, samples_per_pass):
+def _sizes(setting: Setting, samples_per_pass: int) -> dict[str, Any]:
     counts = {"a": setting.samples_a, "b": setting.samples_b}
     return {
         "model": type(setting.model).__name__,
@@ -244,7 +249,7 @@ def _sizes(setting, samples_per_pass):
     }
 
 
-def _verdict(setting, collecting, scored):
+def _verdict(setting: Setting, collecting: int, scored: int) -> dict[str, Any]:
     budget = setting.budget
     return {
         "scoring_peak": scored,
@@ -255,11 +260,13 @@ def _verdict(setting, collecting, scored):
     }
 
 
-def _seconds(setting, samples_per_pass, work, timing, rate):
+def _seconds(
+    setting: Setting, samples_per_pass: int, work: Sequence[float], timing: str, rate: float | None
+) -> Seconds | None:
     if timing == "skip":
         return None
     if rate is not None:
-        return Seconds(*(one / rate for one in work), "given rate")
+        return Seconds(*(one / rate for one in work), "given rate")  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
     if setting.device != "cpu":
         return None
     found = pace.collection_pace(setting.model, setting.shape, setting.tokens, samples_per_pass, setting.dtype)
@@ -271,7 +278,7 @@ def _seconds(setting, samples_per_pass, work, timing, rate):
     return Seconds(collection, scored.materialising, scored.scoring, found.method)
 
 
-def _lines(plan):
+def _lines(plan: Plan) -> Iterator[str]:
     yield f"{plan.model}: {_short(plan.num_parameters)} parameters, {readable(plan.model_bytes)} in {plan.dtype}"
     yield (
         f"{plan.samples_a} + {plan.samples_b} samples of {plan.num_tokens} tokens; {plan.num_layers} layers, "
@@ -328,7 +335,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:,.2g} days"
 
 
-def _short(count):
+def _short(count: float) -> str:
     for unit in ("", " k", " M", " G", " T", " P"):
         if count < 1000:
             return f"{count:.3g}{unit}"

@@ -5,14 +5,17 @@ style whatever the user's settings, on white. ``_repr_svg_`` shows them in a not
 give the same bytes of SVG.
 """
 
+from __future__ import annotations
+
 import functools
 import io
 import itertools
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import matplotlib.style
 import numpy as np
@@ -22,6 +25,20 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from . import errors, escaping
 from .geometry import BLOCKS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.image import AxesImage
+    from matplotlib.legend import Legend
+
+    Options = ParamSpec("Options")
+    Drawn = TypeVar("Drawn")
+
+    from .heatmap import Heatmap
+    from .option_types import PathLike
+    from .pair_summary import PairSummary
+
 
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu"  # red is conflict, usually the low end; readable with every common colour blindness
@@ -41,11 +58,11 @@ MOST_TICKS = 12
 MOST_LINES = 16  # white lines between more cells than this would hide the cells
 
 
-def _in_style(draw):
+def _in_style(draw: Callable[Options, Drawn]) -> Callable[Options, Drawn]:
     """Run in matplotlib's default style, so that a figure does not depend on the user's settings."""
 
     @functools.wraps(draw)
-    def styled(*args, **kwargs):
+    def styled(*args: Options.args, **kwargs: Options.kwargs) -> Drawn:
         with matplotlib.style.context(STYLE, after_reset=True):
             return draw(*args, **kwargs)
 
@@ -56,7 +73,7 @@ class Picture(Figure):
     """A matplotlib figure that shows itself in a notebook without pyplot and is saved reproducibly."""
 
     @_in_style
-    def to_svg(self):
+    def to_svg(self) -> str:
         """Return the picture as SVG text; equal figures give equal text."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -66,7 +83,7 @@ class Picture(Figure):
 
 
 @_in_style
-def save_picture(figure, path, *, dpi=150):
+def save_picture(figure: Figure, path: PathLike, *, dpi: int = 150) -> Path:
     """Write a figure as SVG, PNG or PDF, by the ending of ``path``, without dates. Returns the path."""
     path = Path(path)
     stamps = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}, ".pdf": {"CreationDate": None}}
@@ -76,7 +93,7 @@ def save_picture(figure, path, *, dpi=150):
     return path
 
 
-def plot_heatmap(heatmap):
+def plot_heatmap(heatmap: Heatmap | PairSummary) -> Picture:
     """Draw the averages of a result, one layer-by-head panel per block, with its caveat if it has one.
 
     Args:
@@ -87,7 +104,7 @@ def plot_heatmap(heatmap):
     """
     facts = heatmap.attributes
     variant = facts.get("variant", "")
-    pool = VARIANT_POOL_WORDS.get(variant) or POOL_WORDS.get(facts.get("fisher_pool"), "")
+    pool = VARIANT_POOL_WORDS.get(variant) or POOL_WORDS.get(facts.get("fisher_pool"), "")  # type: ignore[arg-type]  # a get without a key is empty
     pairs = f"average over {len(heatmap.sample_a)} x {len(heatmap.sample_b)} pairs of samples"
     kind = ", ".join(part for part in (f"{variant} score".strip(), pool, pairs) if part)
     empty = [f"task {label} ({name})" for label, name, ids in _tasks(heatmap) if not ids]
@@ -107,29 +124,31 @@ def plot_heatmap(heatmap):
     )
 
 
-def _tasks(heatmap):
+def _tasks(
+    heatmap: Heatmap | PairSummary,
+) -> tuple[tuple[str, str, tuple[int | str, ...]], tuple[str, str, tuple[int | str, ...]]]:
     return ("A", heatmap.task_a, heatmap.sample_a), ("B", heatmap.task_b, heatmap.sample_b)
 
 
 @_in_style
 def plot_maps(
-    maps,
+    maps: Mapping[str, np.ndarray],
     *,
-    layers=None,
-    heads=None,
-    kv_index=None,
-    kv_heads=None,
-    title="",
-    unit="",
-    kind="sequential",
-    scale="panel",
-    note="",
-    sign="",
-    conflict="low",
-    empty="",
-    marks=None,
-    absent="Grey: the model has no such slice.",
-):
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    kv_index: np.ndarray | None = None,
+    kv_heads: Sequence[int] | None = None,
+    title: str = "",
+    unit: str = "",
+    kind: str = "sequential",
+    scale: str = "panel",
+    note: str = "",
+    sign: str = "",
+    conflict: str = "low",
+    empty: str = "",
+    marks: Mapping[str, np.ndarray] | None = None,
+    absent: str = "Grey: the model has no such slice.",
+) -> Picture:
     """Draw one layer-by-head panel for each map.
 
     Args:
@@ -167,7 +186,7 @@ def plot_maps(
     turned = f"{DIVERGING}_r" if conflict == "high" else DIVERGING
     colours = turned if kind == "diverging" else SEQUENTIAL
     maps = {name: np.asarray(values, np.float64) for name, values in maps.items()}
-    grid = _label_grid(maps, layers, heads, kv_index, kv_heads)
+    grid = _label_grid(maps, layers, heads, kv_index, kv_heads)  # type: ignore[arg-type]  # filled in where it was None
     shown = {name: grid.on_query_heads(name, values) for name, values in maps.items()}
     everything = np.concatenate([values.ravel() for values in shown.values()])
     figure, panels = _panels(len(shown), len(grid.layers), len(grid.heads))
@@ -201,7 +220,7 @@ class _LabelGrid:
     kv_heads: tuple
     kv_index: np.ndarray
 
-    def on_query_heads(self, name, values):
+    def on_query_heads(self, name: str, values: np.ndarray) -> np.ndarray:
         shape = len(self.layers), len(self.heads)
         if values.shape == shape:
             return values
@@ -212,27 +231,27 @@ class _LabelGrid:
             )
         return np.where(self.kv_index >= 0, np.take_along_axis(values, np.maximum(self.kv_index, 0), 1), np.nan)
 
-    def middles(self, marked, *, shared):
+    def middles(self, marked: np.ndarray, *, shared: bool) -> Iterator[tuple[float, int]]:
         """Where marked cells ``[layers, heads]`` have their middles, as (column, row); a kv head, if shared, is one cell."""
         for row, heads in enumerate(marked):
             cells = self.kv_index[row] if shared else np.arange(len(heads))
             for cell in np.unique(cells[heads]):
                 yield float(np.flatnonzero(cells == cell).mean()), row
 
-    def _common_row(self):
+    def _common_row(self) -> np.ndarray | None:
         """The row of ``kv_index`` that all layers with K and V of their own share, or None."""
         rows = np.unique(self.kv_index[(self.kv_index >= 0).any(1)], axis=0)
         return rows[0] if len(rows) == 1 and (rows[0] >= 0).all() else None
 
-    def label(self, panel, *, spans):
+    def label(self, panel: Axes, *, spans: bool) -> None:
         """Put true numbers on the ticks and lines between cells; a kv head is one cell over its query heads."""
         row = self._common_row() if spans else None
         shared = row is not None
         row = row if shared else np.arange(len(self.heads))
-        starts = np.flatnonzero(np.diff(row, prepend=-1))
-        middles = (starts + np.append(starts[1:], len(row)) - 1) / 2
-        numbers = [self.kv_heads[at] for at in row[starts]] if shared else self.heads
-        wide = len(starts) < len(row)
+        starts = np.flatnonzero(np.diff(row, prepend=-1))  # type: ignore[arg-type, type-var]  # filled in where it was None
+        middles = (starts + np.append(starts[1:], len(row)) - 1) / 2  # type: ignore[arg-type]  # filled in where it was None
+        numbers = [self.kv_heads[at] for at in row[starts]] if shared else self.heads  # type: ignore[index]  # filled in where it was None
+        wide = len(starts) < len(row)  # type: ignore[arg-type]  # filled in where it was None
         panel.set_xlabel("kv head (spans its query heads)" if wide else "kv head" if shared else "query head")
         panel.set_ylabel("layer")
         _number_ticks(panel.xaxis, middles, numbers)
@@ -244,7 +263,13 @@ class _LabelGrid:
             )
 
 
-def _label_grid(maps, layers, heads, kv_index, kv_heads):
+def _label_grid(
+    maps: Mapping[str, np.ndarray],
+    layers: Sequence[int] | None,
+    heads: Sequence[int] | None,
+    kv_index: np.ndarray | None,
+    kv_heads: Sequence[int],
+) -> _LabelGrid:
     for name, values in maps.items():
         if values.ndim != 2 or not values.size:
             raise errors.ShapeError(
@@ -263,19 +288,19 @@ def _label_grid(maps, layers, heads, kv_index, kv_heads):
     return _LabelGrid(layers, heads, kv_heads, kv_index)
 
 
-def _panels(count, num_layers, num_heads):
+def _panels(count: int, num_layers: int, num_heads: int) -> tuple[Picture, np.ndarray]:
     columns = min(2, count)
     rows = math.ceil(count / columns)
     width, height = np.clip(0.26 * num_heads, 2.6, 5.2), np.clip(0.26 * num_layers, 1.2, 5.2)
     figure = Picture(figsize=(columns * (width + 1.4), rows * (height + 0.9) + 1.2), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)  # type: ignore[call-arg, union-attr]  # of matplotlib, set when the figure is made
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for unused in panels[count:]:
         unused.remove()
     return figure, panels[:count]
 
 
-def _norm(values, kind):
+def _norm(values: np.ndarray, kind: str) -> Normalize:
     known = values[np.isfinite(values)]
     if kind == "diverging":
         limit = np.abs(known).max(initial=0.0) or 1.0
@@ -284,32 +309,32 @@ def _norm(values, kind):
     return Normalize(low, high if high > low else low + 1.0)
 
 
-def _draw_cells(panel, values, norm, colours):
+def _draw_cells(panel: Axes, values: np.ndarray, norm: Normalize, colours: str) -> AxesImage:
     colours = matplotlib.colormaps[colours].with_extremes(bad=ABSENT_COLOUR)
     panel.tick_params(length=2)
     return panel.imshow(values, cmap=colours, norm=norm, aspect="auto", interpolation="none")
 
 
-def _number_ticks(axis, places, numbers):
+def _number_ticks(axis: Axis, places: np.ndarray, numbers: Sequence[int]) -> None:
     step = math.ceil(len(numbers) / MOST_TICKS)
     axis.set_ticks(places[::step], [str(number) for number in numbers[::step]])
 
 
-def _colour_bar(figure, image, panel, unit):
+def _colour_bar(figure: Picture, image: AxesImage, panel: Axes, unit: str) -> None:
     bar = figure.colorbar(image, ax=panel, pad=0.02)
-    bar.formatter.set_powerlimits((-3, 4))
+    bar.formatter.set_powerlimits((-3, 4))  # type: ignore[attr-defined]  # of matplotlib, set when the figure is made
     bar.outline.set_visible(False)
     height = 0.85 * panel.get_position().height * figure.get_figheight()
     bar.set_label(_wrapped(unit, height, 7), size=7, parse_math=False)
 
 
-def _wrapped(text, inches, size):
+def _wrapped(text: str, inches: float, size: int) -> str:
     # Letters of the default font are about 0.55 of their size wide.
     columns = max(12, int(inches * 72 / (0.55 * size)))
     return "\n".join(textwrap.fill(line, columns) for line in escaping.for_picture(text).split("\n"))
 
 
-def _surround(figure, title, texts, *, framed):
+def _surround(figure: Picture, title: str, texts: Sequence[str], *, framed: str) -> None:
     width = figure.get_figwidth()
     if title:
         figure.suptitle(_wrapped(title, width, 11), size=11, parse_math=False)
@@ -322,7 +347,9 @@ def _surround(figure, title, texts, *, framed):
 
 
 @_in_style
-def plot_identity(measured, expected, *, title="", measured_label="", expected_label="", note=""):
+def plot_identity(
+    measured: Any, expected: Any, *, title: str = "", measured_label: str = "", expected_label: str = "", note: str = ""
+) -> Picture:
     """Draw measured against expected values with the line of equality, and say how far off they are.
 
     For the marginal identity: the average over A's samples of the unsigned score against the L1 norm of B's gradient.
@@ -365,7 +392,7 @@ def plot_identity(measured, expected, *, title="", measured_label="", expected_l
     return figure
 
 
-def literal_legend(owner, entries, **options):
+def literal_legend(owner: Axes | Picture, entries: Sequence[tuple[Any, str]], **options: Any) -> Legend:
     """Put a legend of ``(artist, text)`` on a figure or panel, the texts as they are.
 
     matplotlib would read mathematics between dollars, and drop a label that begins with an underscore.
@@ -378,14 +405,14 @@ def literal_legend(owner, entries, **options):
     return legend
 
 
-def _decade_ticks(axis):
+def _decade_ticks(axis: Axis) -> None:
     """Label 1, 2 and 5 of each decade: few enough not to overlap, and two at least within one decade."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
-def _paired_groups(measured, expected):
+def _paired_groups(measured: Any, expected: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     if not isinstance(measured, Mapping):
         measured, expected = {"slices": measured}, {"slices": expected}
     if not isinstance(expected, Mapping) or set(measured) != set(expected):

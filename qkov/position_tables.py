@@ -1,17 +1,27 @@
 """Samples longer than a table of learned positions, refused before an accelerator turns them into an opaque failure."""
 
+from __future__ import annotations
+
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from . import losses
 from .errors import BatchError
 
+if TYPE_CHECKING:
+    from .option_types import LossFunction
+
+
 _TABLE = re.compile(r"(^|\.)(wpe|embed_positions|position_embeddings?)$")
 _OTHER_PARTS = re.compile(r"vision|visual|image|audio|speech")  # their positions are not those of tokens
 
 
-def check_positions(model, batch, names, loss_fn):
+def check_positions(
+    model: nn.Module, batch: Mapping[str, Any], names: Sequence[int | str], loss_fn: LossFunction
+) -> None:
     """Refuse samples that reach a position which the model does not hold.
 
     Args:
@@ -36,7 +46,7 @@ def check_positions(model, batch, names, loss_fn):
             )
 
 
-def _tables(model):
+def _tables(model: nn.Module) -> Iterator[tuple[str, int]]:
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and _TABLE.search(name) and not _OTHER_PARTS.search(name):
             yield name, module.num_embeddings - getattr(module, "offset", 0)  # OPT keeps two rows that no token has

@@ -15,7 +15,11 @@ a task would seem to help itself by what it has only memorised. For the step alo
 interval takes in B's error too.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,29 +27,39 @@ from tqdm import tqdm
 
 from . import errors, formula, inference, prediction_result, reproducibility, scoring, step
 
+if TYPE_CHECKING:
+    from .collector import FisherCollector
+    from .geometry import AttentionLayout, Projection
+    from .option_types import Curvature, Optimiser, PredictionEstimand
+    from .prediction_result import Prediction
+    from .samples import Sample
+    from .score_options import ScoreOptions
+    from .statistics.clusters import Clusters
+
+
 ESTIMANDS = ("step", "population")
 DECREASE = 0.01
 """Nats per token by which B's own loss falls to first order at the default step, all slices together."""
 
 
 def predict_change(
-    collector,
-    task_a,
-    task_b,
+    collector: FisherCollector,
+    task_a: str,
+    task_b: str,
     *,
-    step_size=None,
-    decrease=DECREASE,
-    optimiser="sgd",
-    curvature="diagonal",
-    curvature_task=None,
-    estimand="step",
-    clusters=None,
-    level=0.95,
-    layers=None,
-    computation_device="cpu",
-    tile_elements=2**22,
-    progress=True,
-):
+    step_size: float | None = None,
+    decrease: float = DECREASE,
+    optimiser: Optimiser = "sgd",
+    curvature: Curvature = "diagonal",
+    curvature_task: str | None = None,
+    estimand: PredictionEstimand = "step",
+    clusters: Mapping[str, Any] | str | None = None,
+    level: float = 0.95,
+    layers: Iterable[int] | None = None,
+    computation_device: str | torch.device = "cpu",
+    tile_elements: int = 2**22,
+    progress: bool = True,
+) -> Prediction:
     """Predict the change of A's mean loss by a step on each slice alone, from gradients of B.
 
     Args:
@@ -122,18 +136,18 @@ class Plan:
 
     def __init__(
         self,
-        collector,
-        task_a,
-        task_b,
-        optimiser,
-        curvature,
-        curvature_task,
-        estimand,
-        clusters,
-        device,
+        collector: FisherCollector,
+        task_a: str,
+        task_b: str,
+        optimiser: str,
+        curvature: str,
+        curvature_task: str | None,
+        estimand: str,
+        clusters: Mapping[str, Any] | str | None,
+        device: str | torch.device,
         *,
-        cross_fit="shared",
-    ):
+        cross_fit: Any = "shared",
+    ) -> None:
         formula.require_choice("optimiser", optimiser, step.OPTIMISERS)
         formula.require_choice("curvature", curvature, step.CURVATURES)
         formula.require_choice("estimand", estimand, ESTIMANDS)
@@ -155,40 +169,42 @@ class Plan:
                     f"task {name!r} has no samples; nothing can be predicted. Collect it first."
                 )
         self.device = device
-        everybody = {frozenset(): list(range(len(self.side_a)))}
+        everybody = {frozenset(): list(range(len(self.side_a)))}  # type: ignore[var-annotated]  # filled below
         self.units_a = self.units_b = None
         if cross_fit == "shared":
             self.units_a, self.units_b = (self._units(name, clusters) for name in (task_a, task_b))
         self.exclusions = self._exclusions() if cross_fit == "shared" else everybody
 
     @property
-    def side_a(self):
+    def side_a(self) -> tuple[Sample, ...]:
         return self.members[self.task_a]
 
     @property
-    def side_b(self):
+    def side_b(self) -> tuple[Sample, ...]:
         return self.members[self.task_b]
 
     @property
-    def side_c(self):
+    def side_c(self) -> tuple[Sample, ...]:
         """Whose gradients make the curvature."""
         return self.members[self.curvature_task or self.task_a]
 
-    def layouts(self, layers):
+    def layouts(self, layers: Iterable[int] | None) -> list[AttentionLayout]:
         if layers is None:
-            return list(self.config.layers)
-        chosen = [self.config.layer(layer) for layer in layers]
+            return list(self.config.layers)  # type: ignore[union-attr]  # there is a layout once something is held
+        chosen = [self.config.layer(layer) for layer in layers]  # type: ignore[union-attr]  # there is a layout once something is held
         if not chosen or len(set(layers)) != len(chosen):
             raise errors.OptionError(f"layers is {list(layers)}; expected different layer numbers, or None for all.")
         return chosen
 
-    def block_means(self, layout, projection, options):
+    def block_means(
+        self, layout: AttentionLayout, projection: Projection, options: ScoreOptions
+    ) -> tuple[float, float]:
         """Mean of B's squared gradients over the block, and over the layer's largest: what noise is measured by."""
         side = scoring.Side(self.side_b, None, options)
         every = [side.block_mean(layout, one, options) for one in layout.projections]
         return side.block_mean(layout, projection, options), max(every)
 
-    def facts(self):
+    def facts(self) -> dict[str, Any]:
         """What every prediction says of itself."""
         return {
             "task_a": self.task_a,
@@ -201,20 +217,20 @@ class Plan:
             "versions": {name: reproducibility.environment_record()["versions"][name] for name in ("qkov", "torch")},
         }
 
-    def _units(self, name, clusters):
+    def _units(self, name: str, clusters: Mapping[str, Any] | str | None) -> Clusters | None:
         members = self.members[name]
         if clusters is None and any(one.cluster is None for one in members):
             return None
         return inference.task_clusters(self.collector, name, clusters)
 
-    def _exclusions(self):
+    def _exclusions(self) -> dict[frozenset[int], list[int]]:
         """Pairs of rows of A and rows of B that must not make their step: of a common cluster, or the same input."""
         labels_b = _labels(self.side_b, self.units_b)
-        by_label = {}
+        by_label: dict[Any, Any] = {}
         for row, labels in enumerate(labels_b):
             for label in labels:
                 by_label.setdefault(label, set()).add(row)
-        groups = {}
+        groups: dict[Any, Any] = {}
         for row, labels in enumerate(_labels(self.side_a, self.units_a)):
             excluded = frozenset().union(*(by_label.get(label, ()) for label in labels))
             groups.setdefault(excluded, []).append(row)
@@ -226,7 +242,7 @@ class Plan:
         return groups
 
 
-def _labels(members, found):
+def _labels(members: Sequence[Sample], found: Clusters | None) -> list[set[tuple[str, str]]]:
     """Of each sample: its input, and its cluster where clusters have names."""
     labels = [{("input", one.digest)} for one in members]
     if found is not None and found.labels is not None:
@@ -235,7 +251,9 @@ def _labels(members, found):
     return labels
 
 
-def _predict_slice(plan, projection, unit, means, options):
+def _predict_slice(
+    plan: Plan, projection: Projection, unit: int, means: tuple[float, float], options: ScoreOptions
+) -> _SliceChange:
     """Accumulate one slice over its tiles, at step size 1."""
     block_mean, largest = means
     num_a, num_b = len(plan.side_a), len(plan.side_b)
@@ -256,7 +274,7 @@ def _predict_slice(plan, projection, unit, means, options):
         for excluded, rows in plan.exclusions.items():
             left = grads_b[sorted(excluded)]
             taken = left.sum(0), left.square().sum(0), len(left)
-            own = _direction([a - b for a, b in zip(sums, taken, strict=True)], block_mean, plan.optimiser)
+            own = _direction([a - b for a, b in zip(sums, taken, strict=True)], block_mean, plan.optimiser)  # type: ignore[operator]  # a dictionary of mixed values
             first[rows] += step.first_order(grads_a[rows], -own).double().cpu()
             if plan.curvature == "diagonal" and not foreign:
                 second[rows] += step.diagonal_curvature(grads_a[rows], own.square() - noise).double().cpu()
@@ -273,7 +291,7 @@ def _predict_slice(plan, projection, unit, means, options):
     return found
 
 
-def left_the_range(projection, unit):
+def left_the_range(projection: Projection, unit: int) -> Exception:
     """The error of a prediction that is no number."""
     return errors.NonFiniteError(
         f"the predicted change of block {projection.block}, slice {unit} of {projection.param_name!r} is NaN or infinite: "
@@ -281,14 +299,14 @@ def left_the_range(projection, unit):
     )
 
 
-def _direction(sums, block_mean, optimiser):
+def _direction(sums: Sequence[Any], block_mean: float, optimiser: str) -> torch.Tensor:
     """The direction of a mean gradient, from sums of gradients and of their squares over so many samples."""
     grads, squares, count = sums
     # Rounding can leave a sum of squares from which others were taken just below 0.
     return step.direction(grads / count, squares.clamp_min(0) / count, block_mean, optimiser)
 
 
-def _variance_of_mean(rows, found):
+def _variance_of_mean(rows: torch.Tensor, found: Clusters | None) -> torch.Tensor:
     r"""Estimate without bias the variance of a mean over samples, ``[parameters]``, from independent units.
 
     .. math:: \frac{G}{G - 1} \frac1{n^2} \sum_c \Big(\sum_{i \in c} (x_i - \bar x)\Big)^2
@@ -305,7 +323,15 @@ def _variance_of_mean(rows, found):
     return centred.square().sum(0) * (count / (count - 1)) / len(rows) ** 2
 
 
-def _result(plan, layouts, labels, columns, step_size, decrease, level):
+def _result(
+    plan: Plan,
+    layouts: Sequence[AttentionLayout],
+    labels: Sequence[tuple[str, int, int]],
+    columns: Sequence[_SliceChange],
+    step_size: float | None,
+    decrease: float,
+    level: float,
+) -> Prediction:
     tokens_a, tokens_b = (np.array([one.num_tokens for one in side]) for side in (plan.side_a, plan.side_b))
     descent = np.array([one.descent for one in columns])
     if step_size is None:
@@ -336,18 +362,18 @@ def _result(plan, layouts, labels, columns, step_size, decrease, level):
     )
 
 
-def _codes(found):
+def _codes(found: Clusters | None) -> np.ndarray | None:
     return None if found is None else found.codes
 
 
-def checked_size(step_size):
+def checked_size(step_size: float) -> float:
     """Return a step size as a float; refuse what is none."""
     if not 0 < step_size < float("inf"):
         raise errors.OptionError(f"step_size is {step_size}; expected a positive number, a learning rate.")
     return float(step_size)
 
 
-def size_for(decrease, descent, tokens):
+def size_for(decrease: float, descent: float, tokens: float) -> float:
     """The step size at which B's loss falls by so many nats a token, to first order."""
     if not 0 < decrease < float("inf"):
         raise errors.OptionError(f"decrease is {decrease}; expected a positive number of nats per token.")

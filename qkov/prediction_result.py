@@ -1,13 +1,26 @@
 """The labelled result of a prediction: what a step on B is expected to do to A's loss, slice by slice and in groups."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from . import errors, escaping, head_statistics, labels, result_file
 from .geometry import BLOCKS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from .option_types import PathLike
+
 
 __all__ = ["Prediction", "load_prediction"]
 
@@ -56,7 +69,7 @@ class Prediction:
     step_size: float
     attributes: dict
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (np.isfinite(self.step_size) and self.step_size > 0):
             raise errors.OptionError(f"step_size is {self.step_size}; expected a positive number, a learning rate.")
         object.__setattr__(self, "step_size", float(self.step_size))
@@ -81,19 +94,19 @@ class Prediction:
         object.__setattr__(self, "attributes", labels.plain_json(self.attributes))
 
     @property
-    def _labels(self):
+    def _labels(self) -> tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
         return self.blocks, self.layers, self.units
 
-    def at(self, step_size):
+    def at(self, step_size: float) -> Prediction:
         """Return the same prediction for another step size."""
         return dataclasses.replace(self, step_size=step_size)
 
     @property
-    def change(self):
+    def change(self) -> np.ndarray:
         """Predicted change of A's mean loss by each slice's step, ``[slices]``, nats of a sample."""
         return self.to_dataframe("slice")["change"].to_numpy()
 
-    def to_dataframe(self, level="slice"):
+    def to_dataframe(self, level: Literal["slice", "kv_head", "layer", "block", "all"] = "slice") -> pd.DataFrame:
         r"""Return a pandas table of predicted changes, one row per slice or per group of slices that step together.
 
         Columns: labels; ``change`` (nats of a sample of A), ``low`` and ``high`` (NaN without clusters), ``change_per_token``
@@ -118,9 +131,9 @@ class Prediction:
         table.attrs = {"step_size": self.step_size, **self.attributes}
         return table
 
-    def _groups(self, level):
+    def _groups(self, level: str) -> list[tuple[dict[str, Any], list[int]]]:
         """Pairs of labels and numbers of slices."""
-        groups = {}
+        groups: dict[Any, Any] = {}
         for number, (block, layer, unit) in enumerate(zip(*self._labels, strict=True)):
             size = self.attributes["num_heads"][str(layer)] // self.attributes["num_kv_heads"][str(layer)]
             own_kv = block in "KV"
@@ -132,10 +145,10 @@ class Prediction:
                 "block": {"block": block, "layer": layer},
                 "all": {},
             }[level]
-            groups.setdefault(tuple(names.items()), []).append(number)
+            groups.setdefault(tuple(names.items()), []).append(number)  # type: ignore[attr-defined]  # a dictionary of mixed values
         return [(dict(names), members) for names, members in groups.items()]
 
-    def _changes(self, members):
+    def _changes(self, members: Sequence[int] | np.ndarray) -> dict[str, float]:
         first = self.step_size * self.first[:, members].sum(1)
         second = self._curvature(members)
         own = self.attributes["curvature_task"] is None
@@ -153,13 +166,13 @@ class Prediction:
             "first_order_until": LARGEST_SHARE * abs(first.mean()) / size * self.step_size if size else np.inf,
         }
 
-    def _curvature(self, members):
+    def _curvature(self, members: Sequence[int] | np.ndarray) -> np.ndarray:
         total = self.second[:, members].sum(1)
         if self.attributes["curvature"] == "gradient":
             return (self.step_size * total) ** 2 / 2  # the joint step's: slices do not add up
         return self.step_size**2 * total
 
-    def _interval(self, changes, members, rest):
+    def _interval(self, changes: np.ndarray, members: Sequence[int] | np.ndarray, rest: float) -> tuple[float, float]:
         """A t interval of the mean whose units are clusters of A, and for the population's step those of B as well."""
         from scipy import stats
 
@@ -177,22 +190,22 @@ class Prediction:
         half = stats.t.ppf((1 + self.attributes["level"]) / 2, freedom) * total**0.5
         return changes.mean() + rest - half, changes.mean() + rest + half
 
-    def maps(self, values=None):
+    def maps(self, values: np.ndarray | pd.Series | None = None) -> dict[str, np.ndarray]:
         """Lay values of the slices (default: the changes) out as ``{block: [layers, query heads]}``, NaN where absent."""
         values = self.change if values is None else np.asarray(values, np.float64)
         return head_statistics.lay_out(*self._labels, values, self.kv_index)
 
     @property
-    def layer_numbers(self):
+    def layer_numbers(self) -> tuple[int, ...]:
         """The layers, each once, in rising order."""
         return tuple(sorted(set(self.layers)))
 
     @cached_property
-    def kv_index(self):
+    def kv_index(self) -> np.ndarray:
         """The kv head of every query head, ``[layers, heads]``; -1 where a layer has no such head."""
         return head_statistics.kv_heads_of(self.layer_numbers, self.attributes)
 
-    def plot(self):
+    def plot(self) -> Figure:
         """Draw the predicted changes, layer by head, a dot where the interval excludes 0; a matplotlib ``Figure``."""
         from . import plots
 
@@ -214,31 +227,31 @@ class Prediction:
             conflict="high",
         )
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self.identical(other) if isinstance(other, Prediction) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of everything in the result, in hex."""
         return result_file.digest(*self._parts())
 
-    def identical(self, other):
+    def identical(self, other: object) -> bool:
         """Tell whether another result has the same labels, attributes and every bit of every array."""
         return isinstance(other, Prediction) and self.fingerprint == other.fingerprint
 
-    def _parts(self):
+    def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         content = {name: list(getattr(self, name)) for name in ("blocks", "layers", "units", "sample_a")}
-        content |= {"attributes": self.attributes, "step_size": self.step_size}
+        content |= {"attributes": self.attributes, "step_size": self.step_size}  # type: ignore[dict-item]  # of mixed values
         names = ("first", "second", "influence", "descent", "tokens_a", "codes_a", "codes_b")
         return content, {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    def save(self, path):
+    def save(self, path: PathLike) -> Path:
         """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
-    def _said(self):
+    def _said(self) -> str:
         facts, whole = self.attributes, self.to_dataframe("all").iloc[0]
         changes = self.change
         moved = "raises" if whole["change"] > 0 else "lowers"
@@ -256,27 +269,27 @@ class Prediction:
         )
         return f"{head}{interval}; {counts}{shared}"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         until = f"First order up to a step of about {self._until():.2g}."
         return escaping.for_terminal(f"<Prediction: {self._said()}. {until}>")
 
-    def _until(self):
+    def _until(self) -> float:
         return float(self.to_dataframe("all")["first_order_until"].iloc[0])
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         table = self.to_dataframe("slice").sort_values("change", ascending=False, kind="stable").head(10)
         table["head"] = table["head"].astype(object).where(table["head"].notna(), "")
         said = f"<p><b>Prediction</b>: {escaping.for_html(self._said())}.</p><p>The slices that hurt most:</p>"
         return escaping.html_block(said, escaping.html_table(table))
 
 
-def _variance(values, codes):
+def _variance(values: np.ndarray, codes: np.ndarray) -> float:
     """Variance of a mean over samples from the sums of what is left of their clusters."""
     sums = np.bincount(codes, values - values.mean())
     return len(sums) / (len(sums) - 1) * float(sums @ sums) / len(values) ** 2
 
 
-def load_prediction(path):
+def load_prediction(path: PathLike) -> Prediction:
     """Load what :meth:`Prediction.save` wrote, checked.
 
     Raises:
@@ -286,4 +299,4 @@ def load_prediction(path):
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
     with result_file.consistent(path, "is not a consistent prediction"):
         names = {name: tuple(content.pop(name)) for name in ("blocks", "layers", "units", "sample_a")}
-        return Prediction(**names, **content, **{"codes_a": None, "codes_b": None, **arrays})
+        return Prediction(**names, **content, **{"codes_a": None, "codes_b": None, **arrays})  # type: ignore[arg-type]  # a mapping is enough

@@ -17,15 +17,32 @@ For single parameters take an importance with ``saliency="fisher_weight"``: F al
 to zero, and prunes large weights that the model stands on.
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from . import errors, escaping, formula, importance, labels, parts, result_file
 from .layout import uncompiled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from torch import nn
+
+    from .diagonal import FisherDiagonal
+    from .importance import FisherImportance
+    from .layout import QKOVConfig
+    from .linear_weights import LinearWeight
+    from .option_types import Keep, PathLike, Rule, Scope, Structure
+
 
 __all__ = ["PruningMasks", "apply_masks", "get_fisher_pruning_masks", "load_pruning_masks"]
 
@@ -55,11 +72,11 @@ class PruningMasks:
     task: str
     masks: dict
     weights: tuple
-    config: object
+    config: QKOVConfig | None
     rows: tuple
     attributes: dict
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         found = {name: (tuple(mask.shape), mask.dtype) for name, mask in self.masks.items()}
         expected = {one.param_name: (tuple(one.weight_shape), torch.bool) for one in self.weights}
         if found != expected:
@@ -71,16 +88,16 @@ class PruningMasks:
         object.__setattr__(self, "attributes", labels.plain_json(self.attributes))
 
     @property
-    def structure(self):
+    def structure(self) -> str:
         """ "head", "channel" or "unstructured": what is kept or pruned as one."""
         return self.attributes["structure"]
 
     @property
-    def kept_share(self):
+    def kept_share(self) -> float:
         """Share of the masks' parameters that is kept."""
         return sum(row["kept_parameters"] for row in self.rows) / sum(row["num_parameters"] for row in self.rows)
 
-    def units(self):
+    def units(self) -> dict[tuple[int | None, str], np.ndarray]:
         """Return which units are kept, ``{(layer, name): bool array}``, read off the masks.
 
         Names: the weight for "unstructured" (flat, as stored), the writing module for "channel", "heads" for "head".
@@ -101,9 +118,9 @@ class PruningMasks:
             if output.param_name in self.masks:
                 along = self.masks[output.param_name].all(1 - output.head_axis).numpy()
                 kept[layout.layer, "heads"] = along[list(output.starts)]
-        return kept
+        return kept  # type: ignore[return-value]  # keys of heads always have a layer
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> pd.DataFrame:
         """Return a pandas table, a row per layer: what :attr:`rows` holds, and the shares kept."""
         import pandas as pd
 
@@ -116,25 +133,25 @@ class PruningMasks:
         return table
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of everything in the result, in hex."""
         return result_file.digest(*self._parts())
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self.fingerprint == other.fingerprint if isinstance(other, PruningMasks) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
-    def _parts(self):
-        content = parts.describe_layout(self.weights, self.config)
-        content |= {"task": self.task, "rows": list(self.rows), "attributes": self.attributes}
+    def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        content = parts.describe_layout(self.weights, self.config)  # type: ignore[arg-type]  # there is a layout once something is held
+        content |= {"task": self.task, "rows": list(self.rows), "attributes": self.attributes}  # type: ignore[dict-item]  # of mixed values
         return content, {name: mask.numpy() for name, mask in self.masks.items()}
 
-    def save(self, path):
+    def save(self, path: PathLike) -> Path:
         """Write one safetensors file of bool tensors keyed like the checkpoint, atomically. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
-    def _headline(self):
+    def _headline(self) -> str:
         facts = self.attributes
         kept, total = (sum(row[name] for row in self.rows) for name in ("kept_units", "num_units"))
         unit = {"unstructured": "parameters", "channel": "channels", "head": "query heads"}[self.structure]
@@ -143,18 +160,25 @@ class PruningMasks:
             f"weights), {facts['keep']} {facts['saliency']} by {facts['scope']}, rule {facts['rule']}"
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return escaping.for_terminal(f"<PruningMasks {self._headline()}\n  {importance.CAVEAT}>")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         said = f"<p><b>PruningMasks</b> {escaping.for_html(self._headline())}</p>"
         table = escaping.html_table(self.to_dataframe().astype(object))
         return escaping.html_block(said, table, f"<p>{importance.CAVEAT}</p>")
 
 
 def get_fisher_pruning_masks(
-    source, *, share=None, count=None, structure="head", scope="layer", rule="count", keep="highest"
-):
+    source: FisherDiagonal | FisherImportance,
+    *,
+    share: float | None = None,
+    count: int | None = None,
+    structure: Structure = "head",
+    scope: Scope = "layer",
+    rule: Rule = "count",
+    keep: Keep = "highest",
+) -> PruningMasks:
     """Choose what to keep by importance.
 
     Args:
@@ -207,7 +231,7 @@ def get_fisher_pruning_masks(
 
 
 @contextlib.contextmanager
-def apply_masks(model, masks):
+def apply_masks(model: nn.Module, masks: PruningMasks | Mapping[str, torch.Tensor]) -> Iterator[nn.Module]:
     """Set every parameter that is not kept to zero until the block ends, then restore the weights bit by bit.
 
     Args:
@@ -248,7 +272,7 @@ def apply_masks(model, masks):
                 parameters[name].copy_(value)
 
 
-def load_pruning_masks(path):
+def load_pruning_masks(path: PathLike) -> PruningMasks:
     """Load what :meth:`PruningMasks.save` wrote, checked.
 
     Raises:
@@ -263,7 +287,7 @@ def load_pruning_masks(path):
         return PruningMasks(masks=masks, weights=weights, config=config, **fields)
 
 
-def _check_size(share, count):
+def _check_size(share: float | None, count: int | None) -> None:
     if (share is None) == (count is None):
         raise errors.OptionError(f"share={share!r} and count={count!r}; expected exactly one of them.")
     if share is not None and (isinstance(share, bool) or not 0 <= share <= 1):
@@ -272,7 +296,7 @@ def _check_size(share, count):
         raise errors.OptionError(f"count is {count!r}; expected an integer from 0 up.")
 
 
-def _scores(source, structure):
+def _scores(source: FisherImportance, structure: str) -> dict[tuple[int | None, str], np.ndarray]:
     """Return ``{(layer, name): scores}`` of all units, in the order in which ties are decided."""
     if structure == "unstructured":
         return {
@@ -290,12 +314,19 @@ def _scores(source, structure):
         raise errors.UnknownParameterError(
             f"no weights of {group} were collected, so there is no {structure} to choose."
         )
-    return scores
+    return scores  # type: ignore[return-value]  # keys of heads always have a layer
 
 
-def _choose(scores, share, count, scope, rule, keep):
+def _choose(
+    scores: Mapping[tuple[int | None, str], np.ndarray],
+    share: float | None,
+    count: int | None,
+    scope: str,
+    rule: str,
+    keep: str,
+) -> tuple[dict[tuple[int | None, str], np.ndarray], dict[int | None, float | None]]:
     """Return ``{(layer, name): kept}`` and ``{layer: threshold}``."""
-    kept, thresholds = {}, {}
+    kept, thresholds = {}, {}  # type: ignore[var-annotated]  # filled below
     layers = list(dict.fromkeys(layer for layer, _ in scores))
     for group in [layers] if scope == "global" else [[layer] for layer in layers]:
         keys = [key for key in scores if key[0] in group]
@@ -303,7 +334,7 @@ def _choose(scores, share, count, scope, rule, keep):
         if count is not None and count > size:
             where = "all layers" if scope == "global" else f"layer {group[0]}"
             raise errors.OptionError(f"count is {count}; expected at most {size}, the number of units of {where}.")
-        number = count if count is not None else int(np.floor(share * size + 0.5))
+        number = count if count is not None else int(np.floor(share * size + 0.5))  # type: ignore[operator]  # share is given where count is not
         values = [scores[key] if keep == "highest" else -scores[key] for key in keys]
         chosen, threshold = _best(values, number, rule)
         kept |= dict(zip(keys, chosen, strict=True))
@@ -313,7 +344,7 @@ def _choose(scores, share, count, scope, rule, keep):
     return kept, thresholds
 
 
-def _best(values, number, rule):
+def _best(values: Sequence[np.ndarray], number: int, rule: str) -> tuple[list[np.ndarray], float | None]:
     """Flag the ``number`` largest of several arrays taken as one, the first of equals; in linear time."""
     if number == 0:
         return [np.zeros(len(one), bool) for one in values], None
@@ -332,7 +363,9 @@ def _best(values, number, rule):
     return chosen, float(threshold)
 
 
-def _masks(source, structure, kept):
+def _masks(
+    source: FisherImportance, structure: str, kept: Mapping[tuple[int | None, str], np.ndarray]
+) -> dict[str, torch.Tensor]:
     by_name = {one.param_name: one for one in source.weights}
     if structure == "unstructured":
         return {
@@ -344,7 +377,7 @@ def _masks(source, structure, kept):
             for one in group.weights:
                 masks[one.param_name] = _spread(kept[group.layer, group.module_name], one)
         return masks
-    for layout, projection, unit in parts.head_slices(source.config, by_name):
+    for layout, projection, unit in parts.head_slices(source.config, by_name):  # type: ignore[arg-type]  # there is a layout once something is held
         name = projection.param_name
         masks.setdefault(name, torch.ones(projection.weight_shape, dtype=torch.bool))
         heads = kept[layout.layer, "heads"]
@@ -354,18 +387,23 @@ def _masks(source, structure, kept):
     return masks
 
 
-def _spread(flags, weight):
+def _spread(flags: np.ndarray, weight: LinearWeight) -> torch.Tensor:
     """Repeat flags of channels over the whole of a weight."""
     flags = torch.from_numpy(flags)
     shaped = flags[:, None] if weight.channel_axis == 0 else flags[None, :]
     return shaped.expand(weight.weight_shape).clone()
 
 
-def _along(mask, weight):
+def _along(mask: torch.Tensor, weight: LinearWeight) -> np.ndarray:
     return mask.all(1 - weight.channel_axis).numpy()
 
 
-def _rows(weights, masks, kept, thresholds):
+def _rows(
+    weights: Sequence[LinearWeight],
+    masks: Mapping[str, torch.Tensor],
+    kept: Mapping[tuple[int | None, str], np.ndarray],
+    thresholds: Mapping[int | None, float | None],
+) -> Iterator[dict[str, Any]]:
     for layer, threshold in thresholds.items():
         flags = [one for (place, _), one in kept.items() if place == layer]
         members = [masks[one.param_name] for one in weights if one.layer == layer]

@@ -5,16 +5,33 @@ loss is a loop over tokens, gradients are ``parameter.grad`` of all weights, and
 lie is the one thing taken from the layout, which has checks of its own.
 """
 
+from __future__ import annotations
+
 import copy
 import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .errors import OptionError
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def sample_gradients(model, batch, loss_fn=None, *, dtype=torch.float64):
+    from .geometry import AttentionLayout
+    from .layout import QKOVConfig
+    from .option_types import LossFunction
+
+
+def sample_gradients(
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    loss_fn: LossFunction | None = None,
+    *,
+    dtype: torch.dtype | None = torch.float64,
+) -> tuple[list[dict[str, np.ndarray]], list[int]]:
     """Differentiate each sample's summed loss alone, in a copy of the model.
 
     Args:
@@ -44,7 +61,7 @@ def sample_gradients(model, batch, loss_fn=None, *, dtype=torch.float64):
     return grads, tokens
 
 
-def _own_loss(model, batch, row):
+def _own_loss(model: nn.Module, batch: Mapping[str, Any], row: int) -> tuple[torch.Tensor, int]:
     """Negative log-likelihood of one sample, padding cut away, token by token."""
     length = (batch["input_ids"] if "input_ids" in batch else batch["inputs_embeds"]).shape[1]
     mask = batch["attention_mask"][row] if "attention_mask" in batch else torch.ones(length)
@@ -63,10 +80,10 @@ def _own_loss(model, batch, row):
             row_logits = logits[t - 1]
             loss = loss + torch.logsumexp(row_logits, 0) - row_logits[int(labels[t])]
             count += 1
-    return loss, count
+    return loss, count  # type: ignore[return-value]  # numbers become arrays with the first term
 
 
-def _user_loss(model, batch, row, loss_fn):
+def _user_loss(model: nn.Module, batch: Mapping[str, Any], row: int, loss_fn: LossFunction) -> tuple[torch.Tensor, int]:
     alone = {}
     for name, value in batch.items():
         if isinstance(value, torch.Tensor) and value.ndim:
@@ -79,7 +96,7 @@ def _user_loss(model, batch, row, loss_fn):
     return losses[0], int(count[0])
 
 
-def predictions(model, batch, row):
+def predictions(model: nn.Module, batch: Mapping[str, Any], row: int) -> torch.Tensor:
     """Predict each label of a sample that counts, the sample alone without padding, float64 ``[labels, classes]``."""
     twin = copy.deepcopy(model).eval()
     mask = batch["attention_mask"][row] if "attention_mask" in batch else torch.ones(batch["input_ids"].shape[1])
@@ -92,21 +109,39 @@ def predictions(model, batch, row):
     return torch.stack([torch.exp(logits[p - 1] - torch.logsumexp(logits[p - 1], 0)) for p in places])
 
 
-def cut(grad, layout, block, unit, include_bias=False):
+def cut(
+    grad: Mapping[str, np.ndarray], layout: AttentionLayout, block: str, unit: int, include_bias: bool = False
+) -> np.ndarray:
     """Cut one slice out of ``{param_name: array}`` as a flat float64 array; ``unit`` is a kv head for K and V."""
     where = layout.projection(block).slice_of(unit)
     rows, columns = where.row_slice or (0, None), where.col_slice or (0, None)
     part = grad[where.param_name][rows[0] : rows[1], columns[0] : columns[1]].ravel()
     if include_bias and where.bias_name is not None:
-        part = np.concatenate([part, grad[where.bias_name][where.bias_slice[0] : where.bias_slice[1]]])
+        part = np.concatenate([part, grad[where.bias_name][where.bias_slice[0] : where.bias_slice[1]]])  # type: ignore[index]  # there with the name of the bias
     return part.astype(np.float64)
 
 
 def scores(
-    grads_a, tokens_a, grads_b, tokens_b, layout, block, unit, *, variant="unsigned", fisher_pool="A",
-    fisher_source="contributions", aggregate="mean", normalize_gj="none", contribution_normalisation="tokens",
-    include_bias=False, epsilon=None, ridge_lambda=None, ridge_lambda_rel=1e-8, ema_decay=0.99,
-):  # fmt: skip
+    grads_a: Sequence[dict[str, np.ndarray]],
+    tokens_a: Sequence[int],
+    grads_b: Sequence[dict[str, np.ndarray]],
+    tokens_b: Sequence[int],
+    layout: AttentionLayout,
+    block: str,
+    unit: int,
+    *,
+    variant: str = "unsigned",
+    fisher_pool: str = "A",
+    fisher_source: str = "contributions",
+    aggregate: str = "mean",
+    normalize_gj: str = "none",
+    contribution_normalisation: str = "tokens",
+    include_bias: bool = False,
+    epsilon: float | None = None,
+    ridge_lambda: float | None = None,
+    ridge_lambda_rel: float = 1e-8,
+    ema_decay: float = 0.99,
+) -> np.ndarray:
     """Score all pairs on one slice by the definitions, a pair and a parameter at a time; float64 ``[n_a, n_b]``."""
     units = range(layout.num_units(block))
     sliced_a = [[cut(grad, layout, block, one, include_bias) for one in units] for grad in grads_a]
@@ -120,7 +155,7 @@ def scores(
     else:
         chosen = fisher_a if fisher_pool == "A" else fisher_b
 
-    def damped(fisher):
+    def damped(fisher: Sequence[np.ndarray]) -> np.ndarray:
         if epsilon is not None or ridge_lambda is not None:
             floor = 1e-10 if epsilon is None else epsilon
             return np.maximum(fisher[unit], floor) + (1e-8 if ridge_lambda is None else ridge_lambda)
@@ -149,27 +184,40 @@ def scores(
     return result
 
 
-def _fisher(sliced, roots, source, decay):
+def _fisher(sliced: Sequence[list[np.ndarray]], roots: Sequence[float], source: str, decay: float) -> list[np.ndarray]:
     """F of every unit of a block: ``[units][slice]``, by running updates."""
     num_units = len(sliced[0])
     if source == "ema":
         running, weight = [0.0] * num_units, 0.0
         for grad, root in zip(sliced, roots, strict=True):
-            running = [decay * was + (1 - decay) * (g / root) ** 2 for was, g in zip(running, grad, strict=True)]
+            running = [decay * was + (1 - decay) * (g / root) ** 2 for was, g in zip(running, grad, strict=True)]  # type: ignore[operator]  # a dictionary of mixed values
             weight = decay * weight + (1 - decay)
-        return [value / weight for value in running]
+        return [value / weight for value in running]  # type: ignore[misc]  # numbers become arrays with the first term
     total = [0.0] * num_units
     for grad, root in zip(sliced, roots, strict=True):
-        total = [was + (g / root) ** 2 for was, g in zip(total, grad, strict=True)]
+        total = [was + (g / root) ** 2 for was, g in zip(total, grad, strict=True)]  # type: ignore[operator]  # a dictionary of mixed values
     means = [value / len(sliced) for value in total]
-    return [np.full(value.shape, value.mean()) for value in means] if source == "head" else means
+    return [np.full(value.shape, value.mean()) for value in means] if source == "head" else means  # type: ignore[return-value, union-attr]  # numbers become arrays with the first term
 
 
 def full_scores(
-    grads_a, tokens_a, grads_b, tokens_b, layout, block, unit, *, fisher_pool="A", fisher_source="contributions",
-    aggregate="mean", contribution_normalisation="tokens", include_bias=False, ridge_lambda=None, ridge_lambda_rel=0.1,
-    ema_decay=0.99,
-):  # fmt: skip
+    grads_a: Sequence[dict[str, np.ndarray]],
+    tokens_a: Sequence[int],
+    grads_b: Sequence[dict[str, np.ndarray]],
+    tokens_b: Sequence[int],
+    layout: AttentionLayout,
+    block: str,
+    unit: int,
+    *,
+    fisher_pool: str = "A",
+    fisher_source: str = "contributions",
+    aggregate: str = "mean",
+    contribution_normalisation: str = "tokens",
+    include_bias: bool = False,
+    ridge_lambda: float | None = None,
+    ridge_lambda_rel: float = 0.1,
+    ema_decay: float = 0.99,
+) -> np.ndarray:
     """Score all pairs on one slice with its p x p Fisher matrix, formed as a sum of outer products and solved."""
     sides = []
     for grads, tokens in ((grads_a, tokens_a), (grads_b, tokens_b)):
@@ -183,10 +231,12 @@ def full_scores(
             matrix = matrix + np.outer(h, h) * weight / len(_owners(sides, fisher_pool))
             count += weight > 0
     damping = ridge_lambda_rel * np.trace(matrix) / min(count, size) if ridge_lambda is None else ridge_lambda
-    return _quadratic_forms(*sides, matrix, damping, size if aggregate == "mean" else 1)
+    return _quadratic_forms(*sides, matrix, damping, size if aggregate == "mean" else 1)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
 
 
-def token_factors(model, batch, config, loss_fn=None):
+def token_factors(
+    model: nn.Module, batch: Mapping[str, Any], config: QKOVConfig, loss_fn: LossFunction | None = None
+) -> list[dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Record every sample alone, token by token: ``{module_name: (inputs [T, d_in], output gradients [T, d_out])}``.
 
     Tokens at which a module and its peers (Q, K and V where they see as many tokens; O by itself) get no gradient are left
@@ -201,9 +251,11 @@ def token_factors(model, batch, config, loss_fn=None):
     count = len(next(value for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim))
     with torch.inference_mode(False), torch.enable_grad():
         for row in range(count):
-            seen = {}
+            seen: dict[Any, Any] = {}
 
-            def keep(name, module_input, output, seen=seen):
+            def keep(
+                name: str, module_input: Sequence[torch.Tensor], output: torch.Tensor, seen: dict[str, Any] = seen
+            ) -> None:
                 output.retain_grad()
                 seen[name] = module_input[0].detach(), output
 
@@ -219,7 +271,9 @@ def token_factors(model, batch, config, loss_fn=None):
     return rows
 
 
-def _reached(config, seen):
+def _reached(
+    config: QKOVConfig, seen: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     flat = {}
     for name, (inputs, deltas) in seen.items():
         deltas = torch.zeros_like(inputs) if deltas is None else deltas
@@ -235,10 +289,23 @@ def _reached(config, seen):
 
 
 def kfac_scores(
-    factors_a, tokens_a, factors_b, tokens_b, layout, block, unit, *, fisher_pool="A", fisher_source="contributions",
-    aggregate="mean", contribution_normalisation="tokens", include_bias=False, ridge_lambda=None, ridge_lambda_rel=0.1,
-    ema_decay=0.99,
-):  # fmt: skip
+    factors_a: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]],
+    tokens_a: Sequence[int],
+    factors_b: Sequence[dict[str, tuple[np.ndarray, np.ndarray]]],
+    tokens_b: Sequence[int],
+    layout: AttentionLayout,
+    block: str,
+    unit: int,
+    *,
+    fisher_pool: str = "A",
+    fisher_source: str = "contributions",
+    aggregate: str = "mean",
+    contribution_normalisation: str = "tokens",
+    include_bias: bool = False,
+    ridge_lambda: float | None = None,
+    ridge_lambda_rel: float = 0.1,
+    ema_decay: float = 0.99,
+) -> np.ndarray:
     """Score all pairs on one slice with the Kronecker product of both factors, formed token by token and solved.
 
     Args:
@@ -265,22 +332,24 @@ def kfac_scores(
     matrix = np.kron(own, other / mass)
     damping = ridge_lambda_rel * np.trace(matrix) / len(matrix) if ridge_lambda is None else ridge_lambda
     h_a, h_b = (
-        [sum(np.outer(u, v) for u, v in zip(us, vs, strict=True)).ravel() / math.sqrt(scale) for us, vs, scale in side]
+        [sum(np.outer(u, v) for u, v in zip(us, vs, strict=True)).ravel() / math.sqrt(scale) for us, vs, scale in side]  # type: ignore[union-attr]  # a sum that starts at 0
         for side in sides
     )
     return _quadratic_forms(h_a, h_b, matrix, damping, len(matrix) if aggregate == "mean" else 1)
 
 
-def _owners(sides, pool):
+def _owners(sides: Sequence[list[Any]], pool: str) -> Sequence[list[Any]]:
     return {"A": sides[:1], "B": sides[1:], "pooled": sides}[pool]
 
 
-def _weights(count, source, decay):
+def _weights(count: int, source: str, decay: float) -> list[float]:
     weights = [decay ** (count - 1 - age) if source == "ema" else 1.0 for age in range(count)]
     return [weight / sum(weights) for weight in weights]
 
 
-def _quadratic_forms(rows_a, rows_b, matrix, damping, divisor):
+def _quadratic_forms(
+    rows_a: Sequence[np.ndarray], rows_b: Sequence[np.ndarray], matrix: np.ndarray, damping: float, divisor: int
+) -> np.ndarray:
     if not matrix.any():
         return np.zeros((len(rows_a), len(rows_b)))
     solved = np.linalg.solve(matrix + damping * np.eye(len(matrix)), np.array(rows_b).T)

@@ -5,6 +5,8 @@ configuration and their parameters' names, shapes, dtypes, float64 sums and stri
 for billions of weights.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import functools
@@ -12,9 +14,15 @@ import hashlib
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
 
 PROBES_PER_TENSOR = 1024
 SUMMED_AT_ONCE = 2**22  # numbers
@@ -26,7 +34,7 @@ NOT_COMPUTED = frozenset([
 RECORDED_PACKAGES = ("qkov", "torch", "transformers", "numpy", "scipy", "statsmodels", "xarray", "safetensors")
 
 
-def tensor_digest(*tensors):
+def tensor_digest(*tensors: torch.Tensor) -> str:
     """Hash tensors by dtype, shape and value, sha256 hex; independent of strides and device."""
     digest = hashlib.sha256()
     for tensor in tensors:
@@ -38,7 +46,7 @@ def tensor_digest(*tensors):
     return digest.hexdigest()
 
 
-def model_fingerprint(model):
+def model_fingerprint(model: nn.Module) -> str:
     """Hash a model's class, its configuration, and its parameters: names, dtypes, shapes, sums and strided values."""
     digest = hashlib.sha256(f"{type(model).__qualname__} {_configuration(model)}".encode())
     with torch.no_grad():
@@ -53,7 +61,7 @@ def model_fingerprint(model):
     return digest.hexdigest()
 
 
-def tokenizer_fingerprint(tokenizer):
+def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Hash what a tokenizer makes of text: its vocabulary, its special tokens, and the ids of a sample text."""
     probe = "qkov  Probe 0123456789\n\ttab, naïve café — ΑΒΓ 你好 🙂 'quoted' x_y-z."
     content = (
@@ -64,17 +72,17 @@ def tokenizer_fingerprint(tokenizer):
     return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _configuration(model):
+def _configuration(model: nn.Module) -> str:
     config = getattr(model, "config", None)
     if hasattr(config, "to_dict"):
-        values = config.to_dict()
+        values = config.to_dict()  # type: ignore[union-attr]  # there, as it has this method
     else:
-        values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}
+        values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}  # type: ignore[arg-type]  # an instance
     return repr(sorted((name, value) for name, value in values.items() if name not in NOT_COMPUTED))
 
 
 @contextlib.contextmanager
-def deterministic(threads=None):
+def deterministic(threads: int | None = None) -> Iterator[None]:
     """Ask torch for deterministic algorithms, and for a number of threads, until the block ends."""
     was, threads_were = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -88,7 +96,7 @@ def deterministic(threads=None):
         torch.set_num_threads(threads_were)
 
 
-def environment_record():
+def environment_record() -> dict[str, Any]:
     """Record versions, platform, instruction set and threads: what numbers may depend on. JSON-able."""
     return {
         "python": platform.python_version(),
@@ -103,7 +111,7 @@ def environment_record():
 
 
 @functools.cache  # reading metadata takes longer than a small heatmap
-def _version(package):
+def _version(package: str) -> str:
     if package == "qkov":  # this very code, installed or run from a checkout
         return sys.modules[__package__].__version__
     try:

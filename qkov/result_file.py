@@ -5,19 +5,26 @@ and contiguous arrays. The format itself notices no flipped bit, so the descript
 Nothing in such a file is executed.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import durable, errors
 from .canonical import canonical_json
+
+if TYPE_CHECKING:
+    from .option_types import PathLike
+
 
 METADATA_KEY = "qkov"
 TYPES = {
@@ -42,14 +49,14 @@ class InParts:
     dtype: np.dtype
     parts: Callable
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The whole, in memory."""
         parts = [part.reshape(-1) for part in self.parts()]
         whole = np.concatenate(parts) if parts else np.empty(0, self.dtype)
         return whole.reshape(self.shape).astype(dtype or self.dtype)
 
 
-def digest(content, arrays):
+def digest(content: Mapping[str, Any], arrays: Mapping[str, np.ndarray | InParts]) -> str:
     """Return the SHA-256, in hex, of a JSON-able ``content`` and of named arrays with their shapes and dtypes."""
     sha = hashlib.sha256(canonical_json(content).encode())
     for name in sorted(arrays):
@@ -60,14 +67,21 @@ def digest(content, arrays):
     return sha.hexdigest()
 
 
-def _in_parts(array):
+def _in_parts(array: np.ndarray | InParts) -> InParts:
     if isinstance(array, InParts):
         return array
     array = np.asarray(array, order="C")  # ascontiguousarray makes a row of a single number
     return InParts(array.shape, array.dtype, lambda: [array])
 
 
-def write(path, content, arrays, *, format_name, format_version):
+def write(
+    path: PathLike,
+    content: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray | InParts],
+    *,
+    format_name: str,
+    format_version: int,
+) -> Path:
     """Write content and arrays to ``path``, atomically: a reader, or a crash, sees the old file or the whole new one.
 
     Args:
@@ -90,7 +104,7 @@ def write(path, content, arrays, *, format_name, format_version):
     return path
 
 
-def _file_parts(arrays, metadata):
+def _file_parts(arrays: Mapping[str, np.ndarray | InParts], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a safetensors file."""
     if not any(isinstance(array, InParts) for array in arrays.values()):
         from safetensors.numpy import save
@@ -105,18 +119,20 @@ def _file_parts(arrays, metadata):
         array = arrays[name]
         stop = start + array.dtype.itemsize * math.prod(map(int, array.shape))
         kind, shape = kinds[array.dtype], list(map(int, array.shape))
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, stop]}
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, stop]}  # type: ignore[dict-item]  # of mixed values
         start = stop
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for name in list(header)[1:]:
-        for part in arrays[name].parts():
+        for part in arrays[name].parts():  # type: ignore[union-attr]  # has parts
             if part.size:
                 yield memoryview(part.reshape(-1)).cast("B")
 
 
-def read(path, *, format_name, format_version, in_parts=""):
+def read(
+    path: PathLike, *, format_name: str, format_version: int, in_parts: str = ""
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what ``write`` wrote.
 
     Args:
@@ -164,7 +180,7 @@ def read(path, *, format_name, format_version, in_parts=""):
     return description["content"], arrays
 
 
-def _read_later(path, names):
+def _read_later(path: PathLike, names: Sequence[str]) -> dict[str, InParts]:
     """Arrays of a file that safetensors has found whole, not read yet."""
     if not names:
         return {}
@@ -179,7 +195,7 @@ def _read_later(path, names):
     return found
 
 
-def _pieces(path, start, stop, shape, dtype):
+def _pieces(path: PathLike, start: int, stop: int, shape: Sequence[int], dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
     row = max(1, dtype.itemsize * math.prod(shape[1:]))
     step = row * max(1, PIECE // row)
     for place in range(start, stop, step):
@@ -188,7 +204,7 @@ def _pieces(path, start, stop, shape, dtype):
 
 
 @contextlib.contextmanager
-def consistent(path, what):
+def consistent(path: PathLike, what: str) -> Iterator[None]:
     """Turn what goes wrong while a result is put together from a file that is whole into one error.
 
     A checksum says that a file is as it was written, not who wrote it: content may be missing, or of any type and size.
@@ -205,7 +221,7 @@ def consistent(path, what):
         raise errors.ResultFileError(f"{path} {what}: {error!r}") from error
 
 
-def _description(path, text):
+def _description(path: PathLike, text: str) -> dict[str, Any]:
     try:
         description = json.loads(text)
         # Text that parses to the same value but is written otherwise is not ours either: a flipped bit can do that.

@@ -9,8 +9,11 @@ Three messages of each rank, all of them seen by all::
 A rank that fails tells so in place of the rest. What lies before it in the grid is committed, as one process would have.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from . import agreement, interruption, shards, store_contents, store_staging
 from .keeping import OnDisk
@@ -56,14 +59,14 @@ class Rounds:
     heard: Callable
     stop: interruption.Interruption
 
-    def run(self, cells):
+    def run(self, cells: Any) -> Outcome:
         """Collect and commit at most as many cells as there are ranks, one each."""
         rank = self.ranks.rank
         found, error = self._collected(cells[rank] if rank < len(cells) else None)
         said = self._exchange("collect", [_announced(one) for one in found], error)
         counts = [counts for counts, _ in said]
         needed = rank <= _last_good([report for _, report in said])
-        lines = []
+        lines: list[Any] = []
         try:
             error = self._staged(found if needed else [], counts, lines, error)
             said = self._exchange("stage", lines, error)
@@ -77,11 +80,11 @@ class Rounds:
             self._discard(lines)
         return self._outcome(every[:kept], [fault or reports[0], *reports[1:]], error)
 
-    def _collected(self, cell):
+    def _collected(self, cell: Any) -> tuple[list[Any], BaseException | None]:
         """Collect a cell; return its passes and, as pairs, those left out, in order, and the error that ended it."""
-        found, left_out, told = [], {}, set(self.disk.store.contents.skipped.get(self.task, {}))
+        found, left_out, told = [], {}, set(self.disk.store.contents.skipped.get(self.task, {}))  # type: ignore[var-annotated]  # filled below
 
-        def note():
+        def note() -> None:
             found.extend((name, reason) for name, reason in left_out.items() if name not in told)
             told.update(left_out)
 
@@ -92,7 +95,13 @@ class Rounds:
             note()
         return found, held.error
 
-    def _staged(self, found, counts, lines, error):
+    def _staged(
+        self,
+        found: Sequence[Sequence[Any]],
+        counts: Sequence[Sequence[int]],
+        lines: list[Any],
+        error: BaseException | None,
+    ) -> BaseException | None:
         """Write the shards of this rank; add the lines that it asks for, as far as it comes, and return its error."""
         store = self.disk.store
         before = [count for of_rank in counts[: self.ranks.rank] for count in of_rank]
@@ -105,13 +114,21 @@ class Rounds:
                     continue
                 numbers = {"commit": commit + len(lines), "first": first}
                 staged = store_staging.stage(
-                    store.folder, self.task, self.loss, one, self.config, **numbers, **settings
+                    store.folder,
+                    self.task,
+                    self.loss,
+                    one,
+                    self.config,
+                    **numbers,  # type: ignore[arg-type]  # unpacked, and counted by the callee
+                    **settings,
                 )
                 lines.append({"staged": [asdict(shard) for shard in staged]})
                 first += len(one)
         return held.error
 
-    def _committed(self, lines, error):
+    def _committed(
+        self, lines: Sequence[Mapping[str, Any]], error: BaseException | None
+    ) -> tuple[int, Any, BaseException | None]:
         """Have rank 0 write lines down; return how many it has written, what it tells of an error, and this rank's."""
         kept, fault = 0, None
         if self.ranks.first:
@@ -128,19 +145,19 @@ class Rounds:
                 self.follow(self._record(line))
         return kept, fault, error
 
-    def _commit(self, line):
+    def _commit(self, line: Mapping[str, Any]) -> None:
         store = self.disk.started()
         if "staged" in line:
             store.adopt(self.task, self.loss, _shards(line))
         else:
             store.add_skipped(self.task, line["id"], line["reason"])
 
-    def _record(self, line):
+    def _record(self, line: Mapping[str, Any]) -> dict[str, Any]:
         if "staged" in line:
             return pass_record(self.task, self.loss, [one.entry for one in _shards(line)])
         return {"kind": "skipped", "task": self.task, **line}
 
-    def follow(self, record):
+    def follow(self, record: Mapping[str, Any]) -> None:
         """Take note, on a rank that does not write, of a line that rank 0 has written."""
         contents = self.disk.store.contents
         if contents.header is None:
@@ -148,16 +165,16 @@ class Rounds:
         store_contents.take({"n": contents.num_lines, **record}, contents)
         contents.num_lines += 1
 
-    def _outcome(self, lines, reports, error):
+    def _outcome(self, lines: Sequence[Mapping[str, Any]], reports: list[Any], error: BaseException | None) -> Outcome:
         folder = self.disk.folder
         samples = [shards.stored_sample(folder, one.entry, self.task) for line in lines for one in _shards(line)]
         skipped = {line["id"]: line["reason"] for line in lines if "id" in line}
         return Outcome(samples, skipped, reports, error)
 
-    def _exchange(self, doing, value, error):
+    def _exchange(self, doing: str, value: Any, error: BaseException | None) -> list[Any]:
         return self.ranks.exchange(f"{doing} a pass of task {self.task!r}", [value, agreement.told(error)])
 
-    def _discard(self, lines):
+    def _discard(self, lines: Sequence[Mapping[str, Any]]) -> None:
         store_staging.discard(self.disk.folder, [one for line in lines for one in _shards(line)])
 
 
@@ -166,10 +183,10 @@ def _announced(found: list[Sample] | tuple) -> int:
     return 0 if isinstance(found, tuple) else len(found)
 
 
-def _last_good(reports):
+def _last_good(reports: Sequence[Any]) -> int:
     """The last rank whose passes may be committed: the first that has failed, or else the last."""
     return next((rank for rank, report in enumerate(reports) if report), len(reports) - 1)
 
 
-def _shards(line):
+def _shards(line: Mapping[str, Any]) -> list[Staged]:
     return [Staged(Entry(**one["entry"]), one["part"]) for one in line.get("staged", ())]

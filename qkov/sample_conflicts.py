@@ -1,8 +1,12 @@
 """The labelled result of looking for conflicts between samples of two tasks: cosines of every pair in every group."""
 
+from __future__ import annotations
+
 import itertools
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +21,17 @@ from . import (
     natural_gram,
     result_file,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from .conflict_advice import ConflictAdvice
+    from .conflict_clusters import SampleClusters
+    from .option_types import AdviceMethod, PathLike, SampleId
+
 
 __all__ = ["SampleConflicts", "load_conflicts"]
 
@@ -68,7 +83,7 @@ class SampleConflicts:
     group_tests: dict
     attributes: dict
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("sample_a", "sample_b", "sample_r"):
             object.__setattr__(self, name, labels.checked_ids(getattr(self, name), name))
         object.__setattr__(self, "attributes", labels.plain_json(self.attributes))
@@ -83,22 +98,22 @@ class SampleConflicts:
                 f"{len(self.clusters_a)} and {len(self.clusters_b)} cluster numbers for {n_a} and {n_b} samples."
             )
 
-    def _keep(self, name, shape):
+    def _keep(self, name: str, shape: tuple[int, ...]) -> None:
         object.__setattr__(self, name, _frozen(name, getattr(self, name), shape))
 
     @cached_property
-    def labels(self):
+    def labels(self) -> tuple[str, ...]:
         """Names of the groups, and "all" at the end."""
         names = tuple(group.label for group in self.groups)
         return names if names == (natural_gram.TOTAL,) else (*names, natural_gram.TOTAL)
 
     @cached_property
-    def cosines(self):
+    def cosines(self) -> np.ndarray:
         """Cosine of every pair, float64 ``[n_a, n_b, labels]``, K and V once per kv head; NaN without a gradient."""
         n_a = len(self.sample_a)
         return np.ascontiguousarray(np.moveaxis(self._every_cosine[:, :n_a, n_a:], 0, -1))
 
-    def within_cosines(self, side):
+    def within_cosines(self, side: Literal["a", "b"]) -> np.ndarray:
         """Cosine of every pair inside a task, ``[n, n, labels]``, 1 between a sample and itself.
 
         Args:
@@ -108,17 +123,17 @@ class SampleConflicts:
         return np.ascontiguousarray(np.moveaxis(self._every_cosine[:, mine, mine], 0, -1))
 
     @cached_property
-    def _every_cosine(self):
+    def _every_cosine(self) -> np.ndarray:
         norms = np.einsum("gii->gi", self._with_total)
         return natural_gram.cosines(self._with_total, norms, norms, floor=self.attributes["noise_floor"])
 
-    def _side(self, side):
+    def _side(self, side: str) -> slice:
         formula.require_choice("side", side, ("a", "b"))
         n_a = len(self.sample_a)
         return slice(0, n_a) if side == "a" else slice(n_a, None)
 
     @cached_property
-    def columns(self):
+    def columns(self) -> dict[str, np.ndarray]:
         """What is known of every group, name to float64 ``[labels]``.
 
         ``mean_cosine`` over all pairs, its percentiles ``low``, ``high``, and ``share_below`` the threshold; the same over
@@ -129,23 +144,23 @@ class SampleConflicts:
         facts, n_a = self.attributes, len(self.sample_a)
         found = cosine_summary.of_pairs(self.cosines.reshape(-1, len(self.labels)), facts["threshold"])
         for name, codes in (("a", self.clusters_a), ("b", self.clusters_b)):
-            pairs = cosine_summary.pairs_apart(self.within_cosines(name), codes)
+            pairs = cosine_summary.pairs_apart(self.within_cosines(name), codes)  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
             inside = cosine_summary.of_pairs(pairs, facts["threshold"])
             found |= {f"within_{name}_{one}": values for one, values in inside.items()}
-        halves = cosine_summary.Halves.draw(self.clusters_a, self.clusters_b, facts["n_splits"], facts["split_seed"])
+        halves = cosine_summary.Halves.draw(self.clusters_a, self.clusters_b, facts["n_splits"], facts["split_seed"])  # type: ignore[arg-type]  # numbers of clusters; numpy takes any sequence
         return found | halves.cosines(self._with_total, n_a) | self.group_tests
 
     @cached_property
-    def _with_total(self):
+    def _with_total(self) -> np.ndarray:
         """Inner products by label, ``[labels, n_a + n_b, n_a + n_b]``."""
         return self.inner if len(self.labels) == len(self.groups) else natural_gram.with_total(self.inner)
 
-    def sample_means(self, side):
+    def sample_means(self, side: Literal["a", "b"]) -> np.ndarray:
         """Mean cosine of each sample of side "a" or "b" with the other task, float64 ``[n, labels]``."""
         self._side(side)
         return cosine_summary.mean_known(self.cosines, 1 if side == "a" else 0)
 
-    def inner_of(self, groups=None):
+    def inner_of(self, groups: Iterable[str] | str | None = None) -> np.ndarray:
         """Add up the inner products of some groups, ``[n_a + n_b, n_a + n_b]``.
 
         Args:
@@ -164,7 +179,7 @@ class SampleConflicts:
             )
         return self.inner[[names.index(name) for name in chosen]].sum(0)
 
-    def in_conflict(self, group=natural_gram.TOTAL):
+    def in_conflict(self, group: str = natural_gram.TOTAL) -> tuple[SampleId, ...]:
         """Ids of A's samples that conflict with B more than the reference's do, at the result's q; one named group.
 
         Raises:
@@ -175,7 +190,15 @@ class SampleConflicts:
         selected = self.sample_tests["q"][:, self.labels.index(group)] <= self.attributes["q"]
         return tuple(itertools.compress(self.sample_a, selected))
 
-    def advice(self, *, method="leave_out", groups=None, most=0.5, n_splits=50, seed):
+    def advice(
+        self,
+        *,
+        method: AdviceMethod = "leave_out",
+        groups: Iterable[str] | None = None,
+        most: float = 0.5,
+        n_splits: int = 50,
+        seed: int,
+    ) -> ConflictAdvice:
         """Suggest what to do with B; see :func:`qkov.conflict_advice.advise`, a heuristic judged on held-out clusters of A."""
         return conflict_advice.advise(
             self.inner_of(groups), np.array(self.clusters_a), self.sample_b,
@@ -183,7 +206,7 @@ class SampleConflicts:
             groups=None if groups is None else [groups] if isinstance(groups, str) else list(groups),
         )  # fmt: skip
 
-    def cluster_samples(self, num_clusters=4, *, groups=None):
+    def cluster_samples(self, num_clusters: int = 4, *, groups: Iterable[str] | None = None) -> SampleClusters:
         """Group samples of both tasks by the direction of their gradients; see :mod:`qkov.conflict_clusters`: no p value."""
         inner = self.inner_of(groups)
         norms = np.diag(inner)
@@ -194,7 +217,7 @@ class SampleConflicts:
             num_clusters,
         )
 
-    def to_dataframe(self, level="group"):
+    def to_dataframe(self, level: Literal["pair", "sample", "group"] = "group") -> pd.DataFrame:
         """Return a pandas table with a row per group, per sample and group, or per pair and group.
 
         Args:
@@ -221,7 +244,7 @@ class SampleConflicts:
         table.attrs = dict(self.attributes)
         return table
 
-    def _sample_table(self, side, places):
+    def _sample_table(self, side: Literal["a", "b"], places: Mapping[str, Any]) -> pd.DataFrame:
         import pandas as pd
 
         ids = self.sample_a if side == "a" else self.sample_b
@@ -237,7 +260,7 @@ class SampleConflicts:
             **{name: tests.get(name, np.nan) for name in ("p", "q")},
         })  # fmt: skip
 
-    def _places(self):
+    def _places(self) -> dict[str, list[Any]]:
         groups = [*self.groups, *([natural_gram.Group()] * (len(self.labels) - len(self.groups)))]
         own_kv = [group.block in ("K", "V") for group in groups]
         return {
@@ -248,36 +271,36 @@ class SampleConflicts:
             "kv_head": [group.unit if own else None for own, group in zip(own_kv, groups, strict=True)],
         }
 
-    def plot(self):
+    def plot(self) -> Figure:
         """Draw mean cosines by group beside what is usual inside each task; a matplotlib ``Figure``."""
         from . import conflict_plots
 
         return conflict_plots.plot_conflicts(self)
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of everything in the result, in hex."""
         return result_file.digest(*self._parts())
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self.fingerprint == other.fingerprint if isinstance(other, SampleConflicts) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
-    def save(self, path):
+    def save(self, path: PathLike) -> Path:
         """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
-    def _parts(self):
+    def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         content = {name: list(getattr(self, name)) for name in ("sample_a", "sample_b", "sample_r")}
         content |= {name: [int(one) for one in getattr(self, name)] for name in ("clusters_a", "clusters_b")}
-        content |= {"groups": [vars(group) for group in self.groups], "attributes": self.attributes}
+        content |= {"groups": [vars(group) for group in self.groups], "attributes": self.attributes}  # type: ignore[dict-item]  # of mixed values
         arrays = {"inner": self.inner, "mean_cosine_r": self.mean_cosine_r}
         for name in ("sample_tests", "group_tests"):
             arrays |= {f"{name}.{one}": values for one, values in getattr(self, name).items()}
         return content, arrays
 
-    def conclusion(self):
+    def conclusion(self) -> str:
         """Say in words what was found, and what may not be concluded."""
         facts, found = self.attributes, {name: values[-1] for name, values in self.columns.items()}
         a, b = facts["task_a"], facts["task_b"]
@@ -299,11 +322,11 @@ class SampleConflicts:
             )
         return said
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         said = "".join(f"\n  {sentence}" for sentence in self.attributes["notes"])
         return escaping.for_terminal(f"<SampleConflicts {self.conclusion()}{said}>")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         notes = "".join(f"<p>{escaping.for_html(sentence)}</p>" for sentence in self.attributes["notes"])
         names = ["group", "mean_cosine", "share_below", "within_a_mean_cosine", "within_b_mean_cosine"]
         names += ["p", "q"] if self.group_tests else []
@@ -312,7 +335,7 @@ class SampleConflicts:
         return escaping.html_block(said, notes, escaping.html_table(lowest))
 
 
-def load_conflicts(path):
+def load_conflicts(path: PathLike) -> SampleConflicts:
     """Load what :meth:`SampleConflicts.save` wrote, checked.
 
     Raises:
@@ -330,12 +353,12 @@ def load_conflicts(path):
             attributes=content["attributes"],
             inner=arrays["inner"],
             mean_cosine_r=arrays["mean_cosine_r"],
-            **{name: tuple(content[name]) for name in ("sample_a", "sample_b", "sample_r", "clusters_a", "clusters_b")},
-            **tests,
+            **{name: tuple(content[name]) for name in ("sample_a", "sample_b", "sample_r", "clusters_a", "clusters_b")},  # type: ignore[arg-type]  # a mapping is enough
+            **tests,  # type: ignore[arg-type]  # unpacked, and counted by the callee
         )
 
 
-def _frozen(name, values, shape):
+def _frozen(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if np.shape(values) != shape:
         raise errors.ShapeError(f"{name} has shape {np.shape(values)}; expected {shape}.")
     values = np.add(values, 0.0, dtype=np.float64, order="C")  # a copy, and -0.0 becomes 0.0

@@ -17,14 +17,24 @@ rows scale without rounding, so each row must be its sample's power times what i
 which includes kernels that do not repeat their bits, identification decides.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .errors import BatchError, NonFiniteError
+
+if TYPE_CHECKING:
+    from torch.autograd.graph import GradientEdge
+
+    from .option_types import SampleId
+
 
 # Weights of the verification repeat after so many samples; 2^31 leaves room for gradients up to 1e28 in float32.
 POWERS = 32
@@ -44,11 +54,11 @@ class FirstAxis:
     is_sample: bool | None = None
 
     @cached_property
-    def beside(self):
+    def beside(self) -> FirstAxis:
         """The same of modules beside attention, where tokens may lie in another way."""
         return FirstAxis()
 
-    def suspect(self, outputs, num_samples):
+    def suspect(self, outputs: Mapping[str, torch.Tensor], num_samples: int) -> bool:
         """Whether more backward passes are needed; ``outputs`` maps a projection to its activations."""
         fits = all(output.ndim > 1 and len(output) == num_samples for output in outputs.values())
         if not fits:
@@ -56,7 +66,14 @@ class FirstAxis:
         return not self.is_sample and (num_samples > 1 or not fits)
 
 
-def find_owners(axis, losses, edges, deltas, tokens, sample_names):
+def find_owners(
+    axis: FirstAxis,
+    losses: torch.Tensor,
+    edges: Mapping[str, GradientEdge],
+    deltas: Mapping[str, torch.Tensor],
+    tokens: Mapping[str, tuple[int, int, torch.Size, tuple[int, ...]]],
+    sample_names: Sequence[SampleId],
+) -> dict[str, torch.Tensor] | None:
     """Return the sample of every row, or None where the first axis is that of the samples.
 
     Call it where ``axis.suspect``, with the graph of the losses retained.
@@ -94,7 +111,7 @@ def find_owners(axis, losses, edges, deltas, tokens, sample_names):
     return owners
 
 
-def codes(num_samples):
+def codes(num_samples: int) -> list[tuple[int, ...]]:
     """Choose the passes in which each sample has weight 1.
 
     Example:
@@ -107,7 +124,9 @@ def codes(num_samples):
     return list(itertools.islice(itertools.combinations(range(passes), passes // 2), num_samples))
 
 
-def identify(losses, edges, deltas):
+def identify(
+    losses: torch.Tensor, edges: Mapping[str, GradientEdge], deltas: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """Return ``{module_name: long [rows]}``: the sample of every row, -1 where it has no gradient; see the module."""
     chosen = codes(len(losses))
     if len(losses) == 1:
@@ -130,7 +149,9 @@ def identify(losses, edges, deltas):
     return owners
 
 
-def _scales_by_sample(losses, edges, deltas):
+def _scales_by_sample(
+    losses: torch.Tensor, edges: Mapping[str, GradientEdge], deltas: Mapping[str, torch.Tensor]
+) -> bool:
     """Whether every row is that of its place along the first axis: scaled as its loss is, bit for bit."""
     weights = torch.exp2(torch.arange(len(losses), device=losses.device) % POWERS).to(losses)
     scaled = _gradients(losses, edges, weights, deltas)
@@ -141,7 +162,9 @@ def _scales_by_sample(losses, edges, deltas):
     return bool(torch.stack(same).all())  # one question to the device, not one for each module
 
 
-def _gradients(losses, edges, weights, deltas):
+def _gradients(
+    losses: torch.Tensor, edges: Mapping[str, GradientEdge], weights: torch.Tensor, deltas: Mapping[str, torch.Tensor]
+) -> list[torch.Tensor]:
     """Gradients of the weighted sum of losses, the graph kept for another pass."""
     found = torch.autograd.grad(
         losses, list(edges.values()), grad_outputs=weights, retain_graph=True, allow_unused=True
@@ -149,17 +172,17 @@ def _gradients(losses, edges, weights, deltas):
     return [torch.zeros_like(one) if part is None else part for one, part in zip(deltas.values(), found, strict=True)]
 
 
-def _reached(delta):
+def _reached(delta: torch.Tensor) -> torch.Tensor:
     return (delta != 0).reshape(-1, delta.shape[-1]).any(-1)
 
 
-def _repeats(part, delta):
+def _repeats(part: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
     """Which rows are what they were in the sum of all losses: else others took part in that sum, or cancelled in it."""
     part, delta = (one.reshape(-1, one.shape[-1]) for one in (part, delta))
     return (part - delta).abs().amax(-1) <= REPEATABLE * delta.abs().amax(-1)
 
 
-def _require(name, right):
+def _require(name: str, right: torch.Tensor) -> None:
     if not right.all():
         wrong = torch.where(~right)[0]
         raise BatchError(
@@ -170,9 +193,11 @@ def _require(name, right):
         )
 
 
-def _merged(owners, tokens):
+def _merged(
+    owners: Mapping[str, torch.Tensor], tokens: Mapping[str, tuple[int, int, torch.Size, tuple[int, ...]]]
+) -> dict[str, torch.Tensor]:
     """Let a row that one projection knows be known to all that read it; they keep one copy of it."""
-    groups = {}
+    groups: dict[Any, Any] = {}
     for name, owner in owners.items():
         groups.setdefault(tokens[name], []).append(owner)
     merged = {key: torch.stack(group).amax(0) for key, group in groups.items()}
@@ -181,7 +206,7 @@ def _merged(owners, tokens):
     return {name: merged[tokens[name]] for name in owners}
 
 
-def _in_order(owner, num_samples):
+def _in_order(owner: torch.Tensor, num_samples: int) -> bool:
     """Whether rows lie sample by sample, as many for each."""
     if len(owner) % num_samples:
         return False
@@ -190,6 +215,6 @@ def _in_order(owner, num_samples):
     return bool(((by_sample == own) | (by_sample < 0)).all())
 
 
-def _some(names):
+def _some(names: Any) -> Any:
     shown = ", ".join(map(repr, names[:8]))
     return shown + (", ..." if len(names) > 8 else "")

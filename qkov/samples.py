@@ -1,13 +1,19 @@
 """Batches taken apart into samples: sizes, rows, ids, and a digest that knows a sample again on any padding side."""
 
+from __future__ import annotations
+
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .errors import BatchError, SampleIdError
 from .reproducibility import tensor_digest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Sample:
     squared_norms: dict = field(default_factory=dict, compare=False)
 
 
-def batch_size(batch):
+def batch_size(batch: Mapping[str, Any]) -> int:
     """Return N, the leading axis of a batch; every tensor with at least one axis must share it."""
     if not isinstance(batch, Mapping):
         raise BatchError(f"a batch is a {type(batch).__name__}; expected a mapping such as {{'input_ids': ..., ...}}.")
@@ -37,10 +43,10 @@ def batch_size(batch):
     return next(iter(sizes.values()))
 
 
-def select_rows(batch, rows, device):
+def select_rows(batch: Mapping[str, Any], rows: slice | Sequence[int], device: torch.device) -> dict[str, torch.Tensor]:
     """Return some samples of a batch on a device; entries without a sample axis are passed along."""
 
-    def part(value):
+    def part(value: torch.Tensor) -> torch.Tensor:
         if not isinstance(value, torch.Tensor):
             return value
         # A tensor made under inference_mode cannot enter a graph; its clone made outside can.
@@ -51,12 +57,12 @@ def select_rows(batch, rows, device):
         return {name: part(value) for name, value in batch.items()}
 
 
-def on_host(batch):
+def on_host(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Return a batch with its tensors on the CPU."""
     return {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
 
 
-def row_digest(batch, row, loss_name):
+def row_digest(batch: Mapping[str, Any], row: int, loss_name: str) -> str:
     """Hash one sample's tensors and the loss's name; real tokens only where there is a mask, so that padding is free."""
     mask = batch.get("attention_mask")
     real = mask[row] != 0 if isinstance(mask, torch.Tensor) and mask.ndim == 2 else None
@@ -70,7 +76,7 @@ def row_digest(batch, row, loss_name):
     return hashlib.sha256(f"{loss_name} {tensor_digest(*tensors)}".encode()).hexdigest()
 
 
-def check_tokens(model, batch, names=None):
+def check_tokens(model: nn.Module, batch: Mapping[str, Any], names: Sequence[int | str] | None = None) -> None:
     """Refuse token ids that the embedding does not have, before an accelerator turns them into an opaque failure.
 
     ``names`` are the N samples' ids, for the message; without them it counts samples from 0.
@@ -88,7 +94,7 @@ def check_tokens(model, batch, names=None):
             f"input_ids are of {ids.dtype}; expected integers, the numbers of tokens, such as torch.int64."
         )
     try:
-        embedding = model.get_input_embeddings()
+        embedding = model.get_input_embeddings()  # type: ignore[operator]  # what a module names, which torch types as a tensor or module
     except NotImplementedError:
         # transformers, of a model without one embedding of tokens: towers side by side, or CANINE's tables of hashes.
         return
@@ -102,7 +108,9 @@ def check_tokens(model, batch, names=None):
         )
 
 
-def assign_ids(task, known, num_samples, sample_ids):
+def assign_ids(
+    task: str, known: Mapping[int | str, str], num_samples: int, sample_ids: Sequence[int | str] | None
+) -> list[int | str]:
     """Return N ids for new samples, checked: given ones, or the next integers.
 
     Raises:
@@ -111,7 +119,7 @@ def assign_ids(task, known, num_samples, sample_ids):
     if sample_ids is None:
         if any(isinstance(one, str) for one in known):
             raise SampleIdError(f"task {task!r} has string ids; pass sample_ids for the new samples too.")
-        start = max(known, default=-1) + 1
+        start = max(known, default=-1) + 1  # type: ignore[operator]  # all are int
         return list(range(start, start + num_samples))
     ids = [one.item() if hasattr(one, "item") else one for one in sample_ids]
     if len(ids) != num_samples:

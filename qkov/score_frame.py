@@ -1,11 +1,24 @@
 """The grid of slices that a result is filled into, slice by slice, and where each slice goes: in memory, or in files."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from . import fisher, memory, score_files
 from .geometry import BLOCKS
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .geometry import AttentionLayout
+    from .option_types import PathLike
+    from .score_files import MappedScores
+    from .scoring import SliceScores
+
 
 __all__ = ["Frame", "Grid", "require_room"]
 
@@ -13,7 +26,7 @@ __all__ = ["Frame", "Grid", "require_room"]
 class Grid:
     """Which slices a choice of layers and query heads has: K and V once per kv head that serves one of the heads."""
 
-    def __init__(self, layouts, heads):
+    def __init__(self, layouts: Sequence[AttentionLayout], heads: Sequence[int]) -> None:
         self.layouts, self.heads = layouts, heads
         self.present = np.array([[head < layout.num_heads for head in heads] for layout in layouts], bool)
         self.present = self.present.reshape(len(layouts), len(heads))
@@ -22,23 +35,23 @@ class Grid:
         places = {one: place for place, one in enumerate(self.kv_heads)} | {-1: -1}
         self.kv_index = np.array([[places[one] for one in row] for row in shown], np.int64).reshape(self.present.shape)
 
-    def shape(self, block):
+    def shape(self, block: str) -> tuple[int, int]:
         """``(layers, units)`` of a block."""
         return len(self.layouts), len(self.kv_heads if block in "KV" else self.heads)
 
     @property
-    def num_slices(self):
+    def num_slices(self) -> int:
         """How many slices there are in all blocks."""
         return sum(len(self.units(layout, block)) for layout in self.layouts for block in BLOCKS)
 
-    def units(self, layout, block):
+    def units(self, layout: AttentionLayout, block: str) -> list[tuple[int, int]]:
         """Pairs of column and unit of a block's slices in one layer."""
         if block in "KV":
             own = {layout.kv_head(head) for head in self.heads if head < layout.num_heads}
             return [(column, unit) for column, unit in enumerate(self.kv_heads) if unit in own]
         return [(column, head) for column, head in enumerate(self.heads) if head < layout.num_heads]
 
-    def labels(self):
+    def labels(self) -> dict[str, np.ndarray | tuple[int, ...]]:
         """The fields of a result that say which slices it has."""
         return {
             "layers": tuple(layout.layer for layout in self.layouts),
@@ -48,7 +61,7 @@ class Grid:
             "present": self.present,
         }
 
-    def empty(self, *sizes):
+    def empty(self, *sizes: Any) -> dict[str, np.ndarray]:
         """Return NaN ``{block: [*sizes, layers, units]}``."""
         return {block: np.full((*sizes, *self.shape(block)), np.nan) for block in BLOCKS}
 
@@ -63,7 +76,14 @@ class Frame:
             :class:`qkov.score_files.ScoreFiles`. In a ``with`` block, an error inside removes what was written.
     """
 
-    def __init__(self, layouts, heads, num_a, num_b, scores_path=None):
+    def __init__(
+        self,
+        layouts: Sequence[AttentionLayout],
+        heads: Sequence[int],
+        num_a: int,
+        num_b: int,
+        scores_path: PathLike | None = None,
+    ) -> None:
         self.grid = Grid(layouts, heads)
         self.layouts, self.heads = layouts, heads
         self.health = {
@@ -77,48 +97,56 @@ class Frame:
             shapes = {block: (num_a, num_b, *self.grid.shape(block)) for block in BLOCKS}
             self._files = score_files.ScoreFiles(scores_path, shapes)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None and self._files is not None:
             self._files.discard()
 
     @property
-    def num_slices(self):
+    def num_slices(self) -> int:
         """How many slices there are in all blocks."""
         return self.grid.num_slices
 
-    def units(self, layout, block):
+    def units(self, layout: AttentionLayout, block: str) -> list[tuple[int, int]]:
         """Pairs of column and unit of a block's slices in one layer."""
         return self.grid.units(layout, block)
 
-    def put(self, block, place, column, result):
+    def put(self, block: str, place: int, column: int, result: SliceScores) -> None:
         """Place one slice's result."""
         scores = result.scores.numpy()
         if self._files is None:
-            self._arrays[block][:, :, place, column] = scores
+            self._arrays[block][:, :, place, column] = scores  # type: ignore[index]  # filled in where it was None
         else:
             self._files.put(block, place, column, scores)
         for name, value in result.health.items():
             self.health[block][name][place, column] = value
 
     @property
-    def result_bytes(self):
+    def result_bytes(self) -> int:
         """Memory that a heatmap takes beside this frame, which it copies."""
         return 0 if self._arrays is None else sum(scores.nbytes for scores in self._arrays.values())
 
     @cached_property
-    def arrays(self):
+    def arrays(self) -> Mapping[str, np.ndarray | MappedScores]:
         """Block to scores; files are finished when this is asked for first."""
-        return self._arrays if self._files is None else self._files.finish()
+        return self._arrays if self._files is None else self._files.finish()  # type: ignore[return-value]  # without files, arrays were made
 
-    def fields(self):
+    def fields(self) -> dict[str, Any]:
         """The fields of a Heatmap that this frame fills."""
         return {"arrays": self.arrays, "health": self.health, **self.grid.labels()}
 
 
-def require_room(layouts, heads, num_a, num_b, scores_path=None):
+def require_room(
+    layouts: Sequence[AttentionLayout],
+    heads: Sequence[int],
+    num_a: int,
+    num_b: int,
+    scores_path: PathLike | None = None,
+) -> None:
     """Refuse a heatmap that the machine, or the disk of ``scores_path``, cannot hold, before any of it is allocated."""
     kv_heads = max(layout.num_kv_heads for layout in layouts)
     units = 2 * len(heads) + 2 * min(kv_heads, len(heads))

@@ -11,14 +11,25 @@ read again for each projection), tiles become narrower, nothing is stacked, and 
 gradients are formed anew for every other block.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import memory, resources, shards, tiles
 from .errors import MemoryLimitError
 from .sides import factors_about, gradient_dtype
+
+if TYPE_CHECKING:
+    from .geometry import AttentionLayout
+    from .samples import Sample
+    from .score_options import ScoreOptions
+    from .sides import Side
+
 
 MARGIN = 0.02
 """Share of a budget that is left to what an allocator cannot give back and to small things."""
@@ -55,16 +66,23 @@ class Demand:
     factor: int
 
     @property
-    def column(self):
+    def column(self) -> int:
         """Bytes of a tile of one column, for all samples."""
         return self.num_samples * self.width * self.itemsize * self.factor
 
 
-def demand_of(sides, layouts, options, *, num_variants=1, in_place=True):
+def demand_of(
+    sides: Sequence[Side],
+    layouts: Sequence[AttentionLayout],
+    options: ScoreOptions,
+    *,
+    num_variants: int = 1,
+    in_place: bool = True,
+) -> Demand:
     """Return the :class:`Demand` of a comparison, from sizes alone: nothing on disk is read but headers."""
     members = list({id(one): one for side in sides for one in side.all_members}.values())
-    rows = [len(side.rows) for side in sides]
-    every = all(len(side.rows) == len(side.members) for side in sides)
+    rows = [len(side.rows) for side in sides]  # type: ignore[arg-type]  # filled in where it was None
+    every = all(len(side.rows) == len(side.members) for side in sides)  # type: ignore[arg-type]  # filled in where it was None
     factor = 1 if in_place and num_variants == 1 and every else 2
     if options.weighs_by_matrix:
         factor = 6  # whole tiles in float64, several at a time
@@ -86,7 +104,7 @@ def demand_of(sides, layouts, options, *, num_variants=1, in_place=True):
     return Demand(*(max(column) for column in zip(*found, strict=True)))
 
 
-def _module_bytes(one, layout):
+def _module_bytes(one: Sample, layout: AttentionLayout) -> int:
     total = 0
     for name, projection in {projection.module_name: projection for projection in layout.projections}.items():
         tokens, dtype = factors_about(one, name)
@@ -94,7 +112,7 @@ def _module_bytes(one, layout):
     return total
 
 
-def fitted(options, demand, available):
+def fitted(options: ScoreOptions, demand: Demand, available: int) -> ScoreOptions:
     """Return options with which scoring stays within ``available`` bytes.
 
     With fixed tiling the columns of a tile are what they are, and only samples are divided.
@@ -123,7 +141,7 @@ def fitted(options, demand, available):
     return _narrowed(options, demand, left - 2 * demand.one_sample)
 
 
-def _narrowed(options, demand, left):
+def _narrowed(options: ScoreOptions, demand: Demand, left: int) -> ScoreOptions:
     columns = tiles.FIXED_COLUMNS if options.tiling == "fixed" else 1
     if options.tiling == "fast" and left >= demand.column:
         elements = left // (demand.itemsize * demand.factor)
@@ -142,7 +160,15 @@ def _narrowed(options, demand, left):
     return dataclasses.replace(options, sample_block=int(block), tile_elements=int(elements))
 
 
-def fit(options, budget, sides, layouts, *, later=0, **kind):
+def fit(
+    options: ScoreOptions,
+    budget: int | None,
+    sides: tuple[Side, Side],
+    layouts: Sequence[AttentionLayout],
+    *,
+    later: int = 0,
+    **kind: Any,
+) -> ScoreOptions:
     """Return options that keep to a budget, given what the process holds now.
 
     Args:
@@ -165,7 +191,7 @@ def fit(options, budget, sides, layouts, *, later=0, **kind):
     return fitted(options, demand_of(sides, layouts, options, **kind), available)
 
 
-def held_bytes(device):
+def held_bytes(device: str) -> int:
     """Return the memory in use: of the process on a CPU, of what torch has allocated on a GPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.memory_allocated(device)

@@ -1,5 +1,7 @@
 """How scores are formed and on which device: the options of the metric, each refused where it has no meaning."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +34,7 @@ class ScoreOptions:
     reads: str = "kept"
     device: str = "cpu"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.variant == "predicted":
             raise OptionError(
                 "variant='predicted' depends on an optimiser and a step, which this metric does not know: use "
@@ -64,7 +66,7 @@ class ScoreOptions:
         if self.weighs_by_matrix:
             self._check_matrix()
 
-    def _check_matrix(self):
+    def _check_matrix(self) -> None:
         if self.fisher_source == "head":
             raise OptionError(
                 f"fisher_source='head' with variant={self.variant!r}: one number per slice holds no matrix. Use "
@@ -76,24 +78,24 @@ class ScoreOptions:
                 "matrix. Use ridge_lambda (absolute) or ridge_lambda_rel."
             )
         if self.ridge_lambda is None:
-            full_fisher.checked_ridge(1.0, relative=self.ridge_lambda_rel)  # units cancel; slices may ask for more
+            full_fisher.checked_ridge(1.0, relative=self.ridge_lambda_rel)  # type: ignore[arg-type]  # units cancel; slices may ask for more
         elif self.ridge_lambda == 0:
             raise OptionError(
                 f"ridge_lambda=0 with variant={self.variant!r}: the matrix is singular. Use ridge_lambda_rel=0.1, the default."
             )
 
     @property
-    def weighs_by_matrix(self):
+    def weighs_by_matrix(self) -> bool:
         """Whether the variant weighs by the inverse of a matrix instead of dividing parameter by parameter."""
         return self.variant in formula.MATRIX_VARIANTS
 
     @property
-    def absolute_damping(self):
+    def absolute_damping(self) -> bool:
         """Whether the seeds' absolute constants are used instead of the relative ridge."""
         return self.epsilon is not None or self.ridge_lambda is not None
 
 
-def checked_device(name):
+def checked_device(name: str | torch.device) -> str:
     """Return the name of a device that torch can use; "auto" takes CUDA where it is."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,8 +7,12 @@ the cache, and their results overwrite the tile where only one variant is asked 
 gradients' own precision (float32 at least); sums across tiles are float64.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +22,11 @@ from .score_options import ScoreOptions, checked_device
 from .sides import Side, gradient_dtype, num_parameters
 from .tile_halves import Half
 from .tiles import slice_tiles
+
+if TYPE_CHECKING:
+    from .geometry import AttentionLayout, Projection
+    from .tile_halves import Part
+
 
 __all__ = [
     "ScoreOptions", "Side", "SliceMarginals", "SliceScores", "checked_device", "gradient_dtype", "num_parameters",
@@ -52,7 +61,9 @@ class SliceMarginals:
     health: dict
 
 
-def score_slice(side_a, side_b, layout, projection, unit, options):
+def score_slice(
+    side_a: Side, side_b: Side, layout: AttentionLayout, projection: Projection, unit: int, options: ScoreOptions
+) -> SliceScores:
     """Score the chosen rows of task A against those of task B on one slice.
 
     Args:
@@ -66,7 +77,15 @@ def score_slice(side_a, side_b, layout, projection, unit, options):
     return score_variants(side_a, side_b, layout, projection, unit, options, (options.variant,))[options.variant]
 
 
-def score_variants(side_a, side_b, layout, projection, unit, options, variants):
+def score_variants(
+    side_a: Side,
+    side_b: Side,
+    layout: AttentionLayout,
+    projection: Projection,
+    unit: int,
+    options: ScoreOptions,
+    variants: Sequence[str],
+) -> dict[str, SliceScores]:
     """Score a slice by several variants, from gradients built once; as :func:`score_slice`.
 
     Args:
@@ -88,7 +107,9 @@ def score_variants(side_a, side_b, layout, projection, unit, options, variants):
     return {one: work.finished(one, a.in_order(b.in_order(total.T).T)) for one, total in totals.items()}
 
 
-def score_marginals(side_a, side_b, layout, projection, unit, options):
+def score_marginals(
+    side_a: Side, side_b: Side, layout: AttentionLayout, projection: Projection, unit: int, options: ScoreOptions
+) -> SliceMarginals:
     r"""Average the scores of a slice over either task, in ``O(n K)``: no pair is ever formed.
 
     .. math:: \frac1{n_B}\sum_j M_{ij} = \sum_k L_{ik} \bar R_k, \qquad \frac1{n_A}\sum_i M_{ij} = \sum_k \bar L_k R_{jk}
@@ -114,7 +135,7 @@ def score_marginals(side_a, side_b, layout, projection, unit, options):
             even[part.places] += weight.sum(1)
         for part in b.parts(columns):
             by_b[part.places] += part.right(variant, *damped) @ mean_left
-        profile_sum += profile.sum()
+        profile_sum += profile.sum()  # type: ignore[union-attr]  # a sum that starts at 0
     size = num_parameters(projection, options)
     even = even * profile_sum
     live = even > 0  # neither a sample of A nor all of B without a gradient here: 0 / 0 by definition 0
@@ -125,7 +146,7 @@ def score_marginals(side_a, side_b, layout, projection, unit, options):
     return SliceMarginals(found[0].scores, found[1].scores, a.in_order(lift).cpu(), size, found[0].health)
 
 
-def _row_lengths(work, half):
+def _row_lengths(work: _SliceWork, half: Half) -> torch.Tensor:
     """Euclidean length of each scored row's gradient of the slice, ``[scored]``: what lift divides by."""
     squares = work.zeros(half.num_scored)
     for columns in work.columns():
@@ -134,7 +155,9 @@ def _row_lengths(work, half):
     return squares.sqrt()
 
 
-def _add_products(totals, part_a, part_b, left, right, options):
+def _add_products(
+    totals: torch.Tensor, part_a: Part, part_b: Part, left: torch.Tensor, right: torch.Tensor, options: ScoreOptions
+) -> None:
     """Add the products of all pairs to their places."""
     target = totals[part_a.places.start : part_a.places.stop, part_b.places.start : part_b.places.stop]
     if options.tiling == "fast":
@@ -153,7 +176,18 @@ def _add_products(totals, part_a, part_b, left, right, options):
 class _SliceWork:
     """What the variants of one slice share: both halves, what makes their Fisher, and what becomes health."""
 
-    def __init__(self, side_a, side_b, layout, projection, unit, options, variants, *, keeps_gradients=False):
+    def __init__(
+        self,
+        side_a: Side,
+        side_b: Side,
+        layout: AttentionLayout,
+        projection: Projection,
+        unit: int,
+        options: ScoreOptions,
+        variants: Sequence[str],
+        *,
+        keeps_gradients: bool = False,
+    ) -> None:
         self.sides, self.layout, self.projection, self.unit = (side_a, side_b), layout, projection, unit
         self.options = {one: dataclasses.replace(options, variant=one) for one in variants}
         self.any = options
@@ -175,26 +209,26 @@ class _SliceWork:
             else Half(side, "fisher", projection, unit, options, self.dtype, raw=False, in_place=False)
             for side, half in zip(self.sides, self.halves, strict=True)
         ]  # fmt: skip
-        self.spectra = {one: [] for one in variants}
+        self.spectra = {one: [] for one in variants}  # type: ignore[var-annotated]  # filled below
         self._head = self._head_fishers() if options.fisher_source == "head" else None
 
-    def _mean(self, side, projection):
+    def _mean(self, side: Side, projection: Projection) -> float:
         return side.block_mean(self.layout, projection, self.any) if side in self._owners else 0.0
 
-    def zeros(self, *shape):
+    def zeros(self, *shape: Any) -> torch.Tensor:
         """Return float64 zeros where the scores are computed."""
         return torch.zeros(*shape, dtype=torch.float64, device=self.any.device)
 
-    def columns(self):
+    def columns(self) -> Sequence[tuple[int, int] | None]:
         """Return the columns of each tile."""
         halves = {id(half): half for half in (*self.halves, *self.of_fisher)}
         return tiles.columns_of(self.projection, self.any, sum(half.block_size for half in halves.values()))
 
-    def _head_fishers(self):
+    def _head_fishers(self) -> list[torch.Tensor]:
         size = num_parameters(self.projection, self.any)
         return [(half.head_fisher(self.columns()) / size).to(self.dtype)[None] for half in self.of_fisher]
 
-    def damped(self, columns):
+    def damped(self, columns: tuple[int, int] | None) -> dict[str, list[torch.Tensor]]:
         """Return ``{variant: (D of A's factor, D of B's)}`` in a tile, and remember F."""
         fishers = self._head or [
             half.fisher(columns) if needed else self.zeros(1).to(self.dtype)
@@ -207,7 +241,7 @@ class _SliceWork:
             self.spectra[one].append(chosen.expand(width * self.projection.width).double())
         return found
 
-    def finished(self, variant, total):
+    def finished(self, variant: str, total: torch.Tensor) -> SliceScores:
         """Turn sums over the parameters into scores, with health."""
         options, layout = self.options[variant], self.layout
         if denominators.is_noise(self.means, self.largest, self.dtype, options):

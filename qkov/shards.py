@@ -216,7 +216,7 @@ def _stored(tensor: torch.Tensor, dtype: torch.dtype | None, name: str, sample_i
 
 
 def _raw(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy arrays have the buffer protocol
 
 
 class Shard(Mapping):
@@ -229,7 +229,7 @@ class Shard(Mapping):
         folder: Folder of the store. entry: What the journal says of it. task: Name of its task, for messages.
     """
 
-    def __init__(self, folder: Path, entry: Entry, task: str):
+    def __init__(self, folder: Path, entry: Entry, task: str) -> None:
         self.folder, self.entry, self.task = folder, entry, task
         self._kept: dict[str, torch.Tensor] = {}
 
@@ -239,7 +239,7 @@ class Shard(Mapping):
         return self.folder / "shards" / self.entry.file
 
     @functools.cached_property
-    def _head(self) -> tuple[dict[str, Any], dict[str, Any], int]:
+    def _head(self) -> tuple[dict[str, Any], dict[str, Any], int]:  # type: ignore[return]  # the block above returns or raises
         """``(description, tensors as safetensors describes them, where the tensors begin)``."""
         start, raw = read_head(self.path, self.damaged)
         if zlib.crc32(raw) != self.entry.head:
@@ -312,13 +312,13 @@ class Shard(Mapping):
 def stored_sample(folder: Path, entry: Entry, task: str) -> Sample:
     """Return a sample whose factors are read from its shard on demand."""
     shard = Shard(folder, entry, task)
-    return Sample(entry.sample_id, entry.cluster, entry.num_tokens, entry.digest, shard, _LazyNorms(shard))
+    return Sample(entry.sample_id, entry.cluster, entry.num_tokens, entry.digest, shard, _LazyNorms(shard))  # type: ignore[arg-type]  # a mapping is enough
 
 
 class _LazyNorms(dict):
     """Squared norms of blocks: those that the shard holds are read when first asked for."""
 
-    def __init__(self, shard: Shard):
+    def __init__(self, shard: Shard) -> None:
         super().__init__()
         self._shard: Shard | None = shard
 

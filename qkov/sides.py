@@ -1,8 +1,19 @@
 """The samples of one task as scores need them: what makes their Fisher, its mean over a block, sizes and precision."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
 import torch
 
 from . import fisher, gradients, shards
+
+if TYPE_CHECKING:
+    from .collector import FisherCollector
+    from .geometry import AttentionLayout, Projection
+    from .samples import Sample
+    from .score_options import ScoreOptions
 
 
 class Side:
@@ -12,7 +23,13 @@ class Side:
     what the slices of one projection share, ``buffers`` memory that one slice leaves to the next.
     """
 
-    def __init__(self, members, rows, options, fisher_members=None):
+    def __init__(
+        self,
+        members: Sequence[Sample],
+        rows: Sequence[int] | None,
+        options: ScoreOptions,
+        fisher_members: Sequence[Sample] | None = None,
+    ) -> None:
         self.members, self.rows = members, rows
         self.fisher_members = members if fisher_members is None else fisher_members
         self.tokens, self.fisher_tokens = (
@@ -20,39 +37,46 @@ class Side:
             for some in (self.members, self.fisher_members)
         )
         self.weights = fisher.sample_weights(len(self.fisher_members), options.fisher_source, options.ema_decay)
-        self.kept, self.stacks, self.buffers, self._means, self._wide = {}, {}, {}, {}, {}
+        self.kept, self.stacks, self.buffers, self._means, self._wide = {}, {}, {}, {}, {}  # type: ignore[var-annotated]  # filled below
 
     @classmethod
-    def of_task(cls, collector, task, rows, options, fisher_tasks=None):
+    def of_task(
+        cls,
+        collector: FisherCollector,
+        task: str,
+        rows: Sequence[int] | None,
+        options: ScoreOptions,
+        fisher_tasks: Mapping[str, str] | None = None,
+    ) -> Side:
         """The side of a collected task; ``fisher_tasks`` names the task whose samples make its F, where not its own."""
         other = (fisher_tasks or {}).get(task)
         return cls(collector.samples(task), rows, options, None if other is None else collector.samples(other))
 
     @property
-    def owns_fisher(self):
+    def owns_fisher(self) -> bool:
         """Whether F is made by the task's own samples."""
         return self.fisher_members is self.members
 
     @property
-    def all_members(self):
+    def all_members(self) -> Sequence[Sample]:
         """Its samples, and those that make its F."""
         return self.members if self.owns_fisher else [*self.members, *self.fisher_members]
 
-    def is_wide(self, projection):
+    def is_wide(self, projection: Projection) -> bool:
         """Whether any sample was collected in float64 at a projection."""
         name = projection.module_name
         if name not in self._wide:
             self._wide = {name: gradient_dtype(self.all_members, projection) == torch.float64}
         return self._wide[name]
 
-    def block_mean(self, layout, projection, options):
+    def block_mean(self, layout: AttentionLayout, projection: Projection, options: ScoreOptions) -> float:
         """Mean of F over all heads of a layer and block, a float: what relative damping is relative to."""
         key = layout.layer, projection.block, options.include_bias, options.contribution_normalisation
         if key not in self._means:
             self._means[key] = self._block_mean(layout, projection, options)
         return self._means[key]
 
-    def _block_mean(self, layout, projection, options):
+    def _block_mean(self, layout: AttentionLayout, projection: Projection, options: ScoreOptions) -> float:
         total = 0.0
         for one, weight in zip(self.fisher_members, self.weights.tolist(), strict=True):
             key = (layout.layer, projection.block)
@@ -68,14 +92,14 @@ class Side:
         return total / (projection.num_units * num_parameters(projection, options))
 
 
-def num_parameters(projection, options):
+def num_parameters(projection: Projection, options: ScoreOptions) -> int:
     """Number of parameters of one slice of a projection."""
     rows, columns = projection.weight_shape
     other = columns if projection.head_axis == 0 else rows
     return projection.width * (other + (1 if options.include_bias and projection.bias_name else 0))
 
 
-def factors_about(one, module_name):
+def factors_about(one: Sample, module_name: str) -> tuple[int, torch.dtype]:
     """Return ``(tokens, dtype)`` of a sample's factors at a module; where they are on disk, they are not read."""
     if isinstance(one.factors, shards.Shard):
         return one.factors.about(module_name)
@@ -83,13 +107,13 @@ def factors_about(one, module_name):
     return len(pair.deltas), pair.deltas.dtype
 
 
-def done_with(one, options):
+def done_with(one: Sample, options: ScoreOptions) -> None:
     """Let go of what was read of a stored sample, where memory is short."""
     if options.reads == "again" and isinstance(one.factors, shards.Shard):
         one.factors.forget()
 
 
-def gradient_dtype(members, projection):
+def gradient_dtype(members: Sequence[Sample], projection: Projection) -> torch.dtype:
     """Return the precision in which slices of these samples are built: float64 if any was collected so, else float32."""
     wide = any(factors_about(one, projection.module_name)[1] == torch.float64 for one in members)
     return torch.float64 if wide else torch.float32

@@ -19,6 +19,8 @@ The Fisher stands for the Hessian only where the model's predictions are right o
 perspectives on the natural gradient method", JMLR 2020, section 9 to 11.
 """
 
+from __future__ import annotations
+
 import torch
 
 from . import formula
@@ -27,7 +29,7 @@ OPTIMISERS = ("sgd", "adam", "sign")
 CURVATURES = ("none", "diagonal", "gradient")
 
 
-def direction(grad, fisher, block_mean, optimiser):
+def direction(grad: torch.Tensor, fisher: torch.Tensor, block_mean: float, optimiser: str) -> torch.Tensor:
     r"""Return the direction u that an optimiser steps along (backwards), for a mean gradient or single ones.
 
     .. math:: u = g \ \text{("sgd")}, \qquad u = g / \sqrt{D} \ \text{("adam")}, \qquad u = \operatorname{sign} g
@@ -54,11 +56,11 @@ def direction(grad, fisher, block_mean, optimiser):
     return torch.where(grad.abs() > noise, grad.sign(), torch.zeros_like(grad))
 
 
-def first_order(grads, step):
+def first_order(grads: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     r"""Return the first-order change of each sample's loss, :math:`g_i \cdot d`, ``[samples]`` (nats)."""
     return grads @ step
 
 
-def diagonal_curvature(grads, squared_step):
+def diagonal_curvature(grads: torch.Tensor, squared_step: torch.Tensor) -> torch.Tensor:
     r"""Return :math:`\tfrac12 \sum_k g_{ik}^2 d_k^2` of each sample, ``[samples]`` (nats); ``squared_step`` is d squared."""
     return grads.square() @ squared_step / 2

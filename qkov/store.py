@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -29,6 +29,10 @@ from .samples import Sample
 from .shards import Entry, Place
 from .store_contents import DAMAGED, HEADER, JOURNAL, SEAL, SHARDS, Contents
 from .store_staging import Staged
+
+if TYPE_CHECKING:
+    from .option_types import PathLike
+
 
 _logger = logging.getLogger(__name__)
 
@@ -43,11 +47,11 @@ class Store:
         contents: What it holds; see :class:`qkov.store_contents.Contents`.
     """
 
-    def __init__(self, folder: Path, contents: Contents, lock: int | None = None):
+    def __init__(self, folder: Path, contents: Contents, lock: int | None = None) -> None:
         self.folder, self.contents, self._lock = folder, contents, lock
 
     @classmethod
-    def reading(cls, path: str | Path, *, allow_unsealed: bool = False) -> Store:
+    def reading(cls, path: PathLike, *, allow_unsealed: bool = False) -> Store:
         """Open a store for reading; needs no lock.
 
         Raises:
@@ -76,7 +80,7 @@ class Store:
         return cls(folder, found)
 
     @classmethod
-    def writing(cls, path: str | Path) -> Store:
+    def writing(cls, path: PathLike) -> Store:
         """Open a store for writing, or make one; what an interruption left is finished or removed.
 
         Raises:

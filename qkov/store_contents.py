@@ -192,17 +192,17 @@ def take(record: dict[str, Any], found: Contents) -> None:
     kind, task = record.get("kind"), record.get("task")
     try:
         if kind == "task":
-            found.tasks.setdefault(task, {})
+            found.tasks.setdefault(task, {})  # type: ignore[arg-type]  # this record names a task
         elif kind == "skipped":
-            found.skipped.setdefault(task, {})[record["id"]] = record["reason"]
+            found.skipped.setdefault(task, {})[record["id"]] = record["reason"]  # type: ignore[arg-type]  # this record names a task
         elif kind == "pass":
             entries = [Entry(**one) for one in record["samples"]]
-            of_task = found.tasks.setdefault(task, {})
+            of_task = found.tasks.setdefault(task, {})  # type: ignore[arg-type]  # this record names a task
             for entry in entries:
                 if entry.sample_id in of_task:
                     found.problems.append(f"journal: sample {entry.sample_id!r} of task {task!r} is listed twice")
                 of_task[entry.sample_id] = entry
-                found.skipped.get(task, {}).pop(entry.sample_id, None)  # it was left out once, and is there now
+                found.skipped.get(task, {}).pop(entry.sample_id, None)  # type: ignore[arg-type]  # it was left out once, and is there now
         elif kind != "store":
             found.problems.append(f"journal: line {record['n'] + 1} is of an unknown kind {kind!r}")
     except (KeyError, TypeError) as error:

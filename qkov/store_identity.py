@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -43,10 +44,10 @@ def describe_environment(model: nn.Module) -> dict[str, Any]:
 
 def header(
     model: nn.Module,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     config: QKOVConfig,
-    weights: tuple[LinearWeight, ...],
-    left_out: dict[str, str],
+    weights: Sequence[LinearWeight],
+    left_out: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return what a store writes down before its first sample."""
     return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -100,7 +101,9 @@ def shard_bytes(shape: PassShape, config: QKOVConfig, *, dtype: torch.dtype, sto
     return 8 + -(-head // 8) * 8 + end  # safetensors pads its header to eight bytes
 
 
-def _contents(shape, config, dtype, store_form):
+def _contents(
+    shape: PassShape, config: QKOVConfig, dtype: torch.dtype, store_form: str
+) -> tuple[Tensors, dict[str, Any], list[Any]]:
     tensors: Tensors = {}
     modules: dict[str, dict[str, str]] = {}
     norms: list[list[object]] = []
@@ -125,7 +128,7 @@ def _contents(shape, config, dtype, store_form):
     return tensors, modules, norms
 
 
-def _norms(config, name):
+def _norms(config: QKOVConfig, name: str) -> Any:
     return [
         [layout.layer, projection.block, _NORM]
         for layout in config.layers
@@ -134,7 +137,7 @@ def _norms(config, name):
     ]
 
 
-def _entry(size, shape):
+def _entry(size: int, shape: PassShape) -> Entry:
     file = shards.file_name(1, "a", 1)
     return Entry(file, size, _SHA, _CRC, 10, None, shape.num_tokens, _SHA)
 

@@ -1,16 +1,23 @@
 """What a model holds that would make results depend on the run or on the company of a sample, refused by name."""
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
 
 import torch
 
 from .errors import BatchError, OptionError
 
+if TYPE_CHECKING:
+    from torch import nn
+
+
 # What makes the backward pass of flash-attention repeat; transformers reads it at every call.
 FLASH_SWITCH = "FLASH_ATTENTION_DETERMINISTIC"
 
 
-def check_attention(model):
+def check_attention(model: nn.Module) -> None:
     """Refuse attention whose gradients differ from run to run, where torch is asked for deterministic algorithms.
 
     Kernels of flash-attention add up the query's gradient in the order in which blocks finish. They are not torch's, so
@@ -31,7 +38,7 @@ def check_attention(model):
             )
 
 
-def check_norms(model, num_samples):
+def check_norms(model: nn.Module, num_samples: int) -> None:
     """Refuse normalisation by the statistics of a pass of several samples, which eval mode does not switch off.
 
     Gradients show most of what mixes samples (:mod:`qkov.sample_rows`), but not what does so below the first projection.

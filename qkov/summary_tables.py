@@ -1,5 +1,10 @@
 """A summary of pairs as labelled xarray dataset and tidy pandas tables; its ``data`` and ``to_dataframe`` call these."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -7,20 +12,24 @@ import xarray as xr
 from . import errors, tables
 from .geometry import BLOCKS
 
+if TYPE_CHECKING:
+    from .pair_summary import PairSummary
+
+
 __all__ = ["dataset", "table"]
 
 
-def dataset(summary):
+def dataset(summary: PairSummary) -> xr.Dataset:
     """Lay all blocks out on query heads; a kv head appears under each query head it serves, see the coordinate kv_head."""
 
-    def shown(values):
+    def shown(values: Callable[..., Any]) -> np.ndarray:
         return np.stack([summary.on_query_heads(block, values(block)) for block in BLOCKS])
 
     slices = ("block", "layer", "head")
     variables = {"layer_head_avg": (slices, shown(summary.mean_map))}
     for name, axis in (("by_a", "sample_a"), ("by_b", "sample_b"), ("lift", "sample_a")):
         if values := getattr(summary, name):
-            variables[name] = (*slices, axis), np.moveaxis(shown(values.__getitem__), 1, -1)
+            variables[name] = (*slices, axis), np.moveaxis(shown(values.__getitem__), 1, -1)  # type: ignore[assignment]  # one axis or two
     for stat in summary.health["Q"]:
         variables[stat] = slices, shown(lambda block, stat=stat: summary.health[block][stat])
     kv_numbers = np.array([*summary.kv_heads, -1], np.int64)[summary.kv_index]  # position -1 is the last entry, -1
@@ -28,7 +37,7 @@ def dataset(summary):
     return xr.Dataset(variables, coords, attrs=tables.attributes(summary))
 
 
-def slice_table(summary):
+def slice_table(summary: PairSummary) -> pd.DataFrame:
     """One row per existing slice: ``mean``, ``sd_over_a`` and ``sd_over_b`` of the means, ``lift`` and its ``lift_sd``,
     ``rank`` of the mean within the block (1 the strongest conflict), and health."""
     ascending = summary.attributes["conflict_order"] == "ascending"
@@ -49,7 +58,7 @@ def slice_table(summary):
     return pd.concat([tables.slice_labels(summary), pd.concat(parts, ignore_index=True)], axis=1)
 
 
-def sample_table(summary, axis):
+def sample_table(summary: PairSummary, axis: str) -> pd.DataFrame:
     """One row per existing slice and sample of a task: ``mean`` over the other task's samples, and ``lift`` for A's."""
     ids, means = tables.id_array(getattr(summary, axis)), {"sample_a": summary.by_a, "sample_b": summary.by_b}[axis]
     columns = {"mean": means} | ({"lift": summary.lift} if summary.lift and axis == "sample_a" else {})
@@ -61,7 +70,7 @@ def sample_table(summary, axis):
     return found
 
 
-def pair_table(summary):
+def pair_table(summary: PairSummary) -> pd.DataFrame:
     """One row per pair that was kept: ``block, layer, head, kv_head, sample_a, sample_b, score``, strongest first by block."""
     rows = [{"block": block, **row} for block in BLOCKS for row in summary.strongest[block]]
     own_kv = [row["block"] in "KV" for row in rows]
@@ -80,7 +89,7 @@ def pair_table(summary):
     )
 
 
-def _kv_head(summary, row):
+def _kv_head(summary: PairSummary, row: Any) -> int:
     place = summary.kv_index[summary.layers.index(row["layer"]), summary.heads.index(row["head"])]
     return summary.kv_heads[place] if place >= 0 else pd.NA
 
@@ -93,7 +102,7 @@ TABLES = {
 }
 
 
-def table(summary, level):
+def table(summary: PairSummary, level: str) -> pd.DataFrame:
     """Return the tidy table of a level, with the attributes of the summary."""
     if level not in TABLES:
         raise errors.OptionError(f"level is {level!r}; expected one of {sorted(TABLES)}.")

@@ -3,6 +3,11 @@
 Functions of a :class:`qkov.heatmap.Heatmap`; its ``data``, ``by_slice`` and ``to_dataframe`` call them.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -10,8 +15,12 @@ import xarray as xr
 from . import errors
 from .geometry import BLOCKS
 
+if TYPE_CHECKING:
+    from .heatmap import Heatmap
+    from .pair_summary import PairSummary
 
-def query_head_dataset(heatmap):
+
+def query_head_dataset(heatmap: Heatmap) -> xr.Dataset:
     """Lay all blocks out on query heads: ``scores``, ``layer_head_avg`` and health, ``(block, layer, head, ...)``.
 
     A kv head appears under each query head it serves; the coordinate ``kv_head`` ``(layer, head)`` tells which (-1:
@@ -39,7 +48,7 @@ def query_head_dataset(heatmap):
     return xr.Dataset(variables, coords, attrs=attributes(heatmap))
 
 
-def truth_dataset(heatmap):
+def truth_dataset(heatmap: Heatmap) -> xr.Dataset:
     """Lay every block out on what the model holds: variables Q and O on ``head``, K and V on ``kv_head``."""
     variables = {}
     for block in BLOCKS:
@@ -49,7 +58,7 @@ def truth_dataset(heatmap):
     return xr.Dataset(variables, coords, attrs=attributes(heatmap))
 
 
-def coordinates(heatmap):
+def coordinates(heatmap: Heatmap | PairSummary) -> dict[str, np.ndarray]:
     return {
         "layer": np.array(heatmap.layers, np.int64),
         "head": np.array(heatmap.heads, np.int64),
@@ -58,7 +67,7 @@ def coordinates(heatmap):
     }
 
 
-def id_array(ids):
+def id_array(ids: Sequence[int | str]) -> np.ndarray:
     if ids and all(isinstance(one, int) and -(2**63) <= one < 2**63 for one in ids):
         return np.array(ids, np.int64)
     # Objects: numpy's own strings drop trailing NULs and its integers end at 64 bits; ids must survive exactly.
@@ -67,11 +76,11 @@ def id_array(ids):
     return array
 
 
-def attributes(heatmap):
+def attributes(heatmap: Heatmap | PairSummary) -> dict[str, str]:
     return {"task_a": heatmap.task_a, "task_b": heatmap.task_b, **heatmap.attributes}
 
 
-def pair_table(heatmap):
+def pair_table(heatmap: Heatmap) -> pd.DataFrame:
     """One row per existing slice and pair of samples: ``block, layer, head, kv_head, sample_a, sample_b, score``.
 
     ``head`` is missing for K and V, whose slices belong to a kv head; ``kv_head`` of a Q or O row is the one it reads.
@@ -88,7 +97,7 @@ def pair_table(heatmap):
     return _with_attributes(table, heatmap)
 
 
-def slice_table(heatmap):
+def slice_table(heatmap: Heatmap) -> pd.DataFrame:
     """One row per existing slice: ``mean, sd, sd_over_a, max, rank`` of its scores and its health.
 
     ``sd`` is over all pairs and ``sd_over_a`` over the means of A's samples (both population deviations; NaN without
@@ -115,7 +124,7 @@ def slice_table(heatmap):
     return _with_attributes(table, heatmap)
 
 
-def slice_labels(heatmap):
+def slice_labels(heatmap: Heatmap | PairSummary) -> pd.DataFrame:
     blocks, layers, heads, kv_heads = [], [], [], []
     for block in BLOCKS:
         for layer, unit in np.argwhere(heatmap.exists(block)):
@@ -135,7 +144,7 @@ def slice_labels(heatmap):
     )
 
 
-def _with_attributes(table, heatmap):
+def _with_attributes(table: pd.DataFrame, heatmap: Heatmap) -> pd.DataFrame:
     table.attrs = attributes(heatmap)
     return table
 
@@ -143,7 +152,7 @@ def _with_attributes(table, heatmap):
 MIXED = "mixed"
 
 
-def unit_types(heatmap, block, threshold=None):
+def unit_types(heatmap: Heatmap, block: str, threshold: float | None = None) -> np.ndarray:
     """Name the type of every unit of a block, str ``[layers, units]``; a kv head whose query heads differ is "mixed"."""
     if heatmap.head_types is None:
         raise errors.OptionError("this heatmap does not know what its heads attend to; call with_head_types first.")
@@ -157,13 +166,13 @@ def unit_types(heatmap, block, threshold=None):
     return shared.astype(str)
 
 
-def type_table(heatmap, block, threshold=None):
+def type_table(heatmap: Heatmap, block: str, threshold: float | None = None) -> pd.DataFrame:
     """One row per head type that occurs in a block: how many units have it, and the mean, sd and range of their averages."""
     if block not in BLOCKS:
         raise errors.OptionError(f"block is {block!r}; expected one of {', '.join(BLOCKS)}.")
     exists = heatmap.exists(block)
     names, means = unit_types(heatmap, block, threshold)[exists], heatmap.mean_map(block)[exists]
-    order = [name for name in (*heatmap.head_types.types, "none", MIXED) if name in names]
+    order = [name for name in (*heatmap.head_types.types, "none", MIXED) if name in names]  # type: ignore[union-attr]  # refused without types before this
     grouped = pd.DataFrame({"head_type": pd.Categorical(names, order), "score": means}).groupby(
         "head_type", observed=False
     )["score"]
@@ -184,7 +193,7 @@ def type_table(heatmap, block, threshold=None):
 TABLES = {"pair": pair_table, "slice": slice_table}
 
 
-def table(heatmap, level):
+def table(heatmap: Heatmap, level: str) -> pd.DataFrame:
     """Return the tidy table of a level, "pair" or "slice"."""
     if level not in TABLES:
         raise errors.OptionError(f"level is {level!r}; expected one of {sorted(TABLES)}.")

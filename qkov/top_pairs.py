@@ -10,15 +10,30 @@ the null one pair among :math:`n_A n_B` can be compared with nothing, unless the
 What can be tested is a single sample, against a reference task (:func:`qkov.statistics.conformal_samples`).
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import errors, escaping, factor_tiles, inference, labels, losses, result_file, scoring
 from .geometry import BLOCKS
 from .statistics import conformal, slices, splits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from .collector import FisherCollector
+    from .geometry import Projection
+    from .heatmap import Heatmap
+    from .option_types import PathLike
+
 
 __all__ = ["TopPairs", "describe_top_pairs", "load_top_pairs", "split_labels"]
 
@@ -51,11 +66,11 @@ class TopPairs:
     rows: tuple
     attributes: dict
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "rows", tuple(labels.plain_json(row) for row in self.rows))
         object.__setattr__(self, "attributes", labels.plain_json(self.attributes))
 
-    def to_dataframe(self):
+    def to_dataframe(self) -> pd.DataFrame:
         """Return a pandas table, a row per pair; ``head`` is missing for K and V, which belong to a kv head."""
         import pandas as pd
 
@@ -68,35 +83,43 @@ class TopPairs:
         return table
 
     @cached_property
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """SHA-256 of everything in the result, in hex."""
         return result_file.digest(*self._parts())
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return self.fingerprint == other.fingerprint if isinstance(other, TopPairs) else NotImplemented
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
-    def save(self, path):
+    def save(self, path: PathLike) -> Path:
         """Write one file, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
-    def _parts(self):
+    def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         return {"rows": list(self.rows), "attributes": self.attributes}, {}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         facts = self.attributes
         said = "".join(f"\n  {sentence}" for sentence in facts["notes"])
         tasks = f"{facts['task_a']} x {facts['task_b']}"
         return escaping.for_terminal(f"<TopPairs {tasks}: {len(self.rows)} pairs{said}>")
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         notes = "".join(f"<p>{escaping.for_html(sentence)}</p>" for sentence in self.attributes["notes"])
         table = self.to_dataframe().dropna(axis=1, how="all").astype({"head": object})
         return escaping.html_block(escaping.html_table(table.fillna("")), notes)
 
 
-def describe_top_pairs(heatmap, collector, *, held_out=None, reference_task=None, clusters=None, top_k=5):
+def describe_top_pairs(
+    heatmap: Heatmap,
+    collector: FisherCollector,
+    *,
+    held_out: FisherCollector | None = None,
+    reference_task: str | None = None,
+    clusters: Mapping[str, Any] | str | None = None,
+    top_k: int = 5,
+) -> TopPairs:
     """Describe the strongest pairs of every block.
 
     Args:
@@ -147,7 +170,7 @@ def describe_top_pairs(heatmap, collector, *, held_out=None, reference_task=None
     return TopPairs(rows=tuple(rows), attributes=facts)
 
 
-def split_labels(batch, *, seed):
+def split_labels(batch: Mapping[str, Any], *, seed: int) -> tuple[dict[str, Any], ...]:
     """Split the labels of a batch into two complementary halves, token by token, at random within each sample.
 
     Each label that enters the causal loss is in exactly one half, so that the two gradients of a sample add up to its
@@ -181,12 +204,12 @@ def split_labels(batch, *, seed):
             )
         in_first[row, places] = splits.draw_halves(len(places), 1, seed, stream=row)[0]
     return tuple(
-        {**batch, "labels": targets.masked_fill(targets.new_tensor(~half, dtype=bool), losses.IGNORED)}
+        {**batch, "labels": targets.masked_fill(targets.new_tensor(~half, dtype=bool), losses.IGNORED)}  # type: ignore[arg-type]  # torch takes bool for torch.bool
         for half in (in_first, entering & ~in_first)
     )
 
 
-def load_top_pairs(path):
+def load_top_pairs(path: PathLike) -> TopPairs:
     """Load what :meth:`TopPairs.save` wrote, checked.
 
     Raises:
@@ -198,7 +221,7 @@ def load_top_pairs(path):
         return TopPairs(rows=tuple(content["rows"]), attributes=content["attributes"])
 
 
-def _described(heatmap, collector, pair):
+def _described(heatmap: Heatmap, collector: FisherCollector, pair: Mapping[str, Any]) -> dict[str, Any]:
     block, layer = pair["block"], heatmap.layers.index(pair["layer"])
     own_kv = block in "KV"
     unit = (heatmap.kv_heads if own_kv else heatmap.heads).index(pair["kv_head" if own_kv else "head"])
@@ -228,7 +251,7 @@ def _described(heatmap, collector, pair):
     }
 
 
-def _one_pair(heatmap, collector, pair):
+def _one_pair(heatmap: Heatmap, collector: FisherCollector, pair: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
     """Score one pair; and tell of its largest term how large it is, where, and how much of F is this sample."""
     names = [field.name for field in dataclasses.fields(scoring.ScoreOptions) if field.name in heatmap.attributes]
     options = scoring.ScoreOptions(**{name: heatmap.attributes[name] for name in names})
@@ -237,25 +260,25 @@ def _one_pair(heatmap, collector, pair):
         collector.sample(task, sample_id)
         row = collector.sample_ids(task).index(sample_id)
         sides.append(scoring.Side.of_task(collector, task, [row], options, heatmap.attributes.get("fisher_tasks")))
-    layout = collector.config.layer(pair["layer"])
+    layout = collector.config.layer(pair["layer"])  # type: ignore[union-attr]  # there is a layout once something is held
     projection, unit = layout.projection(pair["block"]), layout.unit(pair["block"], pair["head"])
     best, total, start = (-1.0, None, 0.0), 0.0, 0
-    for tile in factor_tiles.factor_tiles(*sides, layout, projection, unit, options):
+    for tile in factor_tiles.factor_tiles(*sides, layout, projection, unit, options):  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
         terms = (tile.left[0].double() * tile.right[0].double()).abs()
         total += float(terms.sum())
         at = int(terms.argmax())
         if float(terms[at]) > best[0]:
             squares = tile.h_a[:, at].double().square()
-            share = float(squares[sides[0].rows[0]] / squares.sum()) if squares.sum() > 0 else 0.0
+            share = float(squares[sides[0].rows[0]] / squares.sum()) if squares.sum() > 0 else 0.0  # type: ignore[index]  # filled in where it was None
             share = share if sides[0].owns_fisher else 0.0  # F holds none of A's samples
             best = float(terms[at]), _name(projection, unit, at, start, len(terms)), share
         start += len(terms) // projection.width
-    score = scoring.score_slice(*sides, layout, projection, unit, options).scores
+    score = scoring.score_slice(*sides, layout, projection, unit, options).scores  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
     largest = best[0] / total if total > 0 else 0.0
     return float(score[0, 0]), {"largest_share": largest, "parameter": best[1], "fisher_share": best[2]}
 
 
-def _name(projection, unit, at, start, size):
+def _name(projection: Projection, unit: int, at: int, start: int, size: int) -> str:
     """Write where a parameter is in the stored weight; a tile holds some columns of ``[width, other]``, or the bias."""
     rows, columns = projection.weight_shape
     within, column = divmod(at, size // projection.width)
@@ -266,7 +289,9 @@ def _name(projection, unit, at, start, size):
     return f"{projection.param_name}[{row}, {column}]"
 
 
-def _require_other_labels(heatmap, collector, held_out, pairs):
+def _require_other_labels(
+    heatmap: Heatmap, collector: FisherCollector, held_out: FisherCollector, pairs: Sequence[Mapping[str, Any]]
+) -> None:
     for pair in pairs:
         for task, sample_id in ((heatmap.task_a, pair["sample_i"]), (heatmap.task_b, pair["sample_j"])):
             if collector.sample(task, sample_id).digest == held_out.sample(task, sample_id).digest:
@@ -276,7 +301,9 @@ def _require_other_labels(heatmap, collector, held_out, pairs):
                 )
 
 
-def _add_sample_p(rows, heatmap, collector, reference_task, clusters):
+def _add_sample_p(
+    rows: Sequence[dict[str, Any]], heatmap: Heatmap, collector: FisherCollector, reference_task: str, clusters: Any
+) -> list[str]:
     """Add p and q of every pair's sample of A; returns notes."""
     names = (heatmap.task_a, reference_task, heatmap.task_b)
     if len(set(names)) < 3:
@@ -292,7 +319,7 @@ def _add_sample_p(rows, heatmap, collector, reference_task, clusters):
     options = scoring.ScoreOptions(tile_elements=2**62)
     places, lifts = list(dict.fromkeys((row["block"], row["layer"], row["head"], row["kv_head"]) for row in rows)), []
     for block, layer, head, kv_head in places:
-        projection = collector.config.layer(layer).projection(block)
+        projection = collector.config.layer(layer).projection(block)  # type: ignore[union-attr]  # there is a layout once something is held
         unit = kv_head if block in "KV" else head
         a, r, b = inference.slice_gradients(members, projection, unit, options)
         lifts.append(slices.log_lifts(np.concatenate([a, r]), b))

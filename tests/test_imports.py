@@ -1,6 +1,7 @@
 """Imports go down only, and `import qkov` is light.
 
-Read from the source, so that an import inside a function counts too.
+Read from the source, so that an import inside a function counts too. What stands under ``if TYPE_CHECKING:`` is imported by
+nobody who runs the code: a function of a low level may name the type of what it is given by a higher one.
 """
 
 import ast
@@ -18,6 +19,7 @@ PACKAGES = {"qkov": 0, "validation": 1, "reports": 2, "tests": 3, "book": 3}
 # Modules of qkov by level. A module may import those of lower levels and those before it on its own line.
 LEVELS = (
     (
+        "option_types",
         "escaping",
         "errors",
         "canonical",
@@ -154,9 +156,11 @@ def imported_modules(source, package):
         ['numpy.linalg', 'qkov', 'qkov.formula']
         >>> sorted(imported_modules("def f():\\n    from ..fisher import welford", "qkov.checks"))
         ['qkov.fisher', 'qkov.fisher.welford']
+        >>> imported_modules("if TYPE_CHECKING:\\n    import torch", "qkov")
+        set()
     """
     found = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in executed(ast.parse(source)):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -165,6 +169,14 @@ def imported_modules(source, package):
             found.add(base)
             found.update(f"{base}.{alias.name}" for alias in node.names)
     return found
+
+
+def executed(node):
+    """Nodes of a tree but for the bodies of ``if TYPE_CHECKING:``."""
+    yield node
+    skipped = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    for child in node.orelse if skipped else ast.iter_child_nodes(node):
+        yield from executed(child)
 
 
 def module_of(path):
@@ -216,6 +228,7 @@ def test_modules_of_qkov_import_only_lower_modules(path):
         ("checks", "from .. import cli", "qkov.checks"),
         ("geometry", "from . import layout", "qkov"),
         ("interference", "from qkov import check_model", "qkov"),
+        ("formula", "if TYPE_CHECKING:\n    import torch\nelse:\n    from . import heatmap", "qkov"),
     ],
 )
 def test_upward_import_is_found(module, source, package):

@@ -4,6 +4,11 @@ Every ``check_<law>(case)`` returns a ``Measurement(error, bound, compared)``, o
 feeds ``check_model``, the pytest decorator and the validation suite, so that they cannot differ.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
 from . import (
     collection_laws,
     curvature_laws,
@@ -18,6 +23,13 @@ from . import (
 from .case import Case
 from .measurement import BOUNDS, Comparison, Measurement, NotRun
 from .registry import CHECKS, CheckResult, run_check
+
+if TYPE_CHECKING:
+    import pytest
+    from torch import nn
+
+    from ..option_types import Batch, LossFunction
+
 
 __all__ = [
     "BOUNDS", "CHECKS", "LAYOUT_PROOF", "Case", "CheckResult", "Comparison", "Measurement", "NotRun", "check_model",
@@ -44,8 +56,17 @@ for _module in (
 
 
 def check_model(
-    model, batch_a, batch_b, *, loss_fn=None, twin=None, attention=None, checks=None, name="model", progress=True
-):
+    model: nn.Module,
+    batch_a: Batch,
+    batch_b: Batch,
+    *,
+    loss_fn: LossFunction | None = None,
+    twin: Callable[[Any], nn.Module] | None = None,
+    attention: str | None = None,
+    checks: Iterable[str] | None = None,
+    name: str = "model",
+    progress: bool = True,
+) -> list[CheckResult]:
     """Measure the laws on your own model.
 
     Every law collects and scores anew, some of them dozens of times, and the reference runs one sample at a time in
@@ -85,7 +106,15 @@ def check_model(
     return [run_check(one, case) for one in tqdm(names, desc="check", disable=not progress, delay=2)]
 
 
-def prove_layout(model, batch, *, loss_fn=None, attention=None, name="model", progress=True):
+def prove_layout(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    loss_fn: LossFunction | None = None,
+    attention: str | None = None,
+    name: str = "model",
+    progress: bool = True,
+) -> list[CheckResult]:
     """Show by experiment where the heads of a model are, without trusting the rules that found them.
 
     One head's way into O is left open and the others closed: which weights still have a gradient? One slice's weights,
@@ -107,7 +136,7 @@ def prove_layout(model, batch, *, loss_fn=None, attention=None, name="model", pr
 
     QKOVConfig.from_model(model, attention=attention)
     options = {"loss_fn": loss_fn, "attention": attention, "checks": LAYOUT_PROOF, "name": name, "progress": progress}
-    results = check_model(model, batch, batch, **options)
+    results = check_model(model, batch, batch, **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
     failed = [str(result) for result in results if result.status == "failed"]
     if failed:
         raise LayoutError(
@@ -120,7 +149,7 @@ def prove_layout(model, batch, *, loss_fn=None, attention=None, name="model", pr
     return results
 
 
-def parametrize_with_checks(cases, checks=None):
+def parametrize_with_checks(cases: Iterable[Case], checks: Iterable[str] | None = None) -> pytest.MarkDecorator:
     """Parametrise a pytest test over cases and checks, as ``(case, check)``.
 
     A case is a ``Case`` or a function that builds one, called when its tests run::

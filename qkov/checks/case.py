@@ -1,14 +1,27 @@
 """What a check is run on: a model, two batches, its loss, and the few operations that every check needs."""
 
+from __future__ import annotations
+
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .. import collector, gradients, interference, latent_attention, layout, losses, reference, reproducibility, samples
 from .measurement import ROUNDED, NotRun, bound
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..collector import FisherCollector
+    from ..geometry import AttentionLayout
+    from ..heatmap import Heatmap
+    from ..interference import QKOVInterferenceMetric
+    from ..layout import QKOVConfig
+    from ..option_types import Batch, LossFunction
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,29 +46,29 @@ class Case:
     attention: str | None = None
     _references: dict = field(default_factory=dict, repr=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "model", layout.uncompiled(self.model))
 
     @property
-    def config(self):
+    def config(self) -> QKOVConfig:
         """The model's layout, read anew."""
         return layout.QKOVConfig.from_model(self.model, attention=self.attention)
 
-    def coupled(self):
+    def coupled(self) -> NotRun | None:
         """Say which norm makes the heads of a layer depend on each other, whatever the map; else None."""
         for one, name, norm in self._norms():
             if one.num_heads > 1 and norm.weight.numel() > max(one.head_dim, one.v_head_dim):
                 return NotRun(f"the norm {name} spans several heads, which so depend on each other")
         return None
 
-    def shifted(self):
+    def shifted(self) -> NotRun | None:
         """Say which norm gives an absent query or key a direction by its bias; else None."""
         for _, name, norm in self._norms():
             if getattr(norm, "bias", None) is not None:
                 return NotRun(f"the norm {name} has a bias, which gives an absent query or key a direction")
         return None
 
-    def _norms(self):
+    def _norms(self) -> Iterator[tuple[AttentionLayout, Any, Any]]:
         """Norms beside the query projection of each attention module: those that see queries, keys or outputs."""
         modules = dict(self.model.named_modules())
         for one in self.config.layers:
@@ -66,7 +79,7 @@ class Case:
                 if "norm" in type(module).__name__.lower() and getattr(module, "weight", None) is not None:
                     yield one, name, module
 
-    def gated(self):
+    def gated(self) -> NotRun | None:
         """Say that the query projection holds rows of no block, a gate of each head; else None."""
         for one in self.config.layers:
             query = one.projection("Q")
@@ -77,7 +90,7 @@ class Case:
                 return NotRun("the query projection also holds rows of a gate, which belong to no block")
         return None
 
-    def adapters(self):
+    def adapters(self) -> NotRun | None:
         """Say why weights cannot be changed by themselves, where adapters add to them; else None."""
         names = {projection.module_name for one in self.config.layers for projection in one.projections}
         if any(name.endswith(".base_layer") for name in names):
@@ -85,7 +98,7 @@ class Case:
         return None
 
     @functools.cached_property
-    def precision(self):
+    def precision(self) -> str:
         """In which precision the model computes: "exact", "mixed" or "single"; see ``measurement.BOUNDS``."""
         if next(self.model.parameters()).dtype != torch.float64:
             return "single"
@@ -93,7 +106,7 @@ class Case:
         return "mixed" if attention == "eager" else "exact"
 
     @functools.cached_property
-    def conditioning(self):
+    def conditioning(self) -> float:
         """By how much this model loosens float32 bounds: 1, or more where plain autograd in float32 is itself far off.
 
         Twice the error of one-by-one autograd in the model's own dtype against float64, over the bound of gradients.
@@ -111,14 +124,23 @@ class Case:
                     worst = max(worst, np.abs(one[name] - other[name]).max() / largest if largest else 0.0)
         return max(1.0, 2 * worst / bound("gradient", "single"))
 
-    def bound(self, name):
+    def bound(self, name: str) -> float:
         """Return the bound of a kind of comparison on this case; see ``measurement.BOUNDS``."""
         return bound(name, self.precision) * (self.conditioning if name in ROUNDED else 1.0)
 
-    def _projection_weights(self):
+    def _projection_weights(self) -> set[str]:
         return {projection.param_name for one in self.config.layers for projection in one.projections}
 
-    def collect(self, *, model=None, batch_a=None, batch_b=None, loss_a=None, loss_b=None, **options):
+    def collect(
+        self,
+        *,
+        model: nn.Module | None = None,
+        batch_a: Batch | None = None,
+        batch_b: Batch | None = None,
+        loss_a: LossFunction | None = None,
+        loss_b: LossFunction | None = None,
+        **options: Any,
+    ) -> FisherCollector:
         """Collect both tasks, "a" and "b", into a fresh collector."""
         model = self.model if model is None else model
         held = collector.FisherCollector(attention=self.attention)
@@ -129,16 +151,23 @@ class Case:
             held.collect_fisher(model, batch, task, loss_fn=loss, progress=False, **options)
         return held
 
-    def metric(self, held, **options):
+    def metric(self, held: FisherCollector, **options: Any) -> QKOVInterferenceMetric:
         """A metric on a collector, summing over slices unless told otherwise."""
         options = {"aggregate": "sum", "min_samples_for_fisher": 1, **options}
-        return interference.QKOVInterferenceMetric(held.config, held, **options)
+        return interference.QKOVInterferenceMetric(held.config, held, **options)  # type: ignore[arg-type]  # there is a layout once something is held
 
-    def heatmap(self, held, *, layers=None, heads=None, **options):
+    def heatmap(
+        self,
+        held: FisherCollector,
+        *,
+        layers: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        **options: Any,
+    ) -> Heatmap:
         """All scores on a collector, or those of some layers and heads."""
         return self.metric(held, **options).compute_heatmap("a", "b", layers=layers, heads=heads, progress=False)
 
-    def reference(self, task):
+    def reference(self, task: str) -> tuple[list[dict[str, np.ndarray]], list[int]]:
         """Per-sample gradients by the slow reference, ``(grads, tokens)``; computed once per state of the weights."""
         key = (task, reproducibility.model_fingerprint(self.model))
         if key not in self._references:
@@ -146,16 +175,16 @@ class Case:
             self._references[key] = reference.sample_gradients(self.model, batch, self.loss_fn)
         return self._references[key]
 
-    def layouts(self):
+    def layouts(self) -> tuple[AttentionLayout, ...]:
         """The layers on which per-head experiments are made: the first and the last."""
         every = self.config.layers
         return every if len(every) < 3 else (every[0], every[-1])
 
-    def on_device(self, batch):
+    def on_device(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Return a batch where the model is, for calling the model itself."""
         return samples.select_rows(batch, slice(None), next(self.model.parameters()).device)
 
-    def behaviour(self, batch):
+    def behaviour(self, batch: Mapping[str, Any]) -> list[torch.Tensor]:
         """What the model computes: losses and the output of every output projection, for comparing functions."""
         outputs = []
         modules = dict(self.model.named_modules())
@@ -172,28 +201,28 @@ class Case:
         return [result[0] if isinstance(result, tuple) else result, *outputs]
 
 
-def some(units, most=4):
+def some(units: int, most: int = 4) -> list[int]:
     """Choose at most ``most`` of ``range(units)``: the first, the last and those next to them."""
     chosen = [0, units - 1, 1, units - 2]
     return sorted({one for one in chosen[:most] if 0 <= one < units})
 
 
-def take(batch, rows):
+def take(batch: Mapping[str, Any], rows: Sequence[int] | slice) -> dict[str, torch.Tensor]:
     """Return some samples of a batch."""
     return {
         name: value[rows] if isinstance(value, torch.Tensor) and value.ndim else value for name, value in batch.items()
     }
 
 
-def num_samples(batch):
+def num_samples(batch: Mapping[str, Any]) -> int:
     """Return the number of samples of a batch."""
     return next(len(value) for value in batch.values() if isinstance(value, torch.Tensor) and value.ndim)
 
 
-def scaled_loss(loss_fn, factor):
+def scaled_loss(loss_fn: LossFunction | None, factor: float) -> LossFunction:
     """Return the loss function times a constant."""
 
-    def scaled(model, batch):
+    def scaled(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         result = (loss_fn or losses.causal_lm_loss)(model, batch)
         if isinstance(result, tuple):
             return result[0] * factor, result[1]

@@ -1,5 +1,10 @@
 """Laws of collection: a sample's gradient is its own, whatever shares its batch and however it is padded."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from .. import losses
@@ -7,9 +12,15 @@ from .case import num_samples, take
 from .measurement import Comparison, NotRun
 from .registry import check
 
+if TYPE_CHECKING:
+    from ..collector import FisherCollector
+    from ..option_types import SampleId
+    from .case import Case
+    from .measurement import Measurement
+
 
 @check
-def check_reference_gradients(case):
+def check_reference_gradients(case: Case) -> Measurement | NotRun:
     """Gradients equal those of one sample at a time, float64, without padding."""
     comparison = Comparison()
     held = case.collect()
@@ -24,7 +35,7 @@ def check_reference_gradients(case):
 
 
 @check
-def check_contributions(case):
+def check_contributions(case: Case) -> Measurement | NotRun:
     """A contribution is the square of the gradient, over the number of predicted tokens."""
     comparison = Comparison()
     held = case.collect()
@@ -37,7 +48,7 @@ def check_contributions(case):
 
 
 @check
-def check_batch_invariance(case):
+def check_batch_invariance(case: Case) -> Measurement | NotRun:
     """The number of samples per pass does not matter."""
     comparison = Comparison()
     whole = case.collect(micro_batch=num_samples(case.batch_a))
@@ -47,7 +58,7 @@ def check_batch_invariance(case):
 
 
 @check
-def check_order_invariance(case):
+def check_order_invariance(case: Case) -> Measurement | NotRun:
     """The order of collection does not matter."""
     comparison = Comparison()
     order = list(range(num_samples(case.batch_a)))[::-1]
@@ -60,7 +71,7 @@ def check_order_invariance(case):
 
 
 @check
-def check_isolation(case):
+def check_isolation(case: Case) -> Measurement | NotRun:
     """A sample's gradient does not know the other samples: alone, or beside copies of another sample, it is the same."""
     comparison = Comparison()
     count = num_samples(case.batch_a)
@@ -78,7 +89,7 @@ def check_isolation(case):
 
 
 @check
-def check_padding(case):
+def check_padding(case: Case) -> Measurement | NotRun:
     """More padding on the right, or padding moved to the left, changes nothing; padding may look like a real token."""
     if case.loss_fn is not None or "input_ids" not in case.batch_a:
         return NotRun("the loss is the user's own, or the batch holds embeddings: how to pad it is not known")
@@ -94,7 +105,7 @@ def check_padding(case):
 
 
 @check
-def check_token_sum(case):
+def check_token_sum(case: Case) -> Measurement | NotRun:
     """The loss is a sum over tokens: gradients with half of the labels masked, and with the other half, add up."""
     if case.loss_fn is not None or "input_ids" not in case.batch_a:
         return NotRun("the loss is the user's own; how its terms add up is not known")
@@ -119,7 +130,7 @@ def check_token_sum(case):
 
 
 @check
-def check_state_restored(case):
+def check_state_restored(case: Case) -> Measurement | NotRun:
     """Collecting from a model in training mode, half frozen, under no_grad, gives the same and leaves it as it was."""
     comparison = Comparison()
     expected = case.collect()
@@ -140,7 +151,7 @@ def check_state_restored(case):
         comparison.true(all(parameter.requires_grad == (index % 2 == 0) for index, parameter in enumerate(parameters)))
         for parameter, grad in zip(parameters, grads, strict=True):
             comparison.true((parameter.grad is None) == (grad is None))
-            comparison.true(grad is None or torch.equal(parameter.grad, grad))
+            comparison.true(grad is None or torch.equal(parameter.grad, grad))  # type: ignore[arg-type]  # there in this variant
     finally:
         for parameter, flag in zip(parameters, flags, strict=True):
             parameter.requires_grad_(flag)
@@ -150,12 +161,12 @@ def check_state_restored(case):
     return comparison.measurement(case.bound("gradient"))
 
 
-def held_grads(held, sample_id, task="a"):
+def held_grads(held: FisherCollector, sample_id: SampleId, task: str = "a") -> dict[str, torch.Tensor]:
     """Return a sample's gradients as a plain dict."""
     return dict(held.get_sample_gradients(task, sample_id))
 
 
-def repadded(batch, side):
+def repadded(batch: Mapping[str, Any], side: str) -> dict[str, torch.Tensor]:
     """Return a batch with three more positions of padding, all of it on one side, filled with a token of the text."""
     ids = batch["input_ids"]
     mask = batch.get("attention_mask", torch.ones_like(ids)) != 0
@@ -177,26 +188,34 @@ def repadded(batch, side):
     return {**rest, **new}
 
 
-def magnitude(grads, name):
+def magnitude(grads: Iterable[Mapping[str, Any]], name: str) -> float:
     """Largest gradient of a module, weight and bias: a K bias alone is rounding noise without rotary positions."""
     module = name.rpartition(".")[0]
     return max(float(abs(grad[one]).max()) for grad in grads for one in grad if one.rpartition(".")[0] == module)
 
 
-def _same_gradients(comparison, found, expected, task):
+def _same_gradients(comparison: Comparison, found: FisherCollector, expected: FisherCollector, task: str) -> None:
     scales = _scales(expected, task)
     for one in expected.samples(task):
         _same_sample(comparison, found, expected, task, one.sample_id, one.sample_id, scales)
 
 
-def _same_sample(comparison, found, expected, task, found_id, expected_id, scales):
+def _same_sample(
+    comparison: Comparison,
+    found: FisherCollector,
+    expected: FisherCollector,
+    task: str,
+    found_id: SampleId,
+    expected_id: SampleId,
+    scales: Mapping[str, float],
+) -> None:
     want = expected.get_sample_gradients(task, expected_id)
     have = found.get_sample_gradients(task, found_id)
     for name in want:
         comparison.near(have[name], want[name], scales[name])
 
 
-def _scales(held, task):
+def _scales(held: FisherCollector, task: str) -> dict[str, float]:
     """Largest gradient of each module over all samples: one whose attention is saturated has only rounding noise."""
     every = [held_grads(held, one, task) for one in held.sample_ids(task)]
     return {name: magnitude(every, name) for name in every[0]}

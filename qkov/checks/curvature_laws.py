@@ -1,5 +1,10 @@
 """Laws of scores that weigh by a matrix ("full", "kfac"), of scaled gradients, and of whose samples make F."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
 
@@ -9,8 +14,14 @@ from .edits import group_of, parts, restored, rotate
 from .measurement import Comparison, NotRun
 from .registry import check
 
+if TYPE_CHECKING:
+    from ..geometry import AttentionLayout, Projection
+    from .case import Case
+    from .measurement import Measurement
+
+
 LARGEST_DENSE = 1500  # parameters of a slice whose matrix, p x p, is still formed and solved in a blink
-MATRIX_OPTION_SETS = (
+MATRIX_OPTION_SETS: tuple[dict[str, Any], ...] = (
     {},
     {"fisher_pool": "B", "include_bias": True},
     {"fisher_pool": "pooled", "fisher_source": "ema", "aggregate": "mean"},
@@ -20,22 +31,22 @@ DEGREES = {"A": (-1, 1), "B": (1, -1), "pooled": 0}  # by A's loss and B's; pool
 
 
 @check
-def check_full_fisher(case):
+def check_full_fisher(case: Case) -> Measurement | NotRun:
     """Variant "full" equals the p x p Fisher matrix of a slice, summed up from outer products and solved."""
     return _as_dense(case, "full", reference.full_scores, lambda batch, task: case.reference(task))
 
 
 @check
-def check_kronecker_factors(case):
+def check_kronecker_factors(case: Case) -> Measurement | NotRun:
     """Variant "kfac" equals the Kronecker product of both factors, formed from single tokens and solved."""
 
-    def token_factors(batch, task):
+    def token_factors(batch: Mapping[str, Any], task: str) -> Any:
         return reference.token_factors(case.model, batch, case.config, case.loss_fn), case.reference(task)[1]
 
     return _as_dense(case, "kfac", reference.kfac_scores, token_factors)
 
 
-def _as_dense(case, variant, dense, of_task):
+def _as_dense(case: Case, variant: str, dense: Callable[..., Any], of_task: Callable[..., Any]) -> Measurement | NotRun:
     comparison, layout = Comparison(), case.layouts()[-1]
     small = [one for one in layout.projections if _num_parameters(one) <= LARGEST_DENSE]
     if not small:
@@ -54,11 +65,11 @@ def _as_dense(case, variant, dense, of_task):
     return comparison.measurement(case.bound("matrix"))
 
 
-def _num_parameters(projection):
+def _num_parameters(projection: Projection) -> int:
     return projection.width * (projection.weight_shape[1 - projection.head_axis] + 1)
 
 
-def _is_noise(case, layout, projection, unit):
+def _is_noise(case: Case, layout: AttentionLayout, projection: Projection, unit: int) -> bool:
     """Tell from the reference whether a slice is below the noise floor in either task, or close to it."""
     eps = torch.finfo(next(case.model.parameters()).dtype).eps
     for task in "ab":
@@ -76,7 +87,7 @@ def _is_noise(case, layout, projection, unit):
 
 
 @check
-def check_matrix_rotation(case):
+def check_matrix_rotation(case: Case) -> Measurement | NotRun:
     """Rotating Q with K, or V with O, is the same function and keeps "full" and "kfac"; "signed", a diagonal, moves."""
     if outside := case.adapters() or case.gated():
         return outside
@@ -122,7 +133,7 @@ def check_matrix_rotation(case):
     return comparison.measurement(case.bound("matrix"))
 
 
-def _rotations(case, layout, blocks):
+def _rotations(case: Case, layout: AttentionLayout, blocks: Sequence[str]) -> list[Any]:
     """Rotations to try, the widest first: of the whole head, and inside the pairs of two ways of rotary positions."""
     width = layout.v_head_dim if blocks == "VO" else layout.head_dim
     if width < 2 or (blocks == "QK" and layout.k_head_dim < layout.head_dim):
@@ -144,7 +155,7 @@ def _rotations(case, layout, blocks):
 
 
 @check
-def check_matrix_scale(case):
+def check_matrix_scale(case: Case) -> Measurement | NotRun:
     """Doubling a task's loss multiplies "full" and "kfac" by 2 to the variant's degree, damping being relative."""
     comparison, doubled, one = Comparison(), scaled_loss(case.loss_fn, 2.0), case.layouts()[-1]
     plain, more_a, more_b, both = (
@@ -154,18 +165,18 @@ def check_matrix_scale(case):
     for variant in formula.MATRIX_VARIANTS:
         for pool, degree in DEGREES.items():
             options = {"variant": variant, "fisher_pool": pool, "layers": [one.layer], "heads": some(one.num_heads, 1)}
-            base = case.heatmap(plain, **options)
+            base = case.heatmap(plain, **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
             said = base.attributes["loss_scale_degrees"]
             comparison.true((said["both"] if pool == "pooled" else (said["a"], said["b"])) == degree)
-            for held, power in [(both, degree)] if pool == "pooled" else [(more_a, degree[0]), (more_b, degree[1])]:
-                scaled = case.heatmap(held, **options)
+            for held, power in [(both, degree)] if pool == "pooled" else [(more_a, degree[0]), (more_b, degree[1])]:  # type: ignore[index]  # a dictionary of mixed values
+                scaled = case.heatmap(held, **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
                 for block in base.arrays:
-                    comparison.near(scaled.arrays[block], base.arrays[block] * 2.0**power)
+                    comparison.near(scaled.arrays[block], base.arrays[block] * 2.0**power)  # type: ignore[operator]  # a dictionary of mixed values
     return comparison.measurement(case.bound("scaled"))
 
 
 @check
-def check_leverage(case):
+def check_leverage(case: Case) -> Measurement | NotRun:
     """Within A, ``0 <= M_ii <= n_A``, their mean at most the rank, and M symmetric; pooled, the same read from B to A."""
     comparison, held, one = Comparison(), case.collect(), case.layouts()[-1]
     where, count = (
@@ -173,7 +184,7 @@ def check_leverage(case):
         num_samples(case.batch_a),
     )
     for variant in formula.MATRIX_VARIANTS:
-        inside = case.metric(held, variant=variant).compute_heatmap("a", "a", **where)
+        inside = case.metric(held, variant=variant).compute_heatmap("a", "a", **where)  # type: ignore[arg-type]  # unpacked, and counted by the callee
         for block, scores in inside.arrays.items():
             comparison.near(scores.swapaxes(0, 1), scores)
             own = np.einsum("iilh->ilh", scores)
@@ -183,14 +194,14 @@ def check_leverage(case):
             product = np.sqrt(np.maximum(own[:, None] * own[None], 0))
             comparison.within(np.abs(scores), 0.0, product, max(own.max(), 1.0))
         metric = case.metric(held, variant=variant, fisher_pool="pooled")
-        there, back = (metric.compute_heatmap(*tasks, **where) for tasks in ("ab", "ba"))
+        there, back = (metric.compute_heatmap(*tasks, **where) for tasks in ("ab", "ba"))  # type: ignore[arg-type]  # unpacked, and counted by the callee
         for block, scores in there.arrays.items():
             comparison.near(back.arrays[block].swapaxes(0, 1), scores)
     return comparison.measurement(case.bound("matrix"))
 
 
 @check
-def check_matrix_noise_floor(case):
+def check_matrix_noise_floor(case: Case) -> Measurement | NotRun:
     """Where nothing, or next to nothing, reaches O from a group, its Q, K and V score 0 though damping is their own."""
     if outside := case.coupled():
         return outside
@@ -210,7 +221,7 @@ def check_matrix_noise_floor(case):
 
 
 @check
-def check_fisher_task(case):
+def check_fisher_task(case: Case) -> Measurement | NotRun:
     """With ``fisher_tasks={"a": "b"}``, A's F is made by B's samples: the scores are those of pool "B"."""
     comparison, held, one = Comparison(), case.collect(), case.layouts()[-1]
     where = {"layers": [one.layer], "heads": some(one.num_heads, 2)}
@@ -224,7 +235,7 @@ def check_fisher_task(case):
 
 
 @check
-def check_sampled_labels(case):
+def check_sampled_labels(case: Case) -> Measurement | NotRun:
     """Labels of the model are drawn where the data's count, each class as often as predicted, and again by seed."""
     if case.loss_fn is not None:
         return NotRun("the loss is the user's own: what its model predicts is not known here")
@@ -247,12 +258,12 @@ def check_sampled_labels(case):
 
 
 @check
-def check_scaled_gradients(case):
+def check_scaled_gradients(case: Case) -> Measurement | NotRun:
     """``h_i`` times ``x_j = (F_A + lambda)^-1 h_j`` is the score of "signed", "full" and "kfac"; and "full" solves for x."""
     comparison, held, one, head = Comparison(), case.collect(), case.layouts()[-1], 0
     sides = [case.reference(task) for task in "ab"]
     for method, variant in natural_gradient.METHODS.items():
-        scaled = natural_gradient.scale_by_fisher(held, "b", fisher_task="a", method=method)
+        scaled = natural_gradient.scale_by_fisher(held, "b", fisher_task="a", method=method)  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
         scores = case.heatmap(held, layers=[one.layer], heads=[head], variant=variant)
         for projection in one.projections:
             unit = one.unit(projection.block, head)

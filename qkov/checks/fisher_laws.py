@@ -1,5 +1,9 @@
 """Laws of the Fisher diagonal: square before reducing, merge exactly, weigh as said, damp as said."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
@@ -10,9 +14,14 @@ from .edits import parts, restored, scale
 from .measurement import Comparison, NotRun
 from .registry import check
 
+if TYPE_CHECKING:
+    from ..diagonal import FisherDiagonal
+    from .case import Case
+    from .measurement import Measurement
+
 
 @check
-def check_square_then_reduce(case):
+def check_square_then_reduce(case: Case) -> Measurement | NotRun:
     """Squares are taken per sample and parameter; ``mean g^2 - (mean g)^2`` is the variance, and g = [1, -1] gives 2."""
     comparison = Comparison()
     closed = fisher.reduce_heads(formula.contribution(torch.tensor([[1.0, -1.0]], dtype=torch.float64)))
@@ -40,19 +49,24 @@ def check_square_then_reduce(case):
 
 
 @check
-def check_fisher_diagonal(case):
+def check_fisher_diagonal(case: Case) -> Measurement | NotRun:
     """The diagonal of heads and feed-forward parts is the mean of single squares, and the same bits by both ways."""
     comparison = Comparison()
     options = {"loss_fn": case.loss_fn, "progress": False}
     held = collector.FisherCollector(weights=("attention", "mlp"), attention=case.attention)
     try:
-        held.collect_fisher(case.model, case.batch_a, "a", **options)
+        held.collect_fisher(case.model, case.batch_a, "a", **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
     except ModuleReuseError:  # experts that no token reaches, or a feed-forward part that runs twice: heads alone
         held = collector.FisherCollector(attention=case.attention)
-        held.collect_fisher(case.model, case.batch_a, "a", **options)
+        held.collect_fisher(case.model, case.batch_a, "a", **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
     asked = [one.module_name for one in held.weights]
     at_once = diagonal.collect_fisher_diagonal(
-        case.model, case.batch_a, "a", weights=asked, attention=case.attention, **options
+        case.model,
+        case.batch_a,
+        "a",
+        weights=asked,
+        attention=case.attention,
+        **options,  # type: ignore[arg-type]  # unpacked, and counted by the callee
     )
     comparison.true(_same_bits(at_once, diagonal.FisherDiagonal.of(held, "a")))
     grads, tokens = case.reference("a")
@@ -64,7 +78,7 @@ def check_fisher_diagonal(case):
     return comparison.measurement(case.bound("contribution"))
 
 
-def _same_bits(one, other):
+def _same_bits(one: FisherDiagonal, other: FisherDiagonal) -> bool:
     return list(one.values) == list(other.values) and all(
         torch.equal(one.values[name], other.values[name]) and torch.equal(one.grad_mean[name], other.grad_mean[name])
         for name in one.values
@@ -72,7 +86,7 @@ def _same_bits(one, other):
 
 
 @check
-def check_welford(case):
+def check_welford(case: Case) -> Measurement | NotRun:
     """Mean, variance and standard error of merged parts equal those of the whole, in any grouping."""
     comparison = Comparison()
     held = case.collect()
@@ -99,7 +113,7 @@ def check_welford(case):
 
 
 @check
-def check_ema(case):
+def check_ema(case: Case) -> Measurement | NotRun:
     """The bias-corrected exponential mean is the exponentially weighted mean, in the submitted order."""
     comparison = Comparison()
     held = case.collect()
@@ -124,7 +138,7 @@ def check_ema(case):
 
 
 @check
-def check_damping(case):
+def check_damping(case: Case) -> Measurement | NotRun:
     """A dead slice scores 0, rounding noise is not normalised up, and the seeds' constants act as they say."""
     if outside := case.coupled():
         return outside
@@ -150,7 +164,7 @@ def check_damping(case):
 
 
 @check
-def check_noise_floor(case):
+def check_noise_floor(case: Case) -> Measurement | NotRun:
     """Where all values are equal, attention cannot act: Q and K hold rounding noise only, and it scores 0."""
     if outside := case.adapters():
         return outside
@@ -176,7 +190,7 @@ def check_noise_floor(case):
 
 
 @check
-def check_damping_scale(case):
+def check_damping_scale(case: Case) -> Measurement | NotRun:
     """Relative damping is relative: with gradients 1,000 times smaller, F / D is the same; absolute damping is not."""
     if outside := case.adapters():
         return outside
@@ -198,7 +212,7 @@ def check_damping_scale(case):
 
 
 @check
-def check_health(case):
+def check_health(case: Case) -> Measurement | NotRun:
     """The health of a slice is that of its Fisher diagonal as the reference computes it."""
     comparison = Comparison()
     held = case.collect()

@@ -1,6 +1,9 @@
 """Laws of importance and masks: heads add up to what the model has, and masked heads do what removed heads do."""
 
+from __future__ import annotations
+
 import contextlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,9 +13,13 @@ from .edits import masked_heads
 from .measurement import Comparison
 from .registry import check
 
+if TYPE_CHECKING:
+    from .case import Case
+    from .measurement import Measurement, NotRun
+
 
 @check
-def check_importance(case):
+def check_importance(case: Case) -> Measurement | NotRun:
     """Importance of a head is the sum of its Fisher diagonal, by the reference; query heads add up to the layer's heads."""
     comparison = Comparison()
     found = importance.compute_fisher_importance(diagonal.FisherDiagonal.of(case.collect(), "a"))
@@ -37,20 +44,20 @@ def check_importance(case):
 
 
 @check
-def check_pruned_heads(case):
+def check_pruned_heads(case: Case) -> Measurement | NotRun:
     """Masks keep exactly as many heads as asked; under them the model does what it does with those heads' output at zero."""
     if outside := case.adapters() or case.coupled():
         return outside
     comparison = Comparison()
     fisher = diagonal.FisherDiagonal.of(case.collect(), "a")
-    fewest = min(one.num_heads for one in fisher.config.layers)
+    fewest = min(one.num_heads for one in fisher.config.layers)  # type: ignore[attr-defined]  # a dictionary of mixed values
     for count in {min(1, fewest - 1), fewest - 1}:
         masks = pruning.get_fisher_pruning_masks(fisher, count=count)
         kept = masks.units()
         with pruning.apply_masks(case.model, masks):
             found = case.behaviour(case.batch_a)
         with contextlib.ExitStack() as stack:
-            for layout in fisher.config.layers:
+            for layout in fisher.config.layers:  # type: ignore[attr-defined]  # a dictionary of mixed values
                 flags = kept[layout.layer, "heads"]
                 comparison.true(int(flags.sum()) == count)
                 stack.enter_context(masked_heads(case.model, layout, np.flatnonzero(~flags)))

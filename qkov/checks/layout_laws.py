@@ -5,6 +5,11 @@ projection is the one fact used (it held in every family measured), and everythi
 or in the model computing the same function after a change.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
 
@@ -14,9 +19,16 @@ from .edits import group_of, has_head_norms, masked_heads, parts, permute, resto
 from .measurement import Comparison, NotRun
 from .registry import check
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..geometry import AttentionLayout, Projection
+    from .case import Case
+    from .measurement import Measurement
+
 
 @check
-def check_slices_tile(case):
+def check_slices_tile(case: Case) -> Measurement | NotRun:
     """The slices of all heads cover every entry of the four projections exactly once."""
     if outside := case.gated():
         return outside
@@ -24,7 +36,7 @@ def check_slices_tile(case):
     shapes = dict(case.model.named_parameters())
     indexer = layout.QKOVIndexer(case.config)
     for one in case.config.layers:
-        claims = {}
+        claims: dict[Any, Any] = {}
         for projection in one.projections:
             for head in {one.unit(projection.block, head): head for head in range(one.num_heads)}.values():
                 where = indexer.get_slice(layer=one.layer, head=head, block=projection.block)
@@ -38,27 +50,27 @@ def check_slices_tile(case):
 
 
 @check
-def check_output_columns(case):
+def check_output_columns(case: Case) -> Measurement | NotRun:
     """Only the O slice of a head has a gradient when only that head reaches the output projection."""
     return _head_alone(case, ("O",))
 
 
 @check
-def check_head_rows(case):
+def check_head_rows(case: Case) -> Measurement | NotRun:
     """Only a head's Q slice and its kv head's K and V slices have a gradient when only that head reaches the output."""
     if outside := case.coupled() or case.gated():
         return outside
     return _head_alone(case, ("Q", "K", "V"))
 
 
-def _head_alone(case, blocks):
+def _head_alone(case: Case, blocks: Sequence[str]) -> Measurement | NotRun:
     comparison = Comparison()
     for one in case.layouts():
         for head in some(one.num_heads):
             others = [other for other in range(one.num_heads) if other != head]
             with masked_heads(case.model, one, others):
                 grads = _attention_gradients(case, one)
-            inside = {}
+            inside: dict[Any, Any] = {}
             for block in blocks:
                 where = one.projection(block).slice_of(one.unit(block, head))
                 inside.setdefault(where.param_name, []).append(where.index)
@@ -73,7 +85,7 @@ def _head_alone(case, blocks):
     return comparison.measurement(case.bound("ablated"))
 
 
-def _attention_gradients(case, one):
+def _attention_gradients(case: Case, one: AttentionLayout) -> dict[str, torch.Tensor]:
     """Weight gradients of a fixed functional of one layer's attention output, by plain autograd on those weights."""
     modules = dict(case.model.named_modules())
     parameters = dict(case.model.named_parameters())
@@ -92,12 +104,12 @@ def _attention_gradients(case, one):
     return dict(zip(names, found, strict=True))
 
 
-def _forward(model, batch):
+def _forward(model: nn.Module, batch: Mapping[str, Any]) -> Any:
     return model(**{name: value for name, value in batch.items() if name != "labels"})
 
 
 @check
-def check_query_position(case):
+def check_query_position(case: Case) -> Measurement | NotRun:
     """Changing a head's query at one position changes what it attends to there and nowhere else; a key or value does.
 
     Zeros alone cannot tell Q from K: without the one, the other has no gradient either.
@@ -138,7 +150,7 @@ def check_query_position(case):
 
 
 @check
-def check_row_perturbation(case):
+def check_row_perturbation(case: Case) -> Measurement | NotRun:
     """Changing the weights of one Q, K or V slice moves what its own heads send into O, and no other head's."""
     if outside := case.coupled():
         return outside
@@ -162,7 +174,12 @@ def check_row_perturbation(case):
     return comparison.measurement(case.bound("ablated"))
 
 
-def _head_outputs(case, one, shifted=None, batch=None):
+def _head_outputs(
+    case: Case,
+    one: AttentionLayout,
+    shifted: tuple[Projection, int, int] | None = None,
+    batch: Mapping[str, Any] | None = None,
+) -> torch.Tensor:
     """Return what the heads of a layer send into O, ``[..., H d_v]``.
 
     Args:
@@ -174,8 +191,8 @@ def _head_outputs(case, one, shifted=None, batch=None):
     modules = dict(case.model.named_modules())
     seen = []
 
-    def shift(_module, _args, output):
-        projection, unit, position = shifted
+    def shift(_module: nn.Module, _args: Sequence[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        projection, unit, position = shifted  # type: ignore[misc]  # given to this law
         output = output.clone(memory_format=torch.contiguous_format)
         amount = torch.linspace(1, 2, projection.width, dtype=output.dtype, device=output.device)
         flat = output.view(-1, output.shape[-1])
@@ -199,7 +216,7 @@ def _head_outputs(case, one, shifted=None, batch=None):
 
 
 @check
-def check_ablation(case):
+def check_ablation(case: Case) -> Measurement | NotRun:
     """Masking a head's way into O removes its Q and O, and K and V only with the whole kv group."""
     if outside := case.coupled():
         return outside
@@ -228,7 +245,7 @@ def check_ablation(case):
 
 
 @check
-def check_zeroed_weights(case):
+def check_zeroed_weights(case: Case) -> Measurement | NotRun:
     """Zeroing one block of a kv group silences exactly those blocks that act through it; this tells Q, K, V, O apart."""
     if outside := case.coupled() or case.shifted() or case.adapters():
         return outside
@@ -256,7 +273,7 @@ def check_zeroed_weights(case):
 
 
 @check
-def check_gauge(case):
+def check_gauge(case: Case) -> Measurement | NotRun:
     """W_Q x 2 with W_K / 2 (V and O likewise) is the same function; each variant moves by its own power of 2, or not."""
     if outside := case.adapters():
         return outside
@@ -269,7 +286,7 @@ def check_gauge(case):
     pairs = [("V", "O")] if held else [("Q", "K"), ("V", "O")]
     powers = {"unsigned": -1, "natural": 0, "signed": 0, "symmetric": 0, "dot": -2}
     scores = [{"layers": [one.layer], "variant": variant, "ridge_lambda_rel": 0.0} for variant in powers]
-    intact = [case.heatmap(before, **options) for options in scores]
+    intact = [case.heatmap(before, **options) for options in scores]  # type: ignore[arg-type]  # unpacked, and counted by the callee
     for first, second in pairs:
         up, down = (2.0, 0.5)
         with restored(case.model) as parameters:
@@ -280,7 +297,7 @@ def check_gauge(case):
                 comparison.near(found, expected)
             after = case.collect()
         for options, old in zip(scores, intact, strict=True):
-            power, new = powers[options["variant"]], case.heatmap(after, **options)
+            power, new = powers[options["variant"]], case.heatmap(after, **options)  # type: ignore[arg-type, index]  # unpacked, and counted by the callee
             for block in "QKVO":
                 touched = {one.unit(block, head) for head in group_of(one, 0)} if block in (first, second) else set()
                 step = (up if block == first else down) ** power
@@ -291,7 +308,7 @@ def check_gauge(case):
 
 
 @check
-def check_rotation(case):
+def check_rotation(case: Case) -> Measurement | NotRun:
     """Rotating V with O is the same function and keeps the summed Fisher of a slice; diagonal scores do move."""
     if outside := case.adapters() or case.gated():  # a gate multiplies values feature by feature
         return outside
@@ -322,7 +339,7 @@ def check_rotation(case):
 
 
 @check
-def check_relabelling(case):
+def check_relabelling(case: Case) -> Measurement | NotRun:
     """Permuting heads in all four blocks, whole kv groups and heads inside them, permutes scores and nothing else."""
     if outside := case.coupled() or case.gated() or case.adapters():
         return outside
@@ -354,7 +371,7 @@ def check_relabelling(case):
 
 
 @check
-def check_gqa_twin(case):
+def check_gqa_twin(case: Case) -> Measurement | NotRun:
     """In the twin with one K and V per query head, K and V gradients of a group sum to the grouped gradient."""
     if case.twin is None:
         return NotRun("no expanded twin was given for this model")
@@ -362,13 +379,13 @@ def check_gqa_twin(case):
     twin = case.twin(case.model)
     held = case.collect()
     expanded = case.collect(model=twin)
-    indexer, twin_indexer = layout.QKOVIndexer(held.config), layout.QKOVIndexer(expanded.config)
+    indexer, twin_indexer = layout.QKOVIndexer(held.config), layout.QKOVIndexer(expanded.config)  # type: ignore[arg-type]  # there is a layout once something is held
     for one in case.layouts():
-        comparison.true(expanded.config.layer(one.layer).num_kv_heads == one.num_heads)
+        comparison.true(expanded.config.layer(one.layer).num_kv_heads == one.num_heads)  # type: ignore[union-attr]  # there is a layout once something is held
         for sample_id in held.sample_ids("a"):
             grads, twins = held.get_sample_gradients("a", sample_id), expanded.get_sample_gradients("a", sample_id)
             for block in "QKVO":
-                sums = {}
+                sums: dict[Any, Any] = {}
                 for head in range(one.num_heads):
                     place = indexer.get_slice(layer=one.layer, head=head, block=block)
                     part = twin_indexer.slice_tensor(twins[twin_indexer.get_slice(

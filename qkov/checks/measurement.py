@@ -4,8 +4,11 @@ A check measures an error against a bound and counts the numbers it compared. It
 bound and something was compared; a NaN is an infinite error.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ class Measurement:
     compared: int
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         """Whether the law held and was really tried."""
         return self.compared > 0 and not math.isnan(self.error) and self.error <= self.bound
 
@@ -75,7 +78,7 @@ ROUNDED = (
 )  # fmt: skip
 
 
-def bound(name, precision):
+def bound(name: str, precision: str) -> float:
     """Return the bound of a kind of comparison for a case's precision, "exact", "mixed" or "single"."""
     return BOUNDS[name][0][("exact", "mixed", "single").index(precision)]
 
@@ -83,10 +86,10 @@ def bound(name, precision):
 class Comparison:
     """Collect the largest error of many comparisons and the number of values compared."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.error, self.compared = 0.0, 0
 
-    def near(self, found, expected, scale=None):
+    def near(self, found: Any, expected: Any, scale: Any = None) -> None:
         """Compare arrays: the largest deviation, relative to ``scale`` (default: the largest expected magnitude)."""
         found, expected = as_array(found), as_array(expected)
         if found.shape != expected.shape:
@@ -97,31 +100,31 @@ class Comparison:
         deviation = float(np.max(np.abs(found - expected)))
         return self._take(deviation / scale if scale > 0 else (math.inf if deviation > 0 else 0.0), expected.size)
 
-    def zero(self, found, scale):
+    def zero(self, found: Any, scale: Any) -> None:
         """Compare an array with zero, relative to what it was before something was removed."""
         found = as_array(found)
         return self.near(found, np.zeros_like(found), scale)
 
-    def true(self, condition, count=1):
+    def true(self, condition: bool, count: int = 1) -> None:
         """Require a fact; a false one is an infinite error."""
         return self._take(0.0 if condition else math.inf, count)
 
-    def within(self, found, low, high, slack):
+    def within(self, found: Any, low: Any, high: Any, slack: Any) -> None:
         """Require ``low <= found <= high``; the error is how far outside, relative to ``slack`` as the scale."""
         found = as_array(found)
         outside = np.maximum(np.maximum(low - found, found - high), 0)
         return self.near(outside, np.zeros_like(outside), slack)
 
-    def measurement(self, limit):
+    def measurement(self, limit: float) -> Measurement:
         """Close the comparison."""
         return Measurement(self.error, limit, self.compared)
 
-    def _take(self, error, count):
+    def _take(self, error: float, count: int) -> None:
         self.error = math.inf if math.isnan(error) else max(self.error, error)
         self.compared += count
 
 
-def as_array(values):
+def as_array(values: Any) -> np.ndarray:
     """Return a float64 array of a tensor, array or number."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().double().numpy()

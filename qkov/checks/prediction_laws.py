@@ -1,5 +1,10 @@
 """Laws of predictions: their definition written out, what groups and pairs have to do with slices, and step sizes."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from .. import pair_prediction, prediction, reference
@@ -7,11 +12,17 @@ from .case import some
 from .measurement import Comparison, NotRun
 from .registry import check
 
+if TYPE_CHECKING:
+    from ..geometry import AttentionLayout, Projection
+    from .case import Case
+    from .measurement import Measurement
+
+
 STEP_SIZE = 0.01
 
 
 @check
-def check_predicted_change(case):
+def check_predicted_change(case: Case) -> Measurement | NotRun:
     """The predicted change of A's loss is gradient times step plus half the curvature, written out from the reference."""
     comparison = Comparison()
     held = case.collect()
@@ -36,20 +47,22 @@ def check_predicted_change(case):
                         for grads in (grads_a, grads_b)
                     ]
                     block = np.stack([_block(g, layout, projection) for g in grads_b])
-                    first, second, size = written_out(*cut, steps_of, float(np.square(block).mean()), optimiser)
+                    first, second, size = written_out(*cut, steps_of, float(np.square(block).mean()), optimiser)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
                     row = table.iloc[places[projection.block, layout.layer, unit]]
                     comparison.near(row["first_order"], STEP_SIZE * first, STEP_SIZE * size)
                     comparison.near(row["curvature"], STEP_SIZE**2 * second, STEP_SIZE**2 * max(second, size**2))
     return comparison.measurement(case.bound("score"))
 
 
-def _block(grad, layout, projection):
+def _block(grad: Mapping[str, np.ndarray], layout: AttentionLayout, projection: Projection) -> np.ndarray:
     return np.concatenate(
         [reference.cut(grad, layout, projection.block, unit).ravel() for unit in range(projection.num_units)]
     )
 
 
-def written_out(grads_a, grads_b, steps_of, block_mean, optimiser):
+def written_out(
+    grads_a: np.ndarray, grads_b: np.ndarray, steps_of: Any, block_mean: float, optimiser: str
+) -> tuple[float, ...]:
     """Mean first-order change, mean half curvature, and the size of the first without cancellation, at step size 1.
 
     Args:
@@ -71,14 +84,14 @@ def written_out(grads_a, grads_b, steps_of, block_mean, optimiser):
 
 
 @check
-def check_predicted_groups(case):
+def check_predicted_groups(case: Case) -> Measurement | NotRun:
     """Predictions of slices add up to those of kv heads, layers and the model; pairs average to slices; sizes scale them."""
     comparison = Comparison()
     held = case.collect()
     found = prediction.predict_change(held, "a", "b", step_size=STEP_SIZE, clusters="iid", progress=False)
     slices, size = found.to_dataframe("slice"), np.abs(found.first).mean(0).sum() * STEP_SIZE
     for level, keys in (("kv_head", ["layer", "kv_head"]), ("layer", ["layer"]), ("block", ["block", "layer"])):
-        table = found.to_dataframe(level)
+        table = found.to_dataframe(level)  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
         for name in ("first_order", "curvature"):
             sums = slices.groupby(keys, sort=False)[name].sum()
             comparison.near(table.set_index(keys)[name].to_numpy(), sums.to_numpy(), size)

@@ -1,14 +1,26 @@
 """The list of checks, and running one of them on a case."""
 
+from __future__ import annotations
+
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 from .measurement import Measurement
 
-CHECKS = {}  # name without "check_" -> function; filled by the modules of laws, in their order
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .case import Case
+    from .measurement import NotRun
+
+    Law: TypeAlias = Callable[[Case], Measurement | NotRun]
 
 
-def check(function):
+CHECKS: dict[str, Law] = {}  # name without "check_" -> function; filled by the modules of laws, in their order
+
+
+def check(function: Law) -> Law:
     """Register ``check_<law>(case) -> Measurement or NotRun``."""
     CHECKS[function.__name__.removeprefix("check_")] = function
     return function
@@ -39,18 +51,18 @@ class CheckResult:
     reason: str
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         """Whether the law was tried and held."""
         return self.status == "passed"
 
-    def __str__(self):
+    def __str__(self) -> str:
         numbers = (
             "" if self.error is None else f" error {self.error:.1e} bound {self.bound:.0e} ({self.compared} compared)"
         )
         return f"{self.status:8s}{self.check}{numbers}{': ' + self.reason if self.reason else ''}"
 
 
-def run_check(name, case):
+def run_check(name: str, case: Case) -> CheckResult:
     """Run one check; an exception inside is a failure of the law, reported with its message."""
     start = time.perf_counter()
     try:

@@ -1,8 +1,11 @@
 """Laws of the result: true ids, averages that count a kv head once, empty tasks, files, the same bits twice."""
 
+from __future__ import annotations
+
 import tempfile
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +14,13 @@ from .case import num_samples, some, take
 from .measurement import Comparison
 from .registry import check
 
+if TYPE_CHECKING:
+    from .case import Case
+    from .measurement import Measurement, NotRun
+
 
 @check
-def check_ids(case):
+def check_ids(case: Case) -> Measurement | NotRun:
     """Ids, not positions: shuffled string ids name the same samples in pairs, coordinates and top lists."""
     comparison = Comparison()
     rows = list(range(num_samples(case.batch_a)))[::-1]
@@ -47,7 +54,7 @@ def check_ids(case):
 
 
 @check
-def check_selection(case):
+def check_selection(case: Case) -> Measurement | NotRun:
     """A chosen layer, a few heads and the first samples are that part of the whole: F comes from all samples collected."""
     comparison = Comparison()
     held = case.collect()
@@ -66,7 +73,7 @@ def check_selection(case):
 
 
 @check
-def check_top_conflicts(case):
+def check_top_conflicts(case: Case) -> Measurement | NotRun:
     """The list is the strongest scores in order, the most negative first where that is conflict, each kv head once."""
     comparison = Comparison()
     held = case.collect()
@@ -87,7 +94,7 @@ def check_top_conflicts(case):
 
 
 @check
-def check_averages(case):
+def check_averages(case: Case) -> Measurement | NotRun:
     """Averages and tables are those of the pairs, K and V on the kv axis, and the query-head view repeats them."""
     comparison = Comparison()
     found = case.heatmap(case.collect(), aggregate="mean")
@@ -105,7 +112,7 @@ def check_averages(case):
 
 
 @check
-def check_summary(case):
+def check_summary(case: Case) -> Measurement | NotRun:
     """Reduced while it is made, or in files, a result is that of all pairs: means over either task, lists of pairs."""
     comparison = Comparison()
     held = case.collect()
@@ -129,7 +136,7 @@ def check_summary(case):
 
 
 @check
-def check_empty_task(case):
+def check_empty_task(case: Case) -> Measurement | NotRun:
     """An empty task B gives scores of shape (n_a, 0, layers, heads), zero averages, a warning, and valid=False."""
     comparison = Comparison()
     held = case.collect()
@@ -148,7 +155,7 @@ def check_empty_task(case):
 
 
 @check
-def check_determinism(case):
+def check_determinism(case: Case) -> Measurement | NotRun:
     """Collected and scored twice from scratch, every bit of the result is the same."""
     comparison = Comparison()
     first, second = (case.heatmap(case.collect(), variant="signed") for _ in range(2))
@@ -159,7 +166,7 @@ def check_determinism(case):
 
 
 @check
-def check_file(case):
+def check_file(case: Case) -> Measurement | NotRun:
     """A result loads as it was saved, and equal results are equal files."""
     comparison = Comparison()
     held = collector.FisherCollector(attention=case.attention)

@@ -1,5 +1,10 @@
 """Laws of the scores: their definition, what averages say, bounds, additivity, degrees in the losses, symmetry, lift."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import torch
 
@@ -8,8 +13,13 @@ from .case import num_samples, scaled_loss, some
 from .measurement import Comparison, bound
 from .registry import check
 
+if TYPE_CHECKING:
+    from .case import Case
+    from .measurement import Measurement, NotRun
+
+
 # Every variant, pool, source, normalisation, aggregate and damping rule occurs, and every interaction of two that matters.
-OPTION_SETS = (
+OPTION_SETS: tuple[dict[str, Any], ...] = (
     {},
     {"fisher_pool": "pooled", "normalize_gj": "per_token"},
     {"include_bias": True, "aggregate": "mean"},
@@ -40,18 +50,18 @@ DEGREES = {
 
 
 @check
-def check_reference_scores(case):
+def check_reference_scores(case: Case) -> Measurement | NotRun:
     """Scores equal the definitions written out, for every variant, source, normalisation and damping rule."""
     return _as_written_out(case, OPTION_SETS, "score")
 
 
 @check
-def check_foreign_fisher(case):
+def check_foreign_fisher(case: Case) -> Measurement | NotRun:
     """Scores normalised by B's Fisher equal the definitions written out."""
     return _as_written_out(case, FOREIGN_OPTION_SETS, "foreign fisher")
 
 
-def _as_written_out(case, option_sets, kind):
+def _as_written_out(case: Case, option_sets: Sequence[Mapping[str, Any]], kind: str) -> Measurement:
     comparison = Comparison()
     held = case.collect()
     (grads_a, tokens_a), (grads_b, tokens_b) = case.reference("a"), case.reference("b")
@@ -77,7 +87,7 @@ def _as_written_out(case, option_sets, kind):
 
 
 @check
-def check_marginal_identity(case):
+def check_marginal_identity(case: Case) -> Measurement | NotRun:
     """Averaged over A with A's own Fisher, an unsigned score is the L1 norm of B's gradient: nothing of A is left."""
     comparison = Comparison()
     held = case.collect()
@@ -98,7 +108,7 @@ def check_marginal_identity(case):
 
 
 @check
-def check_bounds(case):
+def check_bounds(case: Case) -> Measurement | NotRun:
     """``0 <= C_ik / F_k <= n_A``, so a score is at most n_A times the L1 norm of B's gradient; 2 n_A when pooled."""
     comparison = Comparison()
     held = case.collect()
@@ -118,7 +128,7 @@ def check_bounds(case):
 
 
 @check
-def check_head_additivity(case):
+def check_head_additivity(case: Case) -> Measurement | NotRun:
     """Heads add up to the weights that hold them, uncut: kv heads once, and query heads to H / H_kv times K and V."""
     if outside := case.gated():
         return outside
@@ -129,7 +139,7 @@ def check_head_additivity(case):
         found = case.heatmap(held, variant=variant, ridge_lambda_rel=0.0)
         for layout in case.layouts():
             place = found.layers.index(layout.layer)
-            sums, repeats = {}, layout.num_heads // layout.num_kv_heads
+            sums, repeats = {}, layout.num_heads // layout.num_kv_heads  # type: ignore[var-annotated]  # filled below
             for projection in layout.projections:
                 # A layer with fewer kv heads than another has no slices at the end of the axis.
                 part = found.arrays[projection.block][:, :, place, : projection.num_units].sum(-1)
@@ -143,7 +153,14 @@ def check_head_additivity(case):
     return comparison.measurement(case.bound("score"))
 
 
-def _uncut(variant, name, grads_a, tokens_a, grads_b, tokens_b):
+def _uncut(
+    variant: str,
+    name: str,
+    grads_a: Sequence[dict[str, np.ndarray]],
+    tokens_a: Sequence[int],
+    grads_b: Sequence[dict[str, np.ndarray]],
+    tokens_b: Sequence[int],
+) -> np.ndarray:
     """Scores over a whole stored weight, written out in float64, Fisher from A without damping."""
     g_a, g_b = (np.stack([g[name].ravel() for g in grads]) for grads in (grads_a, grads_b))
     h_a, h_b = (g / np.sqrt(t)[:, None] for g, t in ((g_a, np.array(tokens_a)), (g_b, np.array(tokens_b))))
@@ -159,7 +176,7 @@ def _uncut(variant, name, grads_a, tokens_a, grads_b, tokens_b):
 
 
 @check
-def check_loss_scale(case):
+def check_loss_scale(case: Case) -> Measurement | NotRun:
     """Doubling a task's loss multiplies scores by 2 to the variant's degree: exactly, as 2 is exact in floating point."""
     comparison = Comparison()
     doubled = scaled_loss(case.loss_fn, 2.0)
@@ -170,7 +187,7 @@ def check_loss_scale(case):
     one = case.layouts()[-1]
     where = {"layers": [one.layer], "heads": some(one.num_heads, 2)}
     for pool, degrees in DEGREES.items():
-        for variant, degree in degrees.items():
+        for variant, degree in degrees.items():  # type: ignore[attr-defined]  # a dictionary of mixed values
             options = {"variant": variant, "fisher_pool": pool, **where}
             base = case.heatmap(plain, **options)
             pairs = [(both, degree)] if pool == "pooled" else [(more_a, degree[0]), (more_b, degree[1])]
@@ -184,7 +201,7 @@ def check_loss_scale(case):
 
 
 @check
-def check_symmetry(case):
+def check_symmetry(case: Case) -> Measurement | NotRun:
     """|signed| <= symmetric; both, and dot, are the same read from B to A when the Fisher is pooled; unsigned is not."""
     comparison = Comparison()
     held = case.collect()
@@ -203,7 +220,7 @@ def check_symmetry(case):
 
 
 @check
-def check_lift(case):
+def check_lift(case: Case) -> Measurement | NotRun:
     """Lift is the ratio written out, 1 for even gradients, and does not move when a sample is rescaled."""
     comparison = Comparison()
     (grads_a, _), (grads_b, _) = case.reference("a"), case.reference("b")
@@ -226,7 +243,7 @@ def check_lift(case):
 
 
 @check
-def check_tiles(case):
+def check_tiles(case: Case) -> Measurement | NotRun:
     """How a slice is cut into tiles does not matter."""
     comparison = Comparison()
     held = case.collect()

@@ -1,8 +1,12 @@
 """Laws of the store: what is read is what was collected, bit for bit, and an interruption changes nothing."""
 
+from __future__ import annotations
+
 import hashlib
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -10,9 +14,17 @@ from .. import collector, gradients, losses
 from .measurement import Comparison
 from .registry import check
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..geometry import Projection
+    from ..samples import Sample
+    from .case import Case
+    from .measurement import Measurement, NotRun
+
 
 @check
-def check_store_keeps(case):
+def check_store_keeps(case: Case) -> Measurement | NotRun:
     """A store gives back the ids, counts and slices of memory, bit for bit; whole float32 gradients but for rounding."""
     comparison, single = Comparison(), case.precision == "single"
     held = case.collect(micro_batch=1)
@@ -35,7 +47,7 @@ def check_store_keeps(case):
 
 
 @check
-def check_store_resumes(case):
+def check_store_resumes(case: Case) -> Measurement | NotRun:
     """A collection that stops in any pass and is run again leaves the same files, byte for byte, as one that does not."""
     comparison = Comparison()
     with tempfile.TemporaryDirectory(prefix="qkov-") as folder:
@@ -57,11 +69,11 @@ class _Stopped(Exception):
     """Stands for whatever ends a process."""
 
 
-def _collect(case, folder, *, stop=None):
+def _collect(case: Case, folder: str | Path, *, stop: int | None = None) -> int:
     """Collect both tasks into a store, one sample a pass; fail in pass ``stop``; return the number of passes."""
     loss_fn, count = case.loss_fn or losses.causal_lm_loss, [0]
 
-    def counted(model, batch):
+    def counted(model: nn.Module, batch: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         if count[0] == stop:
             raise _Stopped
         count[0] += 1
@@ -73,7 +85,7 @@ def _collect(case, folder, *, stop=None):
     return count[0]
 
 
-def _slices(sample, projection):
+def _slices(sample: Sample, projection: Projection) -> torch.Tensor:
     """All slices of a projection, as scoring makes them, ``[units, width, other]``."""
     dtype = gradients.widened(sample.factors[projection.module_name].deltas[:0]).dtype
     other = projection.weight_shape[1 - projection.head_axis]
@@ -83,6 +95,6 @@ def _slices(sample, projection):
     return found
 
 
-def _digests(folder):
+def _digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

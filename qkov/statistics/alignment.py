@@ -34,7 +34,9 @@ class Alignment:
     note: str = _NOTE
 
 
-def alignment_exploratory(g_a, g_b, *, seed, width=None, n_permutations=999):
+def alignment_exploratory(
+    g_a: np.ndarray, g_b: np.ndarray, *, seed: int, width: float | None = None, n_permutations: int = 999
+) -> Alignment:
     """Correlate the Fisher diagonals of two tasks.
 
     Args:
@@ -59,7 +61,7 @@ def alignment_exploratory(g_a, g_b, *, seed, width=None, n_permutations=999):
         if isinstance(rows, bool) or not isinstance(rows, numbers.Integral) or rows < 1 or size % rows:
             raise StatisticsError(f"width={width!r}; expected a divisor of the {size} parameters of a slice.")
         logs = [np.log(slices.damped(np.square(slices.unit(one)).mean(0))).reshape(rows, -1) for one in (one_a, one_b)]
-        orders = np.argsort(relabelings.raw_words(number, rows, seed, stream=8), axis=1, kind="stable")
+        orders = np.argsort(relabelings.raw_words(number, rows, seed, stream=8), axis=1, kind="stable")  # type: ignore[arg-type]  # checked here
         observed = splits.correlation(logs[0].ravel(), logs[1].ravel())
         null = np.array([splits.correlation(logs[0].ravel(), logs[1][order].ravel()) for order in orders])
         found.append(observed)

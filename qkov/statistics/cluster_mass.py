@@ -15,11 +15,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ShapeError, StatisticsError
 from . import head_result, multiplicity
+
+if TYPE_CHECKING:
+    from .head_result import HeadTest
+
 
 NOTE = (
     "a cluster says that there is an effect somewhere, not where: 27 to 32 % of the layers in significant clusters had none "
@@ -54,7 +59,7 @@ class ClusterMass:
     note: str = NOTE
 
 
-def test_cluster_mass(head_test, layer_of_slice, *, threshold):
+def test_cluster_mass(head_test: HeadTest, layer_of_slice: np.ndarray, *, threshold: float) -> ClusterMass:
     """Test stretches of layers with the statistics and relabelings of a test of slices.
 
     Args:
@@ -98,10 +103,10 @@ def test_cluster_mass(head_test, layer_of_slice, *, threshold):
     )
 
 
-test_cluster_mass.__test__ = False  # pytest collects functions by name
+test_cluster_mass.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions by name
 
 
-def components(statistics, of_slice, threshold):
+def components(statistics: np.ndarray, of_slice: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Find the connected components of every row, all rows as one graph without edges between them.
 
     Slices of one layer are joined, so that a layer is one node: the sum of its slices above the threshold.
@@ -130,5 +135,5 @@ def components(statistics, of_slice, threshold):
     return component.reshape(mass.shape), np.bincount(component, weights=mass.ravel())
 
 
-def _largest(component, masses):
+def _largest(component: np.ndarray, masses: np.ndarray) -> np.ndarray:
     return masses[component].max(1)

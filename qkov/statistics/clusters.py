@@ -6,7 +6,9 @@ cases. Pairs of samples are never a unit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,20 +30,20 @@ class Clusters:
     labels: tuple | None
 
     @property
-    def number(self):
+    def number(self) -> int:
         """How many clusters there are."""
         return int(self.codes.max()) + 1
 
     @property
-    def sizes(self):
+    def sizes(self) -> np.ndarray:
         """Samples per cluster."""
         return np.bincount(self.codes)
 
-    def means(self, values):
+    def means(self, values: np.ndarray) -> np.ndarray:
         """Average ``[samples, ...]`` within clusters, ``[clusters, ...]``."""
         return self.sums(values) / self.sizes.reshape(-1, *[1] * (values.ndim - 1))
 
-    def sums(self, values):
+    def sums(self, values: np.ndarray) -> np.ndarray:
         """Add ``[samples, ...]`` within clusters, ``[clusters, ...]``."""
         if self.number == len(self.codes):  # codes count up in the order of first appearance
             return np.array(values, dtype=np.float64)
@@ -50,7 +52,7 @@ class Clusters:
         return total
 
 
-def read_clusters(clusters, num_samples, name, *, minimum=2):
+def read_clusters(clusters: Sequence[Any] | str | None, num_samples: int, name: str, *, minimum: int = 2) -> Clusters:
     """Read the word "iid" or one label per sample.
 
     Args:
@@ -93,7 +95,7 @@ def read_clusters(clusters, num_samples, name, *, minimum=2):
     return found
 
 
-def require_disjoint(first, second, first_name, second_name):
+def require_disjoint(first: Clusters, second: Clusters, first_name: str, second_name: str) -> None:
     """Raise where a cluster has samples in both tasks: then their labels cannot be exchanged cluster by cluster."""
     shared = sorted(set(first.labels or ()) & set(second.labels or ()), key=str)
     if shared:

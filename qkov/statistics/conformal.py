@@ -32,7 +32,7 @@ class ConformalSamples:
     level: float
 
 
-def conformal_samples(scores_a, scores_r, *, q=0.1):
+def conformal_samples(scores_a: np.ndarray, scores_r: np.ndarray, *, q: float = 0.1) -> ConformalSamples:
     r"""Compare each sample of A with a reference.
 
     .. math:: p_i = \frac{1 + \#\{r \in R : s_r \ge s_i\}}{1 + n_R}

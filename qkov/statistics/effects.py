@@ -2,13 +2,19 @@ r"""How large an effect is, beside how sure: ratios and probabilities with a mea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import StatisticsError
 from . import slices
 from .clusters import read_clusters, require_disjoint
+
+if TYPE_CHECKING:
+    from ..option_types import Slices
+    from .clusters import Clusters
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,15 @@ class CrossWithin:
     of_ceiling: np.ndarray
 
 
-def source_effect(g_a, g_r, g_b, *, clusters_a, clusters_r, level=0.95):
+def source_effect(
+    g_a: Slices,
+    g_r: Slices,
+    g_b: Slices,
+    *,
+    clusters_a: Sequence[Any] | str | None,
+    clusters_r: Sequence[Any] | str | None,
+    level: float = 0.95,
+) -> SourceEffect:
     """Measure how much more A is a source of what B changes than R; what :func:`~qkov.statistics.test_source` tests.
 
     Args:
@@ -69,7 +83,7 @@ def source_effect(g_a, g_r, g_b, *, clusters_a, clusters_r, level=0.95):
     return effect_of_lifts(lifts, a, r, level=level)
 
 
-def effect_of_lifts(lifts, a, r, *, level=0.95):
+def effect_of_lifts(lifts: np.ndarray, a: Clusters, r: Clusters, *, level: float = 0.95) -> SourceEffect:
     """Measure the effect from scores that are there already, ``[samples of A and then of R, slices]``."""
     from scipy import stats
 
@@ -85,10 +99,18 @@ def effect_of_lifts(lifts, a, r, *, level=0.95):
     half = stats.t.ppf((1 + level) / 2, df) * np.sqrt(errors[0] + errors[1])
     above = of_a[:, None] - of_r[None]
     wins = np.where(np.isnan(above), np.nan, (above > 0) + 0.5 * (above == 0)).mean((0, 1))
-    return SourceEffect(*np.exp([difference, difference - half, difference + half]), level, wins)
+    return SourceEffect(*np.exp([difference, difference - half, difference + half]), level, wins)  # type: ignore[call-arg]  # unpacked, and counted by the callee
 
 
-def cross_within(g_a, g_b, *, clusters_a, clusters_b, seed, n_splits=20):
+def cross_within(
+    g_a: np.ndarray,
+    g_b: np.ndarray,
+    *,
+    clusters_a: Sequence[Any] | str | None,
+    clusters_b: Sequence[Any] | str | None,
+    seed: int,
+    n_splits: int = 20,
+) -> CrossWithin:
     """Measure how alike two tasks are; what :func:`~qkov.statistics.test_exchange` tests.
 
     Args:

@@ -8,17 +8,35 @@ The statistics of all relabelings of a slice are one matrix product, see :mod:`q
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from ..formula import require_choice
 from . import head_result, pair_forms, relabelings, slices
 from .clusters import read_clusters, require_disjoint
 
+if TYPE_CHECKING:
+    from ..option_types import Slices
+    from .clusters import Clusters
+    from .head_result import HeadTest
+
+
 STATISTICS = ("sym", "asym")
 SCALE_DRAWS = 512
 
 
-def test_exchange(g_a, g_b, *, clusters_a, clusters_b, statistic="sym", n_permutations=None, seed):
+def test_exchange(
+    g_a: Slices,
+    g_b: Slices,
+    *,
+    clusters_a: Sequence[Any] | str | None,
+    clusters_b: Sequence[Any] | str | None,
+    statistic: str = "sym",
+    n_permutations: int | None = None,
+    seed: int,
+) -> HeadTest:
     r"""Test for every slice whether two tasks are identically distributed.
 
     .. math:: sym = \overline{AA} + \overline{BB} - \overline{AB} - \overline{BA}, \quad
@@ -56,7 +74,7 @@ def test_exchange(g_a, g_b, *, clusters_a, clusters_b, statistic="sym", n_permut
     return test.result()
 
 
-test_exchange.__test__ = False  # pytest collects functions by name
+test_exchange.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions by name
 
 
 class Exchange:
@@ -68,7 +86,16 @@ class Exchange:
         statistic, n_permutations, seed: As for :func:`test_exchange`.
     """
 
-    def __init__(self, num_slices, a, b, *, statistic="sym", n_permutations=None, seed):
+    def __init__(
+        self,
+        num_slices: int,
+        a: Clusters,
+        b: Clusters,
+        *,
+        statistic: str = "sym",
+        n_permutations: int | None = None,
+        seed: int,
+    ) -> None:
         number = relabelings.default_number(num_slices) if n_permutations is None else n_permutations
         drawn = relabelings.draw(a.number, b.number, number, seed)
         sizes = np.concatenate([a.sizes, b.sizes])
@@ -88,7 +115,7 @@ class Exchange:
         self._null = np.full((len(drawn.first), num_slices), np.nan)
         self._next = 0
 
-    def add(self, pairs):
+    def add(self, pairs: np.ndarray) -> None:
         """Take the next slice's scores of all pairs, ``[samples of A and then of B, the same]``."""
         one, self._next = self._next, self._next + 1
         if np.isnan(pairs).any():
@@ -105,7 +132,7 @@ class Exchange:
         self._null[:, one] = (value(self._all) - centre) / scale
         self._effects[one] = effect(pairs, self._codes, self._tasks[0].number, self._statistic)
 
-    def result(self):
+    def result(self) -> HeadTest:
         """Return the :class:`~qkov.statistics.head_result.HeadTest` of the slices taken so far."""
         a, b = self._tasks
         return head_result.assemble(
@@ -136,7 +163,7 @@ _WORDS = {
 }
 
 
-def effect(pairs, codes, num_a, statistic):
+def effect(pairs: np.ndarray, codes: np.ndarray, num_a: int, statistic: str) -> float:
     """Return a log ratio of mean scores over pairs of samples of different clusters."""
     is_a = codes < num_a
     apart = codes[:, None] != codes[None]

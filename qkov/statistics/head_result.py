@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import StatisticsWarning
 from . import multiplicity
+
+if TYPE_CHECKING:
+    from .relabelings import Relabelings
+
 
 ALPHA = 0.05
 ALTERNATIVES = ("greater", "less", "two-sided")
@@ -56,7 +62,7 @@ class HeadTest:
     seed: int
     warnings: tuple[str, ...] = ()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         tested = int((~np.isnan(self.p)).sum())
         return (
             f"HeadTest({tested} slices, {self.n_permutations} relabelings of {self.unit}: "
@@ -65,12 +71,12 @@ class HeadTest:
         )
 
 
-def directed(values, alternative):
+def directed(values: np.ndarray, alternative: str) -> np.ndarray:
     """Turn statistics so that large ones speak against the null."""
     return {"greater": values, "less": -values, "two-sided": np.abs(values)}[alternative]
 
 
-def smallest_p(relabelings, *, symmetric):
+def smallest_p(relabelings: Relabelings, *, symmetric: bool) -> float:
     """Return the smallest p value that can come out.
 
     Args:
@@ -81,7 +87,18 @@ def smallest_p(relabelings, *, symmetric):
     return 2 * smallest if symmetric and relabelings.exhaustive else smallest
 
 
-def assemble(observed, effect, null, relabelings, *, alternative, symmetric, seed, notes=(), **words):
+def assemble(
+    observed: np.ndarray,
+    effect: np.ndarray,
+    null: np.ndarray,
+    relabelings: Relabelings,
+    *,
+    alternative: str,
+    symmetric: bool,
+    seed: int,
+    notes: Sequence[str] = (),
+    **words: Any,
+) -> HeadTest:
     """Turn statistics and their null into a :class:`HeadTest`, and give its warnings.
 
     Args:
@@ -121,7 +138,7 @@ def assemble(observed, effect, null, relabelings, *, alternative, symmetric, see
     )
 
 
-def _impossible(num_tested, least, relabelings):
+def _impossible(num_tested: int, least: float, relabelings: Relabelings) -> Iterator[str]:
     """Say which rejections cannot happen, however strong the data."""
     more = "no more relabelings exist: collect more clusters" if relabelings.exhaustive else "ask for more permutations"
     if least > ALPHA:

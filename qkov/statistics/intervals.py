@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +13,12 @@ from ..errors import ShapeError, StatisticsError, StatisticsWarning
 from ..formula import require_choice
 from . import jackknife, multiplicity, relabelings, slices
 from .clusters import read_clusters
+
+if TYPE_CHECKING:
+    from ..option_types import Slices
+    from .clusters import Clusters
+    from .jackknife import LeftOut
+
 
 METHODS = ("jackknife", "pigeonhole")
 BOOTSTRAP_DRAWS = 2000
@@ -68,17 +76,17 @@ class Contrast:
 
 
 def confidence_interval(
-    g_a,
-    g_b,
+    g_a: Slices,
+    g_b: Slices,
     *,
-    clusters_a,
-    clusters_b,
-    estimand="lift",
-    method="jackknife",
-    level=0.95,
-    seed=None,
-    n_draws=BOOTSTRAP_DRAWS,
-):
+    clusters_a: Sequence[Any] | str | None,
+    clusters_b: Sequence[Any] | str | None,
+    estimand: str = "lift",
+    method: str = "jackknife",
+    level: float = 0.95,
+    seed: int | None = None,
+    n_draws: int = BOOTSTRAP_DRAWS,
+) -> Interval:
     r"""Give the score of every slice with an interval.
 
     Args:
@@ -110,7 +118,7 @@ def confidence_interval(
     return interval_of(jackknife.leave_out(g_a, g_b, a, b, estimand), estimand=estimand, level=level)
 
 
-def interval_of(left, *, estimand, level):
+def interval_of(left: LeftOut, *, estimand: str, level: float) -> Interval:
     r"""Turn log scores with clusters left out (:class:`~qkov.statistics.jackknife.LeftOut`) into an :class:`Interval`.
 
     .. math:: \theta_{bc} \, e^{\pm t_{df} \sqrt V}
@@ -132,7 +140,17 @@ def interval_of(left, *, estimand, level):
     )
 
 
-def head_contrast(g_a, g_b, *, clusters_a, clusters_b, layer_of_slice, estimand="lift", adjust="holm", level=0.95):
+def head_contrast(
+    g_a: Slices,
+    g_b: Slices,
+    *,
+    clusters_a: Sequence[Any] | str | None,
+    clusters_b: Sequence[Any] | str | None,
+    layer_of_slice: Sequence[tuple[str, int] | int | str],
+    estimand: str = "lift",
+    adjust: str = "holm",
+    level: float = 0.95,
+) -> Contrast:
     r"""Compare every head with the mean of the other heads of its layer.
 
     .. math:: \theta_h = \log lift_h - \frac{1}{H - 1} \sum_{h' \ne h} \log lift_{h'}
@@ -166,7 +184,9 @@ def head_contrast(g_a, g_b, *, clusters_a, clusters_b, layer_of_slice, estimand=
     return contrast_of(left, layer_of_slice, estimand=estimand, adjust=adjust, level=level)
 
 
-def contrast_of(left, layer_of_slice, *, estimand, adjust, level):
+def contrast_of(
+    left: LeftOut, layer_of_slice: Sequence[tuple[str, int] | int | str], *, estimand: str, adjust: str, level: float
+) -> Contrast:
     """Turn log scores with clusters left out (:class:`~qkov.statistics.jackknife.LeftOut`) into a :class:`Contrast`."""
     from scipy import stats
 
@@ -203,7 +223,9 @@ _NOTES = {
 }
 
 
-def _both(g_a, g_b, clusters_a, clusters_b):
+def _both(
+    g_a: Slices, g_b: Slices, clusters_a: Sequence[Any] | str | None, clusters_b: Sequence[Any] | str | None
+) -> tuple[Clusters, Clusters]:
     a = read_clusters(clusters_a, slices.num_samples("g_a", g_a), "task A")
     b = read_clusters(clusters_b, slices.num_samples("g_b", g_b), "task B")
     fewest = min(a.number, b.number)
@@ -216,12 +238,14 @@ def _both(g_a, g_b, clusters_a, clusters_b):
     return a, b
 
 
-def _require_level(level):
+def _require_level(level: float) -> None:
     if not 0 < level < 1:
         raise StatisticsError(f"level={level!r}; expected a coverage between 0 and 1, such as 0.95.")
 
 
-def _contrast_weights(layer_of_slice, known):
+def _contrast_weights(
+    layer_of_slice: Sequence[tuple[str, int] | int | str], known: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return weights ``[slices, slices]`` of each slice against the others of its layer, and which have no others."""
     layers = list(layer_of_slice)
     if len(layers) != len(known):
@@ -235,7 +259,9 @@ def _contrast_weights(layer_of_slice, known):
     return weights, alone
 
 
-def _pigeonhole(g_a, g_b, a, b, estimand, level, seed, draws):
+def _pigeonhole(
+    g_a: Slices, g_b: Slices, a: Clusters, b: Clusters, estimand: str, level: float, seed: int, draws: int
+) -> tuple[np.ndarray, ...]:
     """Resample clusters of both sides independently; u and v, and so F, stay as they are."""
     times_a, times_b = (_resampled(side.number, draws, seed, stream) for stream, side in ((2, a), (3, b)))
     columns = []
@@ -254,7 +280,15 @@ def _pigeonhole(g_a, g_b, a, b, estimand, level, seed, draws):
     return every[0], ends[0], ends[1]
 
 
-def _weighted(times_a, times_b, u, v, sizes_a, sizes_b, estimand):
+def _weighted(
+    times_a: np.ndarray,
+    times_b: np.ndarray,
+    u: np.ndarray,
+    v: np.ndarray,
+    sizes_a: np.ndarray,
+    sizes_b: np.ndarray,
+    estimand: str,
+) -> np.ndarray:
     """Score with every cluster taken some times, ``[draws]``."""
     across = ((times_a @ (u @ v.T)) * times_b).sum(1)
     n_a, n_b, size = times_a @ sizes_a, times_b @ sizes_b, u.shape[1]
@@ -263,7 +297,7 @@ def _weighted(times_a, times_b, u, v, sizes_a, sizes_b, estimand):
     return size * across / ((times_a @ u.sum(1)) * (times_b @ v.sum(1)))
 
 
-def _resampled(count, draws, seed, stream):
+def _resampled(count: int, draws: int, seed: int, stream: int) -> np.ndarray:
     """How often each cluster is drawn, ``[draws, clusters]``; from raw words, so the same on every machine."""
     words = relabelings.raw_words(draws, count, seed, stream)
     picked = ((words >> np.uint64(32)) * np.uint64(count)) >> np.uint64(32)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ShapeError
 from . import head_result, multiplicity
+
+if TYPE_CHECKING:
+    from .head_result import HeadTest
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class LayerTest:
     null_statement: str
 
 
-def test_layers(head_test, layer_of_slice):
+def test_layers(head_test: HeadTest, layer_of_slice: Sequence[int | str]) -> LayerTest:
     """Test layers with the statistics and relabelings of a test of slices.
 
     Args:
@@ -73,4 +78,4 @@ def test_layers(head_test, layer_of_slice):
     )
 
 
-test_layers.__test__ = False  # pytest collects functions by name
+test_layers.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions by name

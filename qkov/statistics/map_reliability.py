@@ -5,7 +5,9 @@ The seeds' averaged heatmap is stable (reliability .98) and says nothing about t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +15,10 @@ from ..errors import ShapeError
 from ..formula import require_choice
 from . import jackknife, slices, splits
 from .clusters import read_clusters
+
+if TYPE_CHECKING:
+    from ..option_types import Slices
+    from .clusters import Clusters
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,17 @@ FEWEST_SLICES = 3
 """A correlation over two slices is 1 or -1 whatever they hold."""
 
 
-def reliability(g_a, g_b, *, clusters_a, clusters_b, seed, g_other=None, estimand="lift", n_splits=100):
+def reliability(
+    g_a: Slices,
+    g_b: Slices,
+    *,
+    clusters_a: Sequence[Any] | str | None,
+    clusters_b: Sequence[Any] | str | None,
+    seed: int,
+    g_other: Slices | None = None,
+    estimand: str = "lift",
+    n_splits: int = 100,
+) -> Reliability:
     r"""Measure reliability and validity of a map of slices.
 
     Args:
@@ -82,16 +98,16 @@ class MapReliability:
         seed, estimand, n_splits: As for :func:`reliability`.
     """
 
-    def __init__(self, a, b, *, seed, estimand="lift", n_splits=100):
+    def __init__(self, a: Clusters, b: Clusters, *, seed: int, estimand: str = "lift", n_splits: int = 100) -> None:
         require_choice("estimand", estimand, ESTIMANDS)
         self._a, self._b, self._estimand = a, b, estimand
         halves_a, halves_b = (
             splits.draw_halves(side.number, n_splits, seed, stream) for stream, side in ((6, a), (7, b))
         )
         self._halves = list(zip(halves_a, halves_b, strict=True))
-        self._maps, self._first, self._second, self._norms, self._swapped = [], [], [], [], []
+        self._maps, self._first, self._second, self._norms, self._swapped = [], [], [], [], []  # type: ignore[var-annotated]  # filled below
 
-    def add(self, one_a, one_b, one_other=None):
+    def add(self, one_a: np.ndarray, one_b: np.ndarray, one_other: np.ndarray | None = None) -> None:
         """Take the next slice, ``[samples, parameters]`` of every task.
 
         It is left out where a sample has no gradient, or the tasks, or halves of them, share no parameter.
@@ -116,11 +132,11 @@ class MapReliability:
             self._swapped.append(np.nan if other.dead else _map(other, every, of_b, every_b, score))
 
     @property
-    def num_slices(self):
+    def num_slices(self) -> int:
         """How many slices were taken in."""
         return len(self._maps)
 
-    def result(self):
+    def result(self) -> Reliability:
         """Return the :class:`Reliability` of the slices taken so far."""
         if len(self._maps) < FEWEST_SLICES:
             raise ShapeError(
@@ -139,7 +155,7 @@ class MapReliability:
         )
 
 
-def _swap_change(maps, swapped):
+def _swap_change(maps: np.ndarray, swapped: np.ndarray) -> float:
     known = ~np.isnan(swapped)
     if known.sum() < FEWEST_SLICES:
         return np.nan
@@ -157,23 +173,23 @@ class _Sums:
     dead: bool
 
     @classmethod
-    def of(cls, grads, clusters):
+    def of(cls, grads: np.ndarray, clusters: Clusters) -> _Sums:
         unit = slices.unit(grads)
         raw = clusters.sums(np.abs(grads))
         return cls(
             clusters.sums(np.square(unit)), clusters.sums(np.abs(unit)), raw, clusters.sizes, not unit.any(1).all()
         )
 
-    def count(self, chosen):
+    def count(self, chosen: np.ndarray) -> int:
         """How many samples some clusters hold."""
         return self.sizes[chosen].sum()
 
-    def mean(self, name, chosen):
+    def mean(self, name: str, chosen: np.ndarray) -> np.ndarray:
         """Mean over the samples of some clusters; a product with 0 and 1, which copies no rows."""
         return chosen.astype(np.float64) @ getattr(self, name) / self.count(chosen)
 
 
-def _map(of_a, chosen_a, of_b, chosen_b, estimand):
+def _map(of_a: _Sums, chosen_a: np.ndarray, of_b: _Sums, chosen_b: np.ndarray, estimand: str) -> float:
     """Return the log score of one slice, from some clusters of each task."""
     if estimand == "marginal":
         return slices.log(of_b.mean("raw", chosen_b).sum())

@@ -12,7 +12,7 @@ TIES = 1e-10
 METHODS = ("fdr_bh", "fdr_by", "holm", "bonferroni")
 
 
-def adjust(p, method="fdr_bh"):
+def adjust(p: np.ndarray, method: str = "fdr_bh") -> np.ndarray:
     """Adjust p values for the number of hypotheses, as ``statsmodels.stats.multitest.multipletests`` does.
 
     Args:
@@ -41,14 +41,14 @@ def adjust(p, method="fdr_bh"):
     return adjusted
 
 
-def _holm(p):
+def _holm(p: np.ndarray) -> np.ndarray:
     order = np.argsort(p, kind="stable")
     adjusted = np.empty(len(p))
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
     return adjusted
 
 
-def reaches(values, observed, *, unit=0.0):
+def reaches(values: np.ndarray, observed: float, *, unit: float = 0.0) -> np.ndarray:
     """Tell which values are at least the observed one, ties counted.
 
     Args:
@@ -59,12 +59,12 @@ def reaches(values, observed, *, unit=0.0):
     return values >= observed - TIES * np.maximum(np.maximum(np.abs(observed), np.abs(values)), unit)
 
 
-def exceedances(null, observed) -> int:
+def exceedances(null: np.ndarray, observed: float) -> int:
     """Count statistics under relabelings that are at least the observed one."""
     return int(reaches(null, observed, unit=1.0).sum())
 
 
-def permutation_p(observed, null):
+def permutation_p(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
     r"""Return :math:`p = (1 + \#\{T^* \ge T\}) / (1 + P)`: never 0, as the given labelling is one of the relabelings.
 
     Args:
@@ -75,7 +75,7 @@ def permutation_p(observed, null):
     return np.where(np.isnan(observed), np.nan, (1 + np.array(counts, dtype=np.float64)) / (1 + len(null)))
 
 
-def step_down(observed, null):
+def step_down(observed: np.ndarray, null: np.ndarray) -> np.ndarray:
     r"""Return family-wise p values by step-down max-T (Westfall and Young 1993, algorithm 4.1).
 
     Slices in the order of their statistics; each is compared with the largest null value among itself and all slices

@@ -36,7 +36,7 @@ class Labellings:
     pairs_ab: np.ndarray
 
     @classmethod
-    def of(cls, first, sizes):
+    def of(cls, first: np.ndarray, sizes: np.ndarray | tuple[int, ...]) -> Labellings:
         """Count the pairs of labellings, bool ``[labellings, clusters]``, of clusters with these sizes."""
         sizes = np.asarray(sizes, dtype=np.float64)
         in_a, squares_a = first @ sizes, first @ sizes**2
@@ -62,7 +62,7 @@ class PairForm:
     leaning_step: float
 
     @classmethod
-    def of(cls, scores, codes):
+    def of(cls, scores: np.ndarray, codes: np.ndarray) -> PairForm:
         """Sum ``[samples, samples]`` within pairs of clusters, centre and round them.
 
         Args:
@@ -81,7 +81,7 @@ class PairForm:
         leaning, leaning_step = _rounded(sums - sums.T)
         return cls(grid.astype(np.float32), leaning.sum(1), step, leaning_step)
 
-    def sym(self, labellings):
+    def sym(self, labellings: Labellings) -> np.ndarray:
         r"""Return :math:`\overline{AA} + \overline{BB} - \overline{AB} - \overline{BA}`, float64 ``[labellings]``."""
         rows = self.grid.sum(1, dtype=np.float64)
         within = np.concatenate([
@@ -95,12 +95,12 @@ class PairForm:
             within / labellings.pairs_aa + outside / labellings.pairs_bb - 2 * across / labellings.pairs_ab
         )
 
-    def asym(self, labellings):
+    def asym(self, labellings: Labellings) -> np.ndarray:
         r"""Return :math:`\overline{AB} - \overline{BA}`, float64 ``[labellings]``: pairs within A or within B cancel."""
         return self.leaning_step * (labellings.first @ self.leaning) / labellings.pairs_ab
 
 
-def _rounded(values):
+def _rounded(values: np.ndarray) -> tuple[np.ndarray, float]:
     """Round a symmetric or antisymmetric matrix to whole multiples of a step; return both."""
     largest = np.abs(values).max()
     if not largest > 0:

@@ -10,6 +10,7 @@ import itertools
 import math
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,12 +35,12 @@ class Relabelings:
     exhaustive: bool
 
 
-def default_number(num_slices):
+def default_number(num_slices: int) -> int:
     """Return how many relabelings to draw: twice what a rejection by BH at 0.05 needs, and at least 9,999."""
     return max(DEFAULT, 2 * math.ceil(num_slices / ALPHA))
 
 
-def draw(num_first, num_second, number, seed):
+def draw(num_first: int, num_second: int, number: int, seed: int) -> Relabelings:
     """Draw relabelings that keep the number of clusters on both sides, or list all of them where no more exist.
 
     Args:
@@ -61,20 +62,20 @@ def draw(num_first, num_second, number, seed):
     return Relabelings(_random(num_first, total, number, seed), num_distinct, False)
 
 
-def draw_apart(num_first, num_second, number, seed):
+def draw_apart(num_first: int, num_second: int, number: int, seed: int) -> np.ndarray:
     """Draw relabelings that do not depend on those of :func:`draw` with the same seed, the given one never left out."""
     number, seed = checked_number(number), checked_seed(seed)
     return _random(num_first, num_first + num_second, number, seed, stream=1)
 
 
-def checked_seed(seed):
+def checked_seed(seed: int | None) -> int:
     """Return a seed as a plain int.
 
     Raises:
         StatisticsError: If it is None, no int, or negative.
     """
     try:
-        value = -1 if isinstance(seed, bool) else operator.index(seed)
+        value = -1 if isinstance(seed, bool) else operator.index(seed)  # type: ignore[arg-type]  # checked here
     except TypeError:
         value = -1
     if value < 0:
@@ -82,7 +83,7 @@ def checked_seed(seed):
     return value
 
 
-def checked_number(number, name="n_permutations"):
+def checked_number(number: int, name: str = "n_permutations") -> int:
     """Return a number of relabelings, draws or splits as a plain int, at least 1."""
     try:
         value = 0 if isinstance(number, bool) else operator.index(number)
@@ -93,13 +94,13 @@ def checked_number(number, name="n_permutations"):
     return value
 
 
-def raw_words(rows, columns, seed, stream):
+def raw_words(rows: int, columns: int, seed: Any, stream: int) -> np.ndarray:
     """Return uint64 ``[rows, columns]``: the stream of a seed and of a purpose, which no other purpose shares."""
     key = (stream << 64) + seed % 2**64  # one int of 128 bits: a list would pass through float64 above 2^63
     return np.random.Philox(key=key).random_raw(rows * columns).reshape(rows, columns)
 
 
-def _random(num_first, total, number, seed, stream=0):
+def _random(num_first: int, total: int, number: int, seed: int, stream: int = 0) -> np.ndarray:
     words = raw_words(number, total, seed, stream)
     order = np.argsort(words, axis=1, kind="stable")
     first = np.zeros((number, total), dtype=bool)

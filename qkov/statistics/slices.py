@@ -11,17 +11,22 @@ Norms are taken within the slice, so one loud sample, or one that is loud elsewh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import NonFiniteError, ShapeError
 
+if TYPE_CHECKING:
+    from ..option_types import Slices
+
+
 RELATIVE_RIDGE = 1e-8
 """Damping of F in units of its mean over the slice."""
 
 
-def by_slice(**groups):
+def by_slice(**groups: Slices) -> Iterator[tuple[np.ndarray, ...]]:
     """Walk over slices, the gradients of every group in one at a time.
 
     Args:
@@ -49,12 +54,12 @@ def by_slice(**groups):
         yield tuple(_checked(name, part) for name, part in zip(groups, parts, strict=True))
 
 
-def num_slices(name, group) -> int:
+def num_slices(name: str, group: Slices) -> int:
     """Return how many slices a group of gradients holds, at least one."""
     return len(_slices(name, group))
 
 
-def num_samples(name, group) -> int:
+def num_samples(name: str, group: Slices) -> int:
     """Return how many samples a group holds; the same in all of its slices."""
     counts = {len(part) for part in _slices(name, group)}
     if len(counts) > 1:
@@ -62,7 +67,7 @@ def num_samples(name, group) -> int:
     return counts.pop()
 
 
-def unit(grads):
+def unit(grads: np.ndarray) -> np.ndarray:
     r"""Divide each sample by its norm in the slice, :math:`\hat g_i`; a sample without a gradient stays 0."""
     scale = np.abs(grads).max(axis=1, keepdims=True)
     grads = grads / np.where(scale > 0, scale, 1.0)  # first by the largest, so that squares neither vanish nor overflow
@@ -70,19 +75,19 @@ def unit(grads):
     return grads / np.where(norm > 0, norm, 1.0)
 
 
-def damped(fisher):
+def damped(fisher: np.ndarray) -> np.ndarray:
     """Return D: F plus a share of its own mean, so that a parameter nobody uses scores 0."""
     return fisher + RELATIVE_RIDGE * fisher.mean(-1, keepdims=True) + np.finfo(np.float64).tiny
 
 
-def sensitivities(*groups):
+def sensitivities(*groups: Slices) -> list[np.ndarray]:
     r"""Return :math:`u` of every group ``[samples, parameters]``, F over all samples of all groups."""
-    squares = [np.square(unit(group)) for group in groups]
+    squares = [np.square(unit(group)) for group in groups]  # type: ignore[arg-type]  # one matrix each
     denominator = damped(np.concatenate(squares).mean(0))
     return [square / denominator for square in squares]
 
 
-def log_lifts(sources, target):
+def log_lifts(sources: np.ndarray, target: np.ndarray) -> np.ndarray:
     r"""Score every source sample against a task: how far its sensitive parameters are the task's.
 
     .. math:: lift_i = K \frac{\sum_k u_{ik} \bar v_k}{\sum_k u_{ik} \sum_k \bar v_k}
@@ -103,12 +108,12 @@ def log_lifts(sources, target):
     return log(u.shape[1] * (u @ v) / np.where(total > 0, total, np.nan))
 
 
-def log(scores):
+def log(scores: Any) -> Any:
     """Return logarithms; NaN where a score is 0 or below, so that the slice counts as one with nothing to test."""
     return np.log(np.where(scores > 0, scores, np.nan))
 
 
-def pair_scores(grads):
+def pair_scores(grads: np.ndarray) -> np.ndarray:
     r"""Score all pairs of samples: :math:`S_{ij} = \tfrac1K \sum_k u_{ik} v_{jk}`, F over all of them.
 
     Args:
@@ -125,7 +130,7 @@ def pair_scores(grads):
     return scores
 
 
-def _slices(name, group):
+def _slices(name: str, group: Slices) -> list[np.ndarray]:
     """Return the slices of a group, ``[samples, parameters]`` each."""
     if isinstance(group, Sequence):
         parts = [np.asarray(part) for part in group]
@@ -144,14 +149,14 @@ def _slices(name, group):
     return parts
 
 
-def _require_matrix(name, part):
+def _require_matrix(name: str, part: np.ndarray) -> None:
     if part.ndim != 2 or 0 in part.shape:
         raise ShapeError(
             f"a slice of {name} has shape {part.shape}; expected [samples, parameters], neither of them 0."
         )
 
 
-def _checked(name, part):
+def _checked(name: str, part: np.ndarray) -> np.ndarray:
     _require_matrix(name, part)
     part = np.asarray(part, dtype=np.float64)
     if not np.isfinite(part).all():

@@ -6,17 +6,36 @@ from being different, see :mod:`qkov.statistics.exchange`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from ..formula import require_choice
 from . import head_result, relabelings, slices
 from .clusters import read_clusters, require_disjoint
 
+if TYPE_CHECKING:
+    from ..option_types import Slices
+    from .clusters import Clusters
+    from .head_result import HeadTest
+
+
 FLOOR = 1e-12
 """Smallest squared error of Welch's t, in units of the variance of all values."""
 
 
-def test_source(g_a, g_r, g_b, *, clusters_a, clusters_r, n_permutations=None, seed, alternative="greater"):
+def test_source(
+    g_a: Slices,
+    g_r: Slices,
+    g_b: Slices,
+    *,
+    clusters_a: Sequence[Any] | str | None,
+    clusters_r: Sequence[Any] | str | None,
+    n_permutations: int | None = None,
+    seed: int,
+    alternative: str = "greater",
+) -> HeadTest:
     r"""Test for every slice whether A's sensitive parameters are B's more than those of R are.
 
     .. math:: T = \frac{\bar x_A - \bar x_R}{\sqrt{s_A^2 / G_A + s_R^2 / G_R}}, \quad
@@ -53,10 +72,12 @@ def test_source(g_a, g_r, g_b, *, clusters_a, clusters_r, n_permutations=None, s
     return from_lifts(lifts, a, r, n_permutations=n_permutations, seed=seed, alternative=alternative)
 
 
-test_source.__test__ = False  # pytest collects functions by name
+test_source.__test__ = False  # type: ignore[attr-defined]  # pytest collects functions by name
 
 
-def from_lifts(lifts, a, r, *, n_permutations, seed, alternative):
+def from_lifts(
+    lifts: np.ndarray, a: Clusters, r: Clusters, *, n_permutations: int | None, seed: int, alternative: str
+) -> HeadTest:
     """Test scores that are there already.
 
     Args:
@@ -93,7 +114,7 @@ _CLAIMS = {
 }
 
 
-def welch(values, first):
+def welch(values: np.ndarray, first: np.ndarray) -> np.ndarray:
     r"""Return Welch's t of every column for every labelling.
 
     Args:
