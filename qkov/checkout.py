@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
@@ -24,7 +25,7 @@ def commit_of(folder: Path | str) -> str | None:
     return None
 
 
-def _head(place):
+def _head(place: Path) -> str | None:
     if place.is_file():  # a work tree beside its repository
         place = place.parent / place.read_text().strip().removeprefix("gitdir: ")
     head = (place / "HEAD").read_text().strip()
@@ -32,7 +33,7 @@ def _head(place):
     return _commit(head) if not head.startswith("ref: ") else _branch(head.removeprefix("ref: "), (place, shared))
 
 
-def _branch(name, places):
+def _branch(name: str, places: Iterable[Path]) -> str | None:
     for place in places:
         if ".." not in name and (place / name).is_file():
             return _commit((place / name).read_text().strip())
@@ -44,5 +45,5 @@ def _branch(name, places):
     return None  # a branch without a commit yet
 
 
-def _commit(text):
+def _commit(text: str) -> str | None:
     return text if _COMMIT.fullmatch(text) else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,7 +69,7 @@ def main(prog_name: str = "qkov", arguments: Sequence[str] | None = None) -> Non
         if hasattr(stream, "reconfigure"):  # a name that the terminal's encoding lacks must not end the command
             stream.reconfigure(errors="backslashreplace")
     sys.excepthook = console.tell_defect
-    usage_error = typer.BadParameter.__base__  # typer brings its own click, and names no other class of it
+    usage_error: Any = typer.BadParameter.__base__  # typer brings its own click, and names no other class of it
     try:
         status = typer.main.get_command(app).main(args=arguments, prog_name=prog_name, standalone_mode=False)
     except usage_error as error:

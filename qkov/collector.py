@@ -109,7 +109,7 @@ class FisherCollector:
     """
 
     if TYPE_CHECKING:
-        config: QKOVConfig | None  # None before the first collection
+        config: QKOVConfig | Any  # None before the first collection; whoever reads it later need not ask
         model_fingerprint: str | None
         _weights: tuple[LinearWeight, ...]
         _left_out: dict[str, str]
@@ -408,7 +408,7 @@ class FisherCollector:
             (layout.layer, projection.block): torch.stack(
                 [self._head_sums(members, projection, unit) for unit in range(projection.num_units)], dim=1
             )
-            for layout in (self.config.layers if layers is None else map(self.config.layer, layers))  # type: ignore[union-attr]  # there is a layout once something is held
+            for layout in (self.config.layers if layers is None else map(self.config.layer, layers))
             for projection in layout.projections
         }
 
@@ -439,7 +439,7 @@ class FisherCollector:
     def _gradients(self, sample: Sample) -> Mapping[str, torch.Tensor]:
         weights = {one.param_name: one for one in self._weights}
         attention = [name for name, one in weights.items() if one.kind == "attention"]
-        projections = (projection for layout in self.config.layers for projection in layout.projections)  # type: ignore[union-attr]  # there is a layout once something is held
+        projections = (projection for layout in self.config.layers for projection in layout.projections)
         biases = {projection.bias_name: projection for projection in projections if projection.bias_name}
 
         def build(name: str) -> torch.Tensor:
@@ -468,7 +468,7 @@ class FisherCollector:
     ) -> int | Callable[[Mapping[str, Any], Sequence[int]], int] | None:
         """What the budget allows, chosen batch by batch; what was asked for where there is none."""
         return collection_budget.chooser(
-            self.memory_budget, model, config=self.config, weights=self._weights, loss_fn=loss_fn, micro_batch=asked,  # type: ignore[arg-type]  # there is a layout once something is held
+            self.memory_budget, model, config=self.config, weights=self._weights, loss_fn=loss_fn, micro_batch=asked,
             stored=self.store is not None, store_dtype=self._keeping.dtype,
         )  # fmt: skip
 

@@ -6,14 +6,18 @@ expected follows from what differs, and is checked for every kind of result that
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import head_moves, heatmap, result_agreement, run_differences, run_folder, tiers
 from .errors import OptionError, RunsDifferError
 from .result_agreement import Agreement
-from .run_differences import ANOTHER, PREDICTION, SCORES, TESTS
+from .run_differences import ANOTHER, PREDICTION, SCORES, TESTS, Difference
+
+if TYPE_CHECKING:
+    from .run_folder import RunFolder
 
 __all__ = ["Comparison", "compare_runs"]
 
@@ -53,7 +57,7 @@ class Comparison:
 
     one: str
     two: str
-    differences: tuple[run_differences.Difference, ...]
+    differences: tuple[Difference, ...]
     results: tuple[Compared, ...]
     not_compared: tuple[tuple[str, str], ...]
     moves: tuple[head_moves.HeadMoves, ...]
@@ -79,7 +83,7 @@ class Comparison:
     def tightest(self) -> str | None:
         """The tightest tier whose promise all results keep, or None."""
         found = [one.agreement.tightest for one in self.results]
-        return None if None in found or not found else tiers.looser(*found)
+        return None if None in found or not found else tiers.looser(*found)  # type: ignore[arg-type]  # no None is found
 
     @property
     def kept(self) -> bool:
@@ -132,7 +136,7 @@ class Comparison:
             lines += ["", "maps of heads, averaged over all pairs of samples:", *_move_lines(self.moves)]
         return "\n".join([*lines, "", f"{VERDICTS[self.verdict]}{self._tiers_said()}"])
 
-    def _tiers_said(self):
+    def _tiers_said(self) -> str:
         if self.verdict == "not comparable":
             return ""
         held = f"{self.tightest} holds" if self.tightest else "no tier holds"
@@ -161,7 +165,7 @@ def compare_runs(a: Path | str, b: Path | str, *, expect: str | None = None) -> 
     return _of_runs(a, b, expect) if a.is_dir() else _of_heatmaps(a, b, expect)
 
 
-def _of_heatmaps(a, b, expect):
+def _of_heatmaps(a: Path, b: Path, expect: str | None) -> Comparison:
     one, two = heatmap.load_heatmap(a), heatmap.load_heatmap(b)
     differences = run_differences.heatmap_differences(one.attributes, two.attributes)
     agreement = result_agreement.compare_heatmaps(one, two)
@@ -174,10 +178,12 @@ def _of_heatmaps(a, b, expect):
     return Comparison(str(a), str(b), differences, (Compared(agreement, expected),), not_compared, moves)
 
 
-def _of_runs(a, b, expect):
+def _of_runs(a: Path, b: Path, expect: str | None) -> Comparison:
     one, two = run_folder.open_run(a), run_folder.open_run(b)
     differences = _run_differences(one, two)
-    results, moves, left = [], [], []
+    results: list[Compared] = []
+    moves: list[head_moves.HeadMoves] = []
+    left: list[tuple[str, str]] = []
     for variant in (one for one in one.variants if one in two.variants):
         maps = one.scores(variant), two.scores(variant)
         compared = Compared(
@@ -209,7 +215,7 @@ def _of_runs(a, b, expect):
     return Comparison(str(a), str(b), differences, tuple(results), tuple(left), tuple(moves))
 
 
-def _run_differences(one, two):
+def _run_differences(one: RunFolder, two: RunFolder) -> tuple[Difference, ...]:
     settings = run_differences.config_differences(one.config.to_dict(), two.config.to_dict())
     compared = one.config.source, one.config.target
     found = run_differences.record_differences(
@@ -224,22 +230,22 @@ def _run_differences(one, two):
     )
 
 
-def _relabelled(differences):
+def _relabelled(differences: Iterable[Difference]) -> bool:
     return any(one.name in ("seed", "statistics.n_permutations") for one in differences)
 
 
-def _expected(differences, touches, expect, least="D1"):
+def _expected(differences: Sequence[Difference], touches: str, expect: str | None, least: str = "D1") -> str:
     found = run_differences.expected_tier(differences, touches)
     if found == ANOTHER:
         return found
     return tiers.looser(found, least) if expect is None else expect
 
 
-def _missing(what, first, second):
+def _missing(what: str, first: set[str], second: set[str]) -> list[tuple[str, str]]:
     return [(f"{what} {name}", "only one of the runs has it") for name in sorted(first ^ second)]
 
 
-def _by_bytes(one, two, what):
+def _by_bytes(one: RunFolder, two: RunFolder, what: str) -> list[tuple[str, str]]:
     """Results that follow from others are only said to be the same bytes, or not."""
     name = run_folder.RESULTS[what]
     pair = [found.record["results"].get(name, {}).get("sha256") for found in (one, two)]
@@ -249,7 +255,7 @@ def _by_bytes(one, two, what):
     return [(what, reason)]
 
 
-def _result_lines(one):
+def _result_lines(one: Compared) -> Iterator[str]:
     agreement = one.agreement
     held = f"{agreement.tightest}" if agreement.tightest else "none"
     expected = "different questions" if one.expected == ANOTHER else f"{one.expected} to be expected"
@@ -260,7 +266,7 @@ def _result_lines(one):
         yield f"      {sentence}"
 
 
-def _move_lines(moves):
+def _move_lines(moves: Iterable[head_moves.HeadMoves]) -> Iterator[str]:
     for one in moves:
         shown = "" if one.correlation is None else f"correlation {one.correlation:.3f}, "
         yield f"  {one.what}, {one.block}: {shown}rank correlation {one.rank_correlation:.3f}"

@@ -132,7 +132,7 @@ class FisherDiagonal:
             "model_fingerprint": collector.model_fingerprint,
             "left_out": dict(collector.left_out),
         }
-        return _averaged(iter(collector.samples(task)), task, collector.weights, collector.config, attributes)  # type: ignore[arg-type]  # there is a layout once something is held
+        return _averaged(iter(collector.samples(task)), task, collector.weights, collector.config, attributes)
 
     def tensor_bytes(self) -> int:
         """Return the memory of ``values``, in bytes."""

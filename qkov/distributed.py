@@ -180,13 +180,13 @@ class Ranks:
 
     def get_group_fisher(self, collector: FisherCollector, task: str, mode: str = "ema") -> dict:
         """Return ``collector.get_group_fisher(task, mode)``, of which each rank computes some layers; the same bits."""
-        layers = collector.config.layer_indices[self.rank :: self.size]  # type: ignore[union-attr]  # there is a layout once something is held
+        layers = collector.config.layer_indices[self.rank :: self.size]
         own = self.together.together(f"reduce task {task!r}", lambda: collector.get_group_fisher(task, mode, layers))  # type: ignore[arg-type]  # checked there
         every = self.together.exchange(
             f"gather task {task!r}", [[*key, values.tolist()] for key, values in own.items()]
         )
         found = {(layer, block): values for part in every for layer, block, values in part}
-        blocks = [(layout.layer, one.block) for layout in collector.config.layers for one in layout.projections]  # type: ignore[union-attr]  # there is a layout once something is held
+        blocks = [(layout.layer, one.block) for layout in collector.config.layers for one in layout.projections]
         return {key: torch.tensor(found[key], dtype=torch.float64) for key in blocks}
 
 

@@ -51,7 +51,7 @@ _LATEX = str.maketrans(
 )
 
 
-def visible(text: str) -> str:
+def visible(text: object) -> str:
     r"""Write what is no printable character as an escape of Python: controls, bidirectional overrides, odd spaces.
 
     Against text that reads otherwise than it is stored, and against characters that a file format cannot hold (NUL, lone

@@ -46,7 +46,7 @@ def head_moves(one: Heatmap, two: Heatmap, what: str, *, top: int = 3) -> tuple[
     return tuple(_of_block(one, two, what, block, top) for block in BLOCKS if one.exists(block).any())
 
 
-def _of_block(one, two, what, block, top):
+def _of_block(one: Heatmap, two: Heatmap, what: str, block: str, top: int) -> HeadMoves:
     exists = one.exists(block)
     places, units = np.argwhere(exists), one.kv_heads if block in "KV" else one.heads
     first, second = (found.mean_map(block)[exists] for found in (one, two))

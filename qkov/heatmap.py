@@ -97,7 +97,7 @@ class Heatmap(Mapping):
     kv_index: np.ndarray
     health: dict[str, dict[str, np.ndarray]]
     attributes: dict[str, Any]
-    present: np.ndarray | None = None
+    present: np.ndarray | Any = None  # filled in where it was None
     head_types: HeadTypes | None = None
 
     def __post_init__(self) -> None:
@@ -266,7 +266,7 @@ class Heatmap(Mapping):
 
     def require_memory(self, what: str) -> None:
         """Refuse what copies the scores of a block onto query heads, if they are in files and do not fit the memory."""
-        count = len(self.sample_a) * len(self.sample_b) * self.present.size  # type: ignore[union-attr]  # filled in where it was None
+        count = len(self.sample_a) * len(self.sample_b) * self.present.size
         if self.memory_mapped:
             memory.require(8 * count, what, "Use slice_scores, each_slice, by_slice or to_dataframe('slice').")
 
@@ -340,7 +340,7 @@ class Heatmap(Mapping):
         }
         content |= {"task_a": self.task_a, "task_b": self.task_b, "attributes": self.attributes}
         content["stats"] = list(self.health["Q"])
-        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}  # type: ignore[union-attr]  # filled in where it was None
+        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}
         for block in BLOCKS:
             stored = self._stored[block]
             if isinstance(stored, MappedScores):

@@ -142,7 +142,7 @@ class QKOVStatistics:
         for place, name in enumerate(names):
             for other in names[place + 1 :]:
                 units.require_disjoint(sides[name], sides[other], f"task {name!r}", f"task {other!r}")
-        layouts = _layouts(collector.config, layers)  # type: ignore[arg-type]  # there is a layout once something is held
+        layouts = _layouts(collector.config, layers)
         labels = [
             (projection.block, layout.layer, unit)
             for layout in layouts

@@ -136,7 +136,7 @@ def scale_by_fisher(
     scaled = scoring.Side(collector.samples(task), rows, options)
     places = {
         (layout.layer, projection.block, unit): (layout, projection, unit)
-        for layout in collector.config.layers  # type: ignore[union-attr]  # there is a layout once something is held
+        for layout in collector.config.layers
         for projection in layout.projections
         for unit in range(projection.num_units)
     }
@@ -156,7 +156,7 @@ def scale_by_fisher(
     }  # fmt: skip
     return ScaledGradients(
         slices=slices,
-        parameters=_parameters(collector.config, slices, include_bias),  # type: ignore[arg-type]  # there is a layout once something is held
+        parameters=_parameters(collector.config, slices, include_bias),
         sample_ids=("mean",) if average == "mean" else ids,
         attributes=attributes,
     )

@@ -156,7 +156,7 @@ class Piece:
 
 
 def _attention_pieces(collector: FisherCollector, sides: Sequence[Side], options: ScoreOptions) -> Iterator[Piece]:
-    for layout in collector.config.layers:  # type: ignore[union-attr]  # there is a layout once something is held
+    for layout in collector.config.layers:
         means = [sum(side.block_mean(layout, one, options) for side in sides) / 2 for one in layout.projections]
         for projection, mean in zip(layout.projections, means, strict=True):
             group = Group(layout.layer, projection.block, None, projection.param_name)

@@ -190,8 +190,8 @@ class Plan:
 
     def layouts(self, layers: Iterable[int] | None) -> list[AttentionLayout]:
         if layers is None:
-            return list(self.config.layers)  # type: ignore[union-attr]  # there is a layout once something is held
-        chosen = [self.config.layer(layer) for layer in layers]  # type: ignore[union-attr]  # there is a layout once something is held
+            return list(self.config.layers)
+        chosen = [self.config.layer(layer) for layer in layers]
         if not chosen or len(set(layers)) != len(chosen):
             raise errors.OptionError(f"layers is {list(layers)}; expected different layer numbers, or None for all.")
         return chosen

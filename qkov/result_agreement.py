@@ -6,6 +6,7 @@ heads there is nothing to compare, whatever the numbers are.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +69,7 @@ def compare_heatmaps(one: Heatmap, two: Heatmap, what: str = "scores") -> Agreem
     return Agreement(what, _tightest(facts["bits"] == 0, False, tight, facts["error"]), facts, tuple(found))
 
 
-def _block_distance(one, two, block):
+def _block_distance(one: Heatmap, two: Heatmap, block: str) -> tuple[float, int, int]:
     """Largest difference relative to the largest score, numbers with other bits, numbers compared."""
     largest, distance, bits, number = 0.0, 0.0, 0, 0
     for (_, first), (_, second) in zip(one.each_slice(block), two.each_slice(block), strict=True):
@@ -115,13 +116,15 @@ def same_top(one: Heatmap, two: Heatmap, block: str) -> bool:
     return all(sign * _score_of(two, block, row) >= lowest for row in first)
 
 
-def _score_of(heatmap, block, row):
+def _score_of(heatmap: Heatmap, block: str, row: dict[str, Any]) -> float:
     name, units = ("kv_head", heatmap.kv_heads) if block in "KV" else ("head", heatmap.heads)
     scores = heatmap.slice_scores(block, heatmap.layers.index(row["layer"]), units.index(row[name]))
     return float(scores[heatmap.sample_a.index(row["sample_i"]), heatmap.sample_b.index(row["sample_j"])])
 
 
-def compare_statistics(one: HeadStatistics, two: HeadStatistics, *, alpha: float = ALPHA, what="tests") -> Agreement:
+def compare_statistics(
+    one: HeadStatistics, two: HeadStatistics, *, alpha: float = ALPHA, what: str = "tests"
+) -> Agreement:
     """Compare tests: counts of relabelings that exceed, order of slices, what survives, and the floats.
 
     Args:
@@ -165,7 +168,7 @@ def compare_statistics(one: HeadStatistics, two: HeadStatistics, *, alpha: float
     return Agreement(what, tightest, facts, tuple(found))
 
 
-def _relabelled(one, two):
+def _relabelled(one: HeadStatistics, two: HeadStatistics) -> bool:
     """Whether two results rest on other relabelings."""
     drawn = [
         {name: (words["seed"], words["n_permutations"]) for name, words in found.attributes["tests"].items()}
@@ -174,18 +177,18 @@ def _relabelled(one, two):
     return drawn[0] != drawn[1]
 
 
-def _is_p(name):
+def _is_p(name: str) -> bool:
     return name.endswith(("_p", "_q", "_p_maxt", "p_adjusted"))
 
 
-def _order(found):
+def _order(found: HeadStatistics) -> Iterable[tuple[Any, ...]]:
     """The slices by evidence, as the table has them, and the evidence they are sorted by is not compared."""
     table = found.table()
     heads = table["head"].where(table["head"].notna(), table["kv_head"])
     return zip(table["block"], table["layer"], heads, strict=True)
 
 
-def _other_counts(one, two):
+def _other_counts(one: HeadStatistics, two: HeadStatistics) -> tuple[int, int]:
     """How many relabelings exceed what was seen, of every test: how many there are and how many are different numbers."""
     total, other = 0, 0
     for test in one.attributes["tests"]:
@@ -195,13 +198,13 @@ def _other_counts(one, two):
     return total, other
 
 
-def _counts(found, test):
+def _counts(found: HeadStatistics, test: str) -> np.ndarray:
     number = found.attributes["tests"][test]["n_permutations"] + 1
     values = np.stack([found.columns[f"{test}_{name}"] for name in ("p", "p_maxt")])
     return np.where(np.isnan(values), -1, np.round(values * number)).astype(np.int64)
 
 
-def _column_error(one, two, name):
+def _column_error(one: HeadStatistics, two: HeadStatistics, name: str) -> float:
     first, second = one.columns[name], two.columns[name]
     if not np.array_equal(np.isnan(first), np.isnan(second)):
         return float("inf")
@@ -213,7 +216,7 @@ def _column_error(one, two, name):
     return relative(float(np.abs(first - second)[finite].max()), float(np.abs(first)[finite].max()))
 
 
-def _by_chance(one, two, name, alpha, changed):
+def _by_chance(one: HeadStatistics, two: HeadStatistics, name: str, alpha: float, changed: np.ndarray) -> bool:
     """Whether every slice that is decided otherwise lies as near to the level as drawn relabelings may put it."""
     test = one.main_test
     for place in np.flatnonzero(changed):
@@ -230,7 +233,7 @@ def _by_chance(one, two, name, alpha, changed):
     return True
 
 
-def _slice_name(found, place):
+def _slice_name(found: HeadStatistics, place: int) -> str:
     block = found.blocks[place]
     return f"{block} of layer {found.layers[place]}, {'kv head' if block in 'KV' else 'head'} {found.units[place]}"
 
@@ -259,7 +262,7 @@ def compare_predictions(one: Prediction, two: Prediction, what: str = "predictio
     return Agreement(what, _tightest(bits, False, error <= tiers.D2_SCORES, error), facts, found)
 
 
-def _tightest(bits, decided, tight, error):
+def _tightest(bits: bool, decided: bool, tight: bool, error: float) -> str | None:
     if bits:
         return "D1"
     if decided:
@@ -269,11 +272,11 @@ def _tightest(bits, decided, tight, error):
     return "D3" if error <= tiers.D3_SINGLE else None
 
 
-def _same_or_none(one, two):
+def _same_or_none(one: Any, two: Any) -> bool:
     return (one is None) == (two is None) and (one is None or np.array_equal(one, two))
 
 
-def _other_labels(one, two, names):
+def _other_labels(one: Any, two: Any, names: Sequence[str]) -> tuple[str, ...]:
     """Say which labels differ, with the first that does."""
     found = []
     for name in names:

@@ -9,14 +9,18 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
 from . import formula, memory, run_yaml, step
 from .errors import ConfigError, OptionError
+
+if TYPE_CHECKING:
+    from .option_types import Aggregate, FisherPool, MemoryBudget, Optimiser, Variant
 
 FORMAT = "qkov-run-1"
 DTYPES = ("float32", "bfloat16")
@@ -28,34 +32,34 @@ class _Kind:
     """What a value must be: in words, and as a test."""
 
     expected: str
-    accepts: Any
+    accepts: Callable[[Any], bool]
 
 
-def _is_text(value):
+def _is_text(value: Any) -> bool:
     # A lone surrogate can be written to no file.
     return isinstance(value, str) and bool(value.strip()) and value.encode("utf-8", "replace").decode() == value
 
 
-def _is_count(value):
+def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 1
 
 
-def _or_null(kind):
+def _or_null(kind: _Kind) -> _Kind:
     return _Kind(f"{kind.expected}, or null", lambda value: value is None or kind.accepts(value))
 
 
-def _word(*words):
+def _word(*words: str) -> _Kind:
     return _Kind(f"one of {', '.join(words)}", lambda value: isinstance(value, str) and value in words)
 
 
-def _several(expected, accepts):
-    def fits(value):
+def _several(expected: str, accepts: Callable[[Any], bool]) -> _Kind:
+    def fits(value: Any) -> bool:
         return isinstance(value, tuple) and bool(value) and all(map(accepts, value)) and len(set(value)) == len(value)
 
     return _Kind(f"a list of {expected}, each once", fits)
 
 
-def _is_budget(value):
+def _is_budget(value: Any) -> bool:
     try:
         return memory.budget_bytes(value) is not None
     except OptionError:
@@ -77,14 +81,17 @@ EVERY_VARIANT = (*formula.VARIANTS, *formula.MATRIX_VARIANTS)
 VARIANTS = _several(f"some of {', '.join(EVERY_VARIANT)}", lambda value: value in EVERY_VARIANT)
 
 
-def _entry(kind, **default):
+def _entry(kind: _Kind, **default: Any) -> Any:
     return field(**default, metadata={"kind": kind})
 
 
 class _Checked:
     """Values are checked when they are put together, wherever they come from."""
 
-    def __post_init__(self):
+    if TYPE_CHECKING:  # every section is a dataclass
+        __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def __post_init__(self) -> None:
         for one in dataclasses.fields(self):
             value = getattr(self, one.name)
             if isinstance(value, list):
@@ -140,9 +147,9 @@ class TokenChoice(_Checked):
 class ScoreChoice(_Checked):
     """What is scored: see :class:`qkov.QKOVInterferenceMetric`; ``max_samples``: the first of each task alone."""
 
-    variants: tuple[str, ...] = _entry(VARIANTS, default=("unsigned",))
-    fisher_pool: str = _entry(_word(*formula.FISHER_POOLS), default="pooled")
-    aggregate: str = _entry(_word(*formula.AGGREGATES), default="mean")
+    variants: tuple[Variant, ...] = _entry(VARIANTS, default=("unsigned",))
+    fisher_pool: FisherPool = _entry(_word(*formula.FISHER_POOLS), default="pooled")
+    aggregate: Aggregate = _entry(_word(*formula.AGGREGATES), default="mean")
     layers: tuple[int, ...] | None = _entry(_or_null(LAYERS), default=None)
     max_samples: int | None = _entry(_or_null(COUNT), default=None)
     include_bias: bool = _entry(FLAG, default=False)
@@ -168,7 +175,7 @@ class PredictionChoice(_Checked):
     """Whether and how the effect of a step is predicted: see :func:`qkov.predict_change`."""
 
     run: bool = _entry(FLAG, default=True)
-    optimiser: str = _entry(_word(*step.OPTIMISERS), default="sgd")
+    optimiser: Optimiser = _entry(_word(*step.OPTIMISERS), default="sgd")
 
 
 @dataclass(frozen=True)
@@ -204,12 +211,12 @@ class RunConfig(_Checked):
     statistics: StatisticsChoice = StatisticsChoice()
     prediction: PredictionChoice = PredictionChoice()
     device: str = _entry(TEXT, default="cpu")
-    memory_budget: int | str | None = _entry(_or_null(BUDGET), default=None)
+    memory_budget: MemoryBudget | None = _entry(_or_null(BUDGET), default=None)
     seed: int = _entry(SEED, default=0)
     keep_store: bool = _entry(FLAG, default=True)
     folder: Path = field(default=Path(), compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name, task in self.tasks.items():
             if not _is_text(name) or not isinstance(task, TaskChoice):
@@ -286,11 +293,11 @@ class RunConfig(_Checked):
             model = dataclasses.replace(model, name=_relative(Path(self.model_source), folder))
         return dataclasses.replace(self, tasks=tasks, model=model, folder=folder)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.to_yaml())
 
 
-SECTIONS = {
+SECTIONS: dict[str, type[_Checked]] = {
     "model": ModelChoice,
     "tokens": TokenChoice,
     "scores": ScoreChoice,
@@ -313,7 +320,7 @@ def read_config(path: Path | str) -> RunConfig:
         raise ConfigError(f"{str(path)!r}: {error}") from error
 
 
-def _relative(path, folder):
+def _relative(path: Path, folder: Path) -> str:
     """The path as seen from a folder, so that both can be moved together; absolute where there is no way between them."""
     try:
         found = Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
@@ -322,19 +329,19 @@ def _relative(path, folder):
     return found if found.startswith("..") else f"./{found}"
 
 
-def _key(section, name):
+def _key(section: type[_Checked], name: str) -> str:
     prefix = {one: name for name, one in SECTIONS.items()}.get(section)
     prefix = "tasks.*" if section is TaskChoice else prefix
     return name if prefix is None else f"{prefix}.{name}"
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(one) for name, one in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
-def _mapping(value, where, example):
+def _mapping(value: Any, where: str, example: Sequence[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{where} is {value!r:.200}; expected keys with values, such as {', '.join(example)}.")
     for key in value:
@@ -343,7 +350,7 @@ def _mapping(value, where, example):
     return value
 
 
-def _section(section, value, where, shorthand=None):
+def _section(section: type[_Checked], value: Any, where: str, shorthand: str | None = None) -> Any:
     """Build a section of the file; a text stands for its ``shorthand`` entry alone."""
     if shorthand and isinstance(value, str):
         value = {shorthand: value}
@@ -355,7 +362,7 @@ def _section(section, value, where, shorthand=None):
         raise ConfigError(str(error).replace("tasks.*", where, 1)) from error
 
 
-def _check_keys(section, content, prefix):
+def _check_keys(section: type[_Checked], content: dict[str, Any], prefix: str) -> None:
     known = {one.name: one for one in dataclasses.fields(section) if one.name != "folder"}
     for key in content:
         if key not in known:
@@ -368,6 +375,6 @@ def _check_keys(section, content, prefix):
             raise ConfigError(f"key {prefix + name!r} is missing; expected {expected}.")
 
 
-def _did_you_mean(word, known):
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

@@ -6,11 +6,14 @@ different things and no tier says how far apart they may be. Some fields touch o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import tiers
+
+if TYPE_CHECKING:
+    _Rule: TypeAlias = tuple[str, str]  # effect, and which results
 
 __all__ = ["ANOTHER", "Difference", "config_differences", "expected_tier", "heatmap_differences", "record_differences"]
 
@@ -111,7 +114,7 @@ def config_differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[
     return tuple(_cut(difference, one, two) for difference in found)
 
 
-def _cut(difference, one, two):
+def _cut(difference: Difference, one: Mapping[str, Any], two: Mapping[str, Any]) -> Difference:
     """Where samples are cut off, the length at which they are is part of what is measured."""
     cuts = any(found.get("tokens", {}).get("truncate") for found in (one, two))
     if difference.name == "tokens.max_length" and cuts:
@@ -134,7 +137,7 @@ def record_differences(
     data = [{task: _facts(value) for task, value in found.pop("data", {}).items()} for found in (first, second)]
     rules = {"versions.cuda": ("none" if on_cpu else "D3", EVERY), **RECORD}
     found = [*_differences(first, second, rules, ("none", EVERY))]
-    for difference in _differences(*data, {}, (ANOTHER, EVERY)):
+    for difference in _differences(*data, {}, (ANOTHER, EVERY)):  # type: ignore[arg-type, call-arg]  # two, of two records
         task = difference.name.rpartition(".")[0]
         if task in compared:
             found.append(_renamed(difference, EVERY))
@@ -146,11 +149,11 @@ def record_differences(
     return tuple(found)
 
 
-def _facts(value):
+def _facts(value: Any) -> Any:
     return {key: value[key] for key in OF_TASK if key in value} if isinstance(value, Mapping) else value
 
 
-def _renamed(difference, touches):
+def _renamed(difference: Difference, touches: str) -> Difference:
     return Difference(f"data.{difference.name}", difference.one, difference.two, difference.effect, touches)
 
 
@@ -159,7 +162,7 @@ def heatmap_differences(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple
     return _differences(one, two, ATTRIBUTES, (ANOTHER, SCORES))
 
 
-def expected_tier(differences: tuple[Difference, ...], touches: str) -> str:
+def expected_tier(differences: Sequence[Difference], touches: str) -> str:
     """Return the tier to be expected of one kind of result, or "another question".
 
     Args:
@@ -174,7 +177,9 @@ def expected_tier(differences: tuple[Difference, ...], touches: str) -> str:
     return ANOTHER if ANOTHER in effects else tiers.looser("D1", *effects)
 
 
-def _differences(one, two, rules, otherwise):
+def _differences(
+    one: Mapping[str, Any], two: Mapping[str, Any], rules: Mapping[str, _Rule], otherwise: _Rule
+) -> tuple[Difference, ...]:
     first, second = _flat(one), _flat(two)
     names = [*first, *(name for name in second if name not in first)]
     return tuple(
@@ -184,7 +189,7 @@ def _differences(one, two, rules, otherwise):
     )
 
 
-def _rule(name, rules, otherwise):
+def _rule(name: str, rules: Mapping[str, _Rule], otherwise: _Rule) -> _Rule:
     for pattern, rule in rules.items():
         if pattern.endswith("*"):
             if name.startswith(pattern[:-1]) or f".{pattern[:-1]}" in name:
@@ -194,15 +199,15 @@ def _rule(name, rules, otherwise):
     return otherwise
 
 
-def _flat(value, prefix=""):
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Leaves by dotted name; a list is a leaf."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, one in value.items():
         name = f"{prefix}{key}"
         found |= _flat(one, f"{name}.") if isinstance(one, Mapping) else {name: one}
     return found
 
 
-def _shown(value):
+def _shown(value: Any) -> str:
     text = str(value)
     return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text[:60]

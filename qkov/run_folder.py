@@ -16,14 +16,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import durable, head_statistics, head_types, heatmap, prediction_result, run_config, task_files, top_pairs
 from .canonical import canonical_json
 from .collector import FisherCollector
 from .errors import ConfigError, OptionError, ResultFileError, RunFolderError
+
+if TYPE_CHECKING:
+    from .option_types import SampleId
+
+    _Result = TypeVar("_Result")
 
 CONFIG = "config.yaml"
 RECORD = "run.json"
@@ -99,7 +105,7 @@ class RunFolder:
         store = self.path / STORE
         return FisherCollector.open(store) if store.is_dir() else None
 
-    def texts(self, task: str) -> dict[int | str, str]:
+    def texts(self, task: str) -> dict[SampleId, str]:
         """Read the texts of a task from its file, ``{sample_id: text}``; samples given as token ids have none.
 
         Raises:
@@ -114,11 +120,11 @@ class RunFolder:
             raise ResultFileError(f"the texts of task {task!r} cannot be shown: {error}") from error
         return {one.sample_id: one.text for one in found.lines if one.text is not None}
 
-    def _load(self, name, load):
+    def _load(self, name: str, load: Callable[[Path], _Result]) -> _Result | None:
         file = RESULTS[name]
         return load(self._checked(file)) if file in self.record["results"] else None
 
-    def _checked(self, name):
+    def _checked(self, name: str) -> Path:
         path = self.path / name
         _require_digest(path, self.record["results"][name]["sha256"])
         return path
@@ -222,7 +228,7 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _require_digest(path, expected):
+def _require_digest(path: Path, expected: str) -> None:
     try:
         found = file_digest(path)
     except OSError as error:
@@ -236,11 +242,11 @@ def _require_digest(path, expected):
         )
 
 
-def _digest_of(record):
+def _digest_of(record: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(record).encode()).hexdigest()
 
 
-def _is_whole(record):
+def _is_whole(record: dict[str, Any]) -> bool:
     """Whether what is read of a record is there; a checksum says nothing of who wrote it."""
     results = record.get("results")
     return (

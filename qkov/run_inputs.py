@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import memory, model_loading, planning, resources, task_files, task_tokens
 from .errors import LayoutError, MemoryLimitError, OptionError, TaskFileError
 from .run_config import RunConfig
 from .statistics import clusters as units
+
+if TYPE_CHECKING:
+    from .option_types import PlanTiming
 
 FEWEST_UNITS = 2
 """Independent units of a task below which there is nothing to exchange, and no interval."""
@@ -39,7 +43,7 @@ class Inputs:
     def num_units(self, task: str) -> int:
         """How many independent units a task has."""
         labels = self.tasks[task].source.clusters
-        return len(self.tasks[task].ids) if task in self.clusters else len(set(labels))
+        return len(self.tasks[task].ids) if task in self.clusters else len(set(labels))  # type: ignore[arg-type]  # every other task has labels
 
     def facts(self, config: RunConfig) -> dict[str, Any]:
         """What the record says of the data."""
@@ -73,7 +77,7 @@ def read_inputs(config: RunConfig) -> Inputs:
         name: task_files.read_task(config.task_path(name), sha256=one.sha256) for name, one in config.tasks.items()
     }
     clusters, notes = _clusters(config, files)
-    options = {"revision": config.model.revision, "trust_remote_code": config.model.trust_remote_code}
+    options: dict[str, Any] = {"revision": config.model.revision, "trust_remote_code": config.model.trust_remote_code}
     shapes = model_loading.load_model(config.model_source, device="meta", config_only=True, **options)
     _require_causal(shapes, config)
     needed = any(line.text is not None for file in files.values() for line in file.lines)
@@ -105,7 +109,7 @@ def with_digests(config: RunConfig, inputs: Inputs) -> RunConfig:
     return dataclasses.replace(config, tasks=tasks)
 
 
-def plan_run(config: RunConfig, inputs: Inputs, *, timing: str = "skip") -> planning.Plan:
+def plan_run(config: RunConfig, inputs: Inputs, *, timing: PlanTiming = "skip") -> planning.Plan:
     """Say what the run takes; see :func:`qkov.plan`. Samples of all tasks are counted in what lies on disk.
 
     Raises:
@@ -162,7 +166,7 @@ def scores_in_files(config: RunConfig, plan: planning.Plan | None) -> bool:
     return room is not None and len(config.scores.variants) * 2 * plan.score_bytes > IN_MEMORY * room
 
 
-def _require_causal(model, config):
+def _require_causal(model: Any, config: RunConfig) -> None:
     if model.get_output_embeddings() is None:
         raise LayoutError(
             f"{config.model.name!r} is a {type(model).__name__}, which predicts no next token; a run needs a causal language "
@@ -172,7 +176,7 @@ def _require_causal(model, config):
         raise OptionError(f"'device' is {config.device!r}; expected cpu or cuda.")
 
 
-def _clusters(config, files):
+def _clusters(config: RunConfig, files: Mapping[str, task_files.TaskFile]) -> tuple[dict[str, str], list[str]]:
     """Which tasks count as independent samples, and what to say of it."""
     choice, notes = config.statistics.clusters, []
     missing = [name for name in compared(config) if files[name].clusters is None]
@@ -190,11 +194,11 @@ def _clusters(config, files):
             + " Where several come from one document or template, p is too small."
         )
     if config.statistics.run:
-        _require_apart({name: files[name].clusters for name in compared(config) if name not in independent})
+        _require_apart({name: files[name].clusters for name in compared(config) if name not in independent})  # type: ignore[misc]  # the others have labels
     return dict.fromkeys(independent, units.IID), notes
 
 
-def _require_apart(labels):
+def _require_apart(labels: Mapping[str, Sequence[Any]]) -> None:
     """Refuse a unit with samples in two tasks now, not after they were collected."""
     found = {
         name: units.read_clusters(list(given), len(given), f"task {name!r}", minimum=1)

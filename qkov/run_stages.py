@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -19,6 +19,10 @@ from .interference import QKOVInterferenceMetric
 from .prediction import predict_change
 from .run_config import RunConfig
 from .top_pairs import describe_top_pairs
+
+if TYPE_CHECKING:
+    from .heatmap import Heatmap
+    from .option_types import Variant
 
 SCRATCH = "scores.scratch"
 """Folder of scores that are being made in files; removed with the stage."""
@@ -193,7 +197,7 @@ def opened(run: Run) -> FisherCollector:
     return FisherCollector.open(run.path / run_folder.STORE)
 
 
-def _heatmaps(run, collector, variants, folder):
+def _heatmaps(run: Run, collector: FisherCollector, variants: Sequence[Variant], folder: Path | None) -> list[Heatmap]:
     config = run.config.scores
     metric = QKOVInterferenceMetric(
         collector.config,
@@ -207,7 +211,11 @@ def _heatmaps(run, collector, variants, folder):
         tiling="fast" if run.config.memory_budget is None else "fixed",
         memory_budget=run.config.memory_budget,
     )
-    options = {"layers": config.layers, "max_samples_per_task": config.max_samples, "progress": run.progress}
+    options: dict[str, Any] = {
+        "layers": config.layers,
+        "max_samples_per_task": config.max_samples,
+        "progress": run.progress,
+    }
     names = run.config.source, run.config.target
     if len(variants) == 1:
         return [metric.compute_heatmap(*names, scores_path=folder, **options)]
@@ -215,7 +223,7 @@ def _heatmaps(run, collector, variants, folder):
     return [found[one] for one in variants]
 
 
-def _too_few(run, names):
+def _too_few(run: Run, names: Iterable[str]) -> str | None:
     for name in names:
         number = run.inputs.num_units(name)
         if number < run_inputs.FEWEST_UNITS:
@@ -237,25 +245,25 @@ def _scratch(run: Run) -> Iterator[Path | None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _bar(run):
+def _bar(run: Run) -> tqdm:
     total = sum(len(one.ids) for one in run.inputs.tasks.values())
-    hidden = {} if run.progress else {"disable": True}
+    hidden: dict[str, bool] = {} if run.progress else {"disable": True}
     return tqdm(total=total, desc="collect", unit=" samples", delay=2, **hidden)
 
 
-def _counted(batches, bar):
+def _counted(batches: Iterable[Mapping[str, Any]], bar: tqdm) -> Iterator[Mapping[str, Any]]:
     """Count a batch when the next is asked for: then its samples are committed."""
     for batch in batches:
         yield batch
         bar.update(len(batch["input_ids"]))
 
 
-def _padding_id(tokenizer):
+def _padding_id(tokenizer: Any) -> int:
     found = getattr(tokenizer, "pad_token_id", None)
     return 0 if found is None else found
 
 
-def _work(run):
+def _work(run: Run) -> dict[str, float]:
     """Operations of each stage, roughly: what a time left is shared out by."""
     plan, variants = run.plan, len(run.config.scores.variants)
     if plan is None:
@@ -272,7 +280,7 @@ def _work(run):
     }
 
 
-def _time_left(elapsed, done, left):
+def _time_left(elapsed: float, done: float, left: float) -> str:
     if done == 0:
         return ""
     return f" ({planning.duration(elapsed)} so far, about {planning.duration(elapsed * left / done)} to go)"

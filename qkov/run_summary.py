@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from . import run_folder
 from .escaping import visible
@@ -11,6 +12,9 @@ from .geometry import BLOCKS
 from .heatmap import Heatmap
 from .run_folder import RunFolder
 from .slice_labels import unit_name
+
+if TYPE_CHECKING:
+    from .head_statistics import HeadStatistics
 
 SHOWN = 5
 
@@ -20,7 +24,7 @@ def summary(run: RunFolder) -> str:
     return "\n".join(_lines(run))
 
 
-def _lines(run):
+def _lines(run: RunFolder) -> Iterator[str]:
     config, statistics, prediction = run.config, run.statistics(), run.prediction()
     if statistics is not None:
         yield statistics.conclusion(config.statistics.alpha)
@@ -51,7 +55,7 @@ def _lines(run):
     yield f"next: {shlex.join(['qkov', 'report', str(run.path)])}"
 
 
-def _tested(statistics):
+def _tested(statistics: HeadStatistics) -> Iterator[str]:
     test = statistics.main_test
     names = ["block", "layer", "head", "kv_head", f"{test}_effect", f"{test}_p", f"{test}_q", f"{test}_p_maxt"]
     heading = ("block", "layer", "head", "kv head", "effect", "p", "q", "family-wise p")
@@ -72,7 +76,7 @@ def _averaged(heatmap: Heatmap) -> Iterator[str]:
     yield from _table(("block", "layer", "slice", "average score"), shown)
 
 
-def _cell(value):
+def _cell(value: Any) -> str:
     """Text of a number; nothing where there is none."""
     import pandas as pd
 

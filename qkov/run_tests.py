@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from .collector import FisherCollector
 from .errors import OptionError, ResultFileError, RunFolderError, StatisticsError
 from .head_statistics import HeadStatistics
 from .inference import QKOVStatistics
+
+if TYPE_CHECKING:
+    from .option_types import Alternative
 
 __all__ = ["CLUSTERS", "Samples", "open_samples", "save_beside", "save_in_run", "statistics_of"]
 
@@ -38,7 +41,7 @@ class Samples:
     reference: str | None
     clusters: str
     n_permutations: int | None
-    alternative: str
+    alternative: Alternative
     seed: int
     layers: tuple[int, ...] | None
     alpha: float
@@ -53,7 +56,7 @@ def open_samples(
     reference: str | None = None,
     clusters: str | None = None,
     n_permutations: int | None = None,
-    alternative: str = "greater",
+    alternative: Alternative = "greater",
     seed: int | None = None,
     alpha: float | None = None,
 ) -> Samples:
@@ -113,7 +116,7 @@ def open_samples(
     return Samples(collector, run, *chosen, alternative, seed, config.scores.layers, alpha, own)
 
 
-def _reference(given, otherwise):
+def _reference(given: str | None, otherwise: str | None) -> str | None:
     return None if given == "none" else given or otherwise
 
 
@@ -146,7 +149,7 @@ def statistics_of(samples: Samples, *, progress: bool = True) -> HeadStatistics:
     return found
 
 
-def _clusters(samples):
+def _clusters(samples: Samples) -> str | dict[str, str] | None:
     """What the tests are given: labels of the collection, or word that samples are independent."""
     if samples.clusters == "iid":
         return "iid"
@@ -163,7 +166,7 @@ def save_in_run(samples: Samples, found: HeadStatistics) -> tuple[Path, bool]:
         ``(path, new)``: the file that holds the same already; else ``statistics.safetensors`` for the run's own settings, if
         that is not there yet; else the next free ``statistics-2.safetensors`` and so on.
     """
-    path, record = samples.run.path, samples.run.record
+    path, record = samples.run.path, samples.run.record  # type: ignore[union-attr]  # of a run, not of a store
     own = run_folder.RESULTS["statistics"]
     for name, facts in record["results"].items():
         if name.startswith("statistics") and facts.get("fingerprint") == found.fingerprint:

@@ -60,7 +60,7 @@ def parse(text: str) -> Any:
         ) from error
 
 
-def _check_events(text):
+def _check_events(text: str) -> None:
     """Refuse before anything is built: an anchor can stand for more than any memory holds."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -73,7 +73,7 @@ def _check_events(text):
             raise ConfigError(f"line {event.start_mark.line + 1} is nested more than {DEEPEST} deep.")
 
 
-def _check_keys(node):
+def _check_keys(node: yaml.Node) -> None:
     """Refuse a key that stands twice: YAML would silently take the last."""
     if isinstance(node, yaml.MappingNode):
         seen = set()

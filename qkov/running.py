@@ -9,11 +9,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from . import checkout, durable, planning, reproducibility, run_folder, run_inputs, run_stages, scoring, store_lock
 from .errors import CollectionInterrupted, LayoutError, OptionError
 from .run_config import RunConfig
 from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from .option_types import PlanTiming
 
 PACKAGES = ("tokenizers", "PyYAML", "tqdm")
 """Recorded beside what every result depends on."""
@@ -68,7 +72,7 @@ def run_measurement(
 
 
 def planned(
-    config: RunConfig, inputs: run_inputs.Inputs, tell: Callable[[str], None], *, timing: str = "skip"
+    config: RunConfig, inputs: run_inputs.Inputs, tell: Callable[[str], None], *, timing: PlanTiming = "skip"
 ) -> planning.Plan | None:
     """Plan a run; None, which is told, where the model cannot be planned from its shapes."""
     try:
@@ -78,7 +82,7 @@ def planned(
         return None
 
 
-def _check_options(config):
+def _check_options(config: RunConfig) -> None:
     """Refuse now what scoring would refuse after everything was collected."""
     chosen = config.scores
     for variant in chosen.variants:
@@ -92,7 +96,7 @@ def _check_options(config):
     scoring.checked_device(config.device)
 
 
-def _found(path):
+def _found(path: Path) -> RunFolder | None:
     """What is in the folder: an interrupted run, or nothing."""
     if not path.exists() or (path.is_dir() and _is_bare(path)):
         return None
@@ -110,7 +114,7 @@ def _found(path):
     return found
 
 
-def _is_bare(path):
+def _is_bare(path: Path) -> bool:
     """Whether a folder is empty, but for what an interruption before the first record leaves."""
     names = {one.name for one in path.iterdir() if not (one.name.startswith(".") and one.name.endswith(durable.PART))}
     if names <= {store_lock.FILE}:
@@ -118,7 +122,9 @@ def _is_bare(path):
     return store_lock.FILE in names and names <= {store_lock.FILE, run_folder.CONFIG}
 
 
-def _settled(config, inputs, plan, before):
+def _settled(
+    config: RunConfig, inputs: run_inputs.Inputs, plan: planning.Plan | None, before: RunFolder | None
+) -> RunConfig:
     """Fill in what the run decides by itself, so that a replay decides the same."""
     config = run_inputs.with_digests(config, inputs)
     if config.memory_budget is None or config.tokens.micro_batch is not None or plan is None:
@@ -128,7 +134,7 @@ def _settled(config, inputs, plan, before):
     return dataclasses.replace(config, tokens=dataclasses.replace(config.tokens, micro_batch=count))
 
 
-def _require_same(config, before, path):
+def _require_same(config: RunConfig, before: RunFolder | None, path: Path) -> None:
     if before is None or before.config.to_yaml() == config.to_yaml():
         return
     new, old = config.to_dict(), before.config.to_dict()
@@ -139,7 +145,7 @@ def _require_same(config, before, path):
     )
 
 
-def _begun(config, inputs, command, path):
+def _begun(config: RunConfig, inputs: run_inputs.Inputs, command: str | None, path: Path) -> dict[str, Any]:
     environment = reproducibility.environment_record()
     environment["versions"] |= {name: metadata.version(name) for name in PACKAGES}
     package = Path(__file__).resolve().parent
@@ -160,7 +166,7 @@ def _begun(config, inputs, command, path):
     }
 
 
-def _now():
+def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

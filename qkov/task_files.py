@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import TaskFileError
+
+if TYPE_CHECKING:
+    from .option_types import SampleId
 
 FIELDS = ("id", "text", "prompt", "cluster", "input_ids", "labels")
 NOT_IN_LOSS = -100
@@ -34,7 +38,7 @@ class TaskLine:
     """
 
     number: int
-    sample_id: int | str
+    sample_id: SampleId
     text: str | None
     prompt: str | None
     cluster: int | str | None
@@ -51,7 +55,7 @@ class TaskFile:
     lines: tuple[TaskLine, ...]
 
     @property
-    def sample_ids(self) -> tuple[int | str, ...]:
+    def sample_ids(self) -> tuple[SampleId, ...]:
         """Ids in the order of the file."""
         return tuple(one.sample_id for one in self.lines)
 
@@ -59,7 +63,7 @@ class TaskFile:
     def clusters(self) -> tuple[int | str, ...] | None:
         """A label for each sample, or None where the file has none."""
         found = tuple(one.cluster for one in self.lines)
-        return None if found[0] is None else found
+        return None if found[0] is None else found  # type: ignore[return-value]  # all have one, or none
 
 
 def read_task(path: Path | str, *, sha256: str | None = None) -> TaskFile:
@@ -91,7 +95,7 @@ def read_task(path: Path | str, *, sha256: str | None = None) -> TaskFile:
     return TaskFile(path, found, lines)
 
 
-def _lines(path, data):
+def _lines(path: Path, data: bytes) -> Iterator[TaskLine]:
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
             continue
@@ -104,7 +108,7 @@ def _lines(path, data):
         yield _line(f"{str(path)!r}, line {number}", number, text)
 
 
-def _line(where, number, text):
+def _line(where: str, number: int, text: str) -> TaskLine:
     try:
         content = json.loads(text, object_pairs_hook=lambda pairs: _each_once(where, pairs), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
@@ -130,7 +134,7 @@ def _line(where, number, text):
     )
 
 
-def _content(where, content):
+def _content(where: str, content: dict[str, Any]) -> dict[str, Any]:
     """What is measured: text, with a prompt or not, or token ids, with labels or not."""
     has_ids = content.get("input_ids") is not None
     if has_ids == (content.get("text") is not None):
@@ -163,7 +167,7 @@ def _content(where, content):
     return {"text": None, "prompt": None, "input_ids": ids, "labels": found}
 
 
-def _text(where, name, value, least=1):
+def _text(where: str, name: str, value: Any, least: int = 1) -> str:
     if not isinstance(value, str):
         raise TaskFileError(f"{where}: {name!r} is {value!r:.80}; expected text.")
     if len(value) < least:
@@ -173,13 +177,13 @@ def _text(where, name, value, least=1):
     return value
 
 
-def _tokens(where, name, value, least):
+def _tokens(where: str, name: str, value: Any, least: int) -> tuple[int, ...]:
     if not isinstance(value, list) or not value or not all(type(one) is int and one >= least for one in value):
         raise TaskFileError(f"{where}: {name!r} is {value!r:.80}; expected a list of whole numbers from {least} on.")
     return tuple(value)
 
 
-def _label(where, name, value):
+def _label(where: str, name: str, value: Any) -> int | str:
     if type(value) is int or (isinstance(value, str) and value.encode("utf-8", "replace").decode() == value):
         if type(value) is int and not -(2**63) <= value < 2**63:
             raise TaskFileError(f"{where}: {name!r} is {value!r:.80}, more than 64 bits hold; write it in quotes.")
@@ -187,7 +191,8 @@ def _label(where, name, value):
     raise TaskFileError(f"{where}: {name!r} is {value!r:.80}; expected a string or a whole number.")
 
 
-def _check_together(path, lines):
+def _check_together(path: Path, lines: Sequence[TaskLine]) -> None:
+    seen: dict[SampleId, int]
     seen, kind = {}, type(lines[0].sample_id)
     for one in lines:
         where = f"{str(path)!r}, line {one.number}"
@@ -216,7 +221,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _each_once(where, pairs):
+def _each_once(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
@@ -224,5 +229,5 @@ def _each_once(where, pairs):
     return found
 
 
-def _refuse(word):
+def _refuse(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number of JSON")

@@ -9,13 +9,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import hub
 from .errors import TaskFileError, TokenizerError
 from .task_files import NOT_IN_LOSS, TaskFile, TaskLine
+
+if TYPE_CHECKING:
+    import torch
 
 SAMPLES_PER_BATCH = 32
 
@@ -43,7 +46,7 @@ class TokenisedTask:
         """Tokens of the longest sample."""
         return max(map(len, self.ids))
 
-    def batches(self, padding: int = 0) -> Iterator[dict[str, Any]]:
+    def batches(self, padding: int = 0) -> Iterator[dict[str, torch.Tensor]]:
         """Yield batches in the order of the file, padded on the right to the longest sample of each."""
         for start in range(0, len(self.ids), SAMPLES_PER_BATCH):
             part = slice(start, start + SAMPLES_PER_BATCH)
@@ -106,7 +109,7 @@ def tokenise(task: TaskFile, tokenizer: Any, *, max_length: int, truncate: bool,
     return TokenisedTask(task, tuple(ids), tuple(labels), num_truncated)
 
 
-def _of_line(line: TaskLine, tokenizer):
+def _of_line(line: TaskLine, tokenizer: Any) -> tuple[Sequence[int], Sequence[int]]:
     if line.input_ids is not None:
         return line.input_ids, line.labels or line.input_ids
     whole = _ids(tokenizer, line.prompt or line.text)
@@ -118,12 +121,12 @@ def _of_line(line: TaskLine, tokenizer):
     return [*begin, *prompt, *text, *end], [NOT_IN_LOSS] * masked + [*text, *end]
 
 
-def _ids(tokenizer, text, **options):
+def _ids(tokenizer: Any, text: str | None, **options: Any) -> list[int]:
     # Not verbose: what is too long for the tokenizer's own limit is told by the limit of the run.
     return list(tokenizer(text, verbose=False, **options)["input_ids"])
 
 
-def _around(whole, part):
+def _around(whole: list[int], part: list[int]) -> tuple[list[int], list[int]]:
     """What special tokens stand before and after."""
     for start in range(len(whole) - len(part) + 1):
         if whole[start : start + len(part)] == part:
@@ -134,7 +137,7 @@ def _around(whole, part):
     )
 
 
-def _check_known(where, line, tokens, vocabulary):
+def _check_known(where: str, line: TaskLine, tokens: Sequence[int], vocabulary: int) -> None:
     if max(tokens, default=0) < vocabulary:
         return
     found = f"{where} has token {max(tokens)}; the model knows 0 to {vocabulary - 1}."
@@ -143,12 +146,12 @@ def _check_known(where, line, tokens, vocabulary):
     raise TokenizerError(f"{found} The tokenizer is not that of the model: save the right one beside it.")
 
 
-def _padded(ids, labels, padding):
+def _padded(ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], padding: int) -> dict[str, torch.Tensor]:
     import torch
 
     width = max(map(len, ids))
 
-    def table(rows, filled):
+    def table(rows: Sequence[Sequence[int]], filled: int) -> torch.Tensor:
         return torch.tensor([[*row, *[filled] * (width - len(row))] for row in rows])
 
     return {

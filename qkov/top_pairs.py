@@ -260,7 +260,7 @@ def _one_pair(heatmap: Heatmap, collector: FisherCollector, pair: Mapping[str, A
         collector.sample(task, sample_id)
         row = collector.sample_ids(task).index(sample_id)
         sides.append(scoring.Side.of_task(collector, task, [row], options, heatmap.attributes.get("fisher_tasks")))
-    layout = collector.config.layer(pair["layer"])  # type: ignore[union-attr]  # there is a layout once something is held
+    layout = collector.config.layer(pair["layer"])
     projection, unit = layout.projection(pair["block"]), layout.unit(pair["block"], pair["head"])
     best, total, start = (-1.0, None, 0.0), 0.0, 0
     for tile in factor_tiles.factor_tiles(*sides, layout, projection, unit, options):  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
@@ -319,7 +319,7 @@ def _add_sample_p(
     options = scoring.ScoreOptions(tile_elements=2**62)
     places, lifts = list(dict.fromkeys((row["block"], row["layer"], row["head"], row["kv_head"]) for row in rows)), []
     for block, layer, head, kv_head in places:
-        projection = collector.config.layer(layer).projection(block)  # type: ignore[union-attr]  # there is a layout once something is held
+        projection = collector.config.layer(layer).projection(block)
         unit = kv_head if block in "KV" else head
         a, r, b = inference.slice_gradients(members, projection, unit, options)
         lifts.append(slices.log_lifts(np.concatenate([a, r]), b))

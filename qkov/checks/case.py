@@ -154,7 +154,7 @@ class Case:
     def metric(self, held: FisherCollector, **options: Any) -> QKOVInterferenceMetric:
         """A metric on a collector, summing over slices unless told otherwise."""
         options = {"aggregate": "sum", "min_samples_for_fisher": 1, **options}
-        return interference.QKOVInterferenceMetric(held.config, held, **options)  # type: ignore[arg-type]  # there is a layout once something is held
+        return interference.QKOVInterferenceMetric(held.config, held, **options)
 
     def heatmap(
         self,

@@ -379,9 +379,9 @@ def check_gqa_twin(case: Case) -> Measurement | NotRun:
     twin = case.twin(case.model)
     held = case.collect()
     expanded = case.collect(model=twin)
-    indexer, twin_indexer = layout.QKOVIndexer(held.config), layout.QKOVIndexer(expanded.config)  # type: ignore[arg-type]  # there is a layout once something is held
+    indexer, twin_indexer = layout.QKOVIndexer(held.config), layout.QKOVIndexer(expanded.config)
     for one in case.layouts():
-        comparison.true(expanded.config.layer(one.layer).num_kv_heads == one.num_heads)  # type: ignore[union-attr]  # there is a layout once something is held
+        comparison.true(expanded.config.layer(one.layer).num_kv_heads == one.num_heads)
         for sample_id in held.sample_ids("a"):
             grads, twins = held.get_sample_gradients("a", sample_id), expanded.get_sample_gradients("a", sample_id)
             for block in "QKVO":

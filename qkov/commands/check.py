@@ -69,7 +69,7 @@ def check(
             trust_remote_code=trust_remote_code,
         )
         if files:
-            read = {"source": model, "samples": samples, "tokens": tokens, "revision": revision}
+            read: dict[str, Any] = {"source": model, "samples": samples, "tokens": tokens, "revision": revision}
             read["trust_remote_code"] = trust_remote_code
             batches = [checked_batches.first_samples(network, path, **read) for path in files.values()]
             loss = None
@@ -77,7 +77,7 @@ def check(
             sizes = {"samples": samples, "tokens": tokens}
             batches = [drawn_batches.random_batch(network, seed + shift, **sizes) for shift in range(TASKS)]
             loss = drawn_batches.loss_for(network)
-        shown = {"progress": sys.stderr.isatty(), "name": model, "checks": names}
+        shown: dict[str, Any] = {"progress": sys.stderr.isatty(), "name": model, "checks": names}
         results = checks.check_model(network, *batches, loss_fn=loss, attention=attention, **shown)
         origin = "random weights, built from the configuration" if config_only else "weights loaded"
         inputs = _read(files, batches) if files else _drawn(batches, seed)

@@ -104,7 +104,7 @@ def run(
             _print_plan(settings, out, tell)
             return
         command = shlex.join(["qkov", *sys.argv[1:]])
-        found = running.run_measurement(settings, out, command=command, progress=sys.stderr.isatty(), tell=tell)
+        found = running.run_measurement(settings, out, command=command, progress=sys.stderr.isatty(), tell=tell)  # type: ignore[arg-type]  # None was refused above, but for a dry run
         echo(run_summary.summary(found))
 
 
