@@ -15,6 +15,7 @@ _HOME = {
     "register_layout": "locate",
     # collection
     "FisherCollector": "collector",
+    "merge_stores": "store_merging",
     "FisherDiagonal": "diagonal",
     "collect_fisher_diagonal": "diagonal",
     "load_fisher_diagonal": "diagonal",

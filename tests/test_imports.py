@@ -66,6 +66,7 @@ LEVELS = (
         "store_staging",
         "store",
         "store_repair",
+        "store_merging",
         "passes",
         "score_options",
         "sides",
