@@ -2,13 +2,14 @@
 
     python chat_data.py
 
-Give `labels`, unshifted as in transformers, with -100 where a token is not to be in the loss: on the user's part and on the role
-markers. With a tokenizer that has a chat template, take `apply_chat_template(..., return_assistant_tokens_mask=True)` and put
--100 where the mask is 0; here roles are marked by hand, and tokens are bytes. In the command line's task files a "prompt" in front
-of the "text" does the same.
+Give `labels`, unshifted as in transformers, with -100 where a token is not to be in the loss: on the user's part and on
+the role markers. With a tokenizer that has a chat template, take `apply_chat_template(...,
+return_assistant_tokens_mask=True)` and put -100 where the mask is 0; here roles are marked by hand, and tokens are
+bytes. In the command line's task files a "prompt" in front of the "text" does the same.
 
-It prints what is in the loss of one sample, and how the strongest head differs when the prompts count too. The last line is a
-law: the loss is a sum over tokens, so the gradient of everything is that of the prompts plus that of the answers.
+It prints what is in the loss of one sample, and how the strongest head differs when the prompts count too. The last
+line is a law: the loss is a sum over tokens, so the gradient of everything is that of the prompts plus that of the
+answers.
 """
 
 import torch
@@ -58,7 +59,9 @@ def main():
         )
         top, tokens = heatmap["O"]["top_conflicts"][0], collector.sample("str", 0).num_tokens
         print(f"in the loss: {' and '.join(in_loss)}. Sample 0 has {tokens} such tokens;", end=" ")
-        print(f"highest score {top['score']:.4g}, sample {top['sample_i']} with {top['sample_j']}, layer {top['layer']}")
+        print(
+            f"highest score {top['score']:.4g}, sample {top['sample_i']} with {top['sample_j']}, layer {top['layer']}"
+        )
 
     answers, prompts, everything = (one.get_sample_gradients("str", 0) for one in collectors.values())
     assert collectors["answer",].sample("str", 0).num_tokens == len(texts[0][1].encode())

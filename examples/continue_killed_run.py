@@ -2,11 +2,11 @@
 
     python continue_killed_run.py [FOLDER]
 
-Starts a collection into a store in another process, kills it in the middle with SIGKILL, which no program can catch, and runs the
-same lines again here. What is held is skipped.
+Starts a collection into a store in another process, kills it in the middle with SIGKILL, which no program can catch,
+and runs the same lines again here. What is held is skipped.
 
-It prints how many samples were there after the kill, that scores of the unfinished store are refused, and that the finished one
-has the bytes of a store whose collection was never interrupted.
+It prints how many samples were there after the kill, that scores of the unfinished store are refused, and that the
+finished one has the bytes of a store whose collection was never interrupted.
 """
 
 import hashlib

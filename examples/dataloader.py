@@ -2,11 +2,12 @@
 
     python dataloader.py
 
-A batch may be any iterable of batches, so a DataLoader goes in as it is. Ids and clusters are iterables beside it, in the same
-order: do not shuffle. Samples of one cluster (here: methods of one class) are not independent, and tests count clusters.
+A batch may be any iterable of batches, so a DataLoader goes in as it is. Ids and clusters are iterables beside it, in
+the same order: do not shuffle. Samples of one cluster (here: methods of one class) are not independent, and tests count
+clusters.
 
-It prints how many samples, tokens and clusters were collected. What padding does to a gradient is nothing: the longest and the
-shortest sample have the gradient that they have alone, without padding.
+It prints how many samples, tokens and clusters were collected. What padding does to a gradient is nothing: the longest
+and the shortest sample have the gradient that they have alone, without padding.
 """
 
 import collections

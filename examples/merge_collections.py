@@ -2,12 +2,13 @@
 
     python merge_collections.py [FOLDER]
 
-Each job fills a store of its own, here one after the other, elsewhere on machines that know nothing of each other. What they must
-agree on is the model and the settings, and no sample id may be used twice: `merge_stores` refuses everything else. (Jobs that run
-at the same time and share a file system can fill one store together instead: see `distributed.py`.)
+Each job fills a store of its own, here one after the other, elsewhere on machines that know nothing of each other. What
+they must agree on is the model and the settings, and no sample id may be used twice: `merge_stores` refuses everything
+else. (Jobs that run at the same time and share a file system can fill one store together instead: see
+`distributed.py`.)
 
-It prints what the parts hold, what the merged store holds, and a refusal. The merged store has the bytes of the store that one job
-would have filled, and so the same scores, bit for bit.
+It prints what the parts hold, what the merged store holds, and a refusal. The merged store has the bytes of the store
+that one job would have filled, and so the same scores, bit for bit.
 """
 
 import ast
@@ -29,7 +30,9 @@ def texts():
     nodes = (one for one in ast.walk(ast.parse(source)) if isinstance(one, ast.FunctionDef | ast.ClassDef))
     prose = "\n".join(filter(None, map(ast.get_docstring, nodes)))
     cut = {"prose": prose.encode(), "code": source.encode()[2000:]}
-    return {task: {f"{task}@{40 * i}": list(data[40 * i : 40 * i + 40]) for i in range(24)} for task, data in cut.items()}
+    return {
+        task: {f"{task}@{40 * i}": list(data[40 * i : 40 * i + 40]) for i in range(24)} for task, data in cut.items()
+    }
 
 
 def collect(store, parts):
@@ -61,7 +64,7 @@ def main(folder):
     merged = qkov.merge_stores(parts, folder / "merged.store")
     for store in (*parts, merged):
         held = qkov.FisherCollector.open(store)
-        print(f"{store.name}: {({task: len(held.samples(task)) for task in held.tasks})} samples")
+        print(f"{store.name}: {sum(len(held.samples(task)) for task in held.tasks)} samples of tasks {held.tasks}")
     try:
         qkov.merge_stores([parts[0], parts[0]], folder / "twice.store")
     except qkov.errors.SampleIdError as error:

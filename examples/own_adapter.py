@@ -2,13 +2,13 @@
 
     python own_adapter.py
 
-The attention here has one weight for all three projections, in an order of its own: keys, then queries, then values. Shapes
-cannot tell that order from any other, so an unknown fused weight is refused, never guessed. `register_layout` declares it for
-the class, and `prove_layout` makes experiments on the model: which weights still get a gradient when all heads but one are
-closed, which heads move when a slice is changed, which blocks fall silent when one is zeroed.
+The attention here has one weight for all three projections, in an order of its own: keys, then queries, then values.
+Shapes cannot tell that order from any other, so an unknown fused weight is refused, never guessed. `register_layout`
+declares it for the class, and `prove_layout` makes experiments on the model: which weights still get a gradient when
+all heads but one are closed, which heads move when a slice is changed, which blocks fall silent when one is zeroed.
 
-It prints the refusal without a declaration, the refusal of a wrong one (the usual order: queries, keys, values; its shapes fit),
-and the proof of the right one.
+It prints the refusal without a declaration, the refusal of a wrong one (the usual order: queries, keys, values; its
+shapes fit), and the proof of the right one.
 """
 
 from functools import partial

@@ -2,12 +2,13 @@
 
     python own_model.py
 
-The model is plain torch, nothing of transformers: one layer of attention that tells Python code from prose by its bytes. Where
-its heads are is declared in one line, as its four projections are linear layers of their own; `own_adapter.py` shows what to do
-where they are not. What a loss is, `loss_fn` says: one number for each sample, which must not depend on other samples.
+The model is plain torch, nothing of transformers: one layer of attention that tells Python code from prose by its
+bytes. Where its heads are is declared in one line, as its four projections are linear layers of their own;
+`own_adapter.py` shows what to do where they are not. What a loss is, `loss_fn` says: one number for each sample, which
+must not depend on other samples.
 
-It prints where the heads were found, then one line for each law that was measured on the model: its error, what was allowed,
-and how many numbers were compared. A law that cannot be tried on such a model says why. None may fail.
+It prints where the heads were found, then one line for each law that was measured on the model: its error, what was
+allowed, and how many numbers were compared. A law that cannot be tried on such a model says why. None may fail.
 """
 
 import inspect

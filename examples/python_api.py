@@ -3,11 +3,11 @@
     python python_api.py [FOLDER]
 
 Trains a small byte-level model for some seconds on Python's standard library, collects three tasks (docstrings, source
-code, sums), scores every head, tests all of them against the sums as reference, and predicts what a step on code does to the
-loss of prose. Results and pictures go to FOLDER.
+code, sums), scores every head, tests all of them against the sums as reference, and predicts what a step on code does
+to the loss of prose. Results and pictures go to FOLDER.
 
-It prints the strongest pair of samples, what may be concluded from the tests, and the predicted change in nats. A score says
-where, a test whether it is more than with the reference, a prediction how much and with which sign.
+It prints the strongest pair of samples, what may be concluded from the tests, and the predicted change in nats. A score
+says where, a test whether it is more than with the reference, a prediction how much and with which sign.
 """
 
 import ast

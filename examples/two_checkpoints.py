@@ -2,16 +2,19 @@
 
     python two_checkpoints.py
 
-A small model is trained on docstrings, then fine-tuned on code for some steps. Each checkpoint gets a collector of its own (one
-collector refuses a second model: gradients of different weights do not belong into one score), with the same samples.
+A small model is trained on docstrings, then fine-tuned on code for some steps. Each checkpoint gets a collector of its
+own (one collector refuses a second model: gradients of different weights do not belong into one score), with the same
+samples.
 
-What may be compared: scores without a unit. "natural" measures each task against its own Fisher, so it stays the same when the
-loss of a task is multiplied by a constant; here that is shown by doubling it. What may NOT be compared: "unsigned", "dot" and
-predicted changes at two checkpoints. They grow with the gradients, whose size training changes by itself.
+What may be compared: scores without a unit. "natural" measures each task against its own Fisher, so it stays the same
+when the loss of a task is multiplied by a constant; here that is shown by doubling it. What may NOT be compared:
+"unsigned", "dot" and predicted changes at two checkpoints. They grow with the gradients, whose size training changes by
+itself.
 
-It prints the mean score of each block at both checkpoints, natural and unsigned, and how alike two rankings of the heads are: of
-the two checkpoints, and of two halves of the samples at one checkpoint. Where the halves agree no better than the checkpoints,
-nothing is known of what training did. And a pair of checkpoints is one run of training: another seed may move other heads.
+It prints the mean score of each block at both checkpoints, natural and unsigned, and how alike two rankings of the
+heads are: of the two checkpoints, and of two halves of the samples at one checkpoint. Where the halves agree no better
+than the checkpoints, nothing is known of what training did. And a pair of checkpoints is one run of training: another
+seed may move other heads.
 """
 
 import copy
@@ -59,7 +62,9 @@ def mean_scores(model, prose, code, variant, loss_fn=None):
 
 def alikeness(one, other):
     """Return the rank correlation of all heads of the queries and of the outputs."""
-    ranks = [np.argsort(np.argsort(np.concatenate([scores[block].ravel() for block in "QO"]))) for scores in (one, other)]
+    ranks = [
+        np.argsort(np.argsort(np.concatenate([scores[block].ravel() for block in "QO"]))) for scores in (one, other)
+    ]
     return np.corrcoef(*ranks)[0, 1]
 
 
@@ -83,7 +88,9 @@ def main():
         first, second = (mean_scores(model, prose, code, variant) for model in (before, after))
         for block in "QKVO":
             print(f"{variant:9} {block}: {first[block].mean():.4g} before, {second[block].mean():.4g} after")
-        halves = [mean_scores(after, part(prose, half), part(code, half), variant) for half in (slice(16), slice(16, 32))]
+        halves = [
+            mean_scores(after, part(prose, half), part(code, half), variant) for half in (slice(16), slice(16, 32))
+        ]
         print(f"{variant:9} ranks of heads: {alikeness(first, second):.2f} alike before and after,", end=" ")
         print(f"{alikeness(*halves):.2f} alike on two halves of the samples")
         twice = mean_scores(after, prose, code, variant, loss_fn=doubled)
