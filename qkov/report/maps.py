@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 
 STEPS = 64
-DARK_ENDS = (0.80, 0.115)  # lightness and chroma in OKLab of the ends of the diverging colours on dark ground
+DARK_ENDS = (0.76, 0.15)  # lightness and chroma in OKLab of the ends of the diverging colours on dark ground
 DARK_MIDDLE = 0.30
 HUES = {"low": 25.0, "high": 250.0}  # red and blue, degrees
 

@@ -85,8 +85,8 @@ def _header(data):
     first = data.first
     sizes = [
         f"{len(first.sample_a)} × {len(first.sample_b)} samples",
-        f"{len(first.layers)} layers × {len(first.heads)} heads",
-        f"{len(first.kv_heads)} kv heads",
+        f"{_counted(len(first.layers), 'layer')} × {_counted(len(first.heads), 'head')}",
+        _counted(len(first.kv_heads), "kv head"),
     ]
     model = (data.record.get("model") or {}).get("name")
     links = (("summary", "Summary"), ("maps", "Maps"), ("tables", "Tables"), ("score", "The score"), ("provenance", "Provenance"))
@@ -105,6 +105,10 @@ def _header(data):
     )
 
 
+def _counted(number, what):
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _opening(data, words):
     for caution in words.cautions:
         yield element("aside", element("strong", "Before the pictures: "), caution, class_="caution", role="note")
@@ -119,14 +123,13 @@ def _opening(data, words):
 
 
 def _maps_section(data):
-    heading = f"Layer by head, slice by slice"
-    help_ = (
+        help_ = (
         "Point at a cell, click it, or move with the arrow keys; Enter holds it, Escape lets go. K and V weights exist once per"
         " kv head: such a cell spans the query heads that it serves."
     )
     return element(
         "section",
-        element("h2", heading),
+        element("h2", "Maps, layer by head"),
         element("noscript", element("p", "Maps, numbers of single heads and tables need JavaScript; the words do not.", class_="caution")),
         element("div", id="controls", class_="controls"),
         element("p", id="note", class_="note"),

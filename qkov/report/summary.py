@@ -27,8 +27,12 @@ class Summary:
 
 def summarise(data):
     """Put a :class:`~qkov.report.data.ReportData` into words."""
-    quotable = (*_names(data), *(_nothing(data) or (*_tests(data), *_prediction(data))))
-    return Summary(question=tuple(_question(data)), cautions=tuple(_cautions(data)), quotable=quotable)
+    nothing = _nothing(data)
+    return Summary(
+        question=tuple(_question(data)),
+        cautions=() if nothing else tuple(_cautions(data)),
+        quotable=(*_names(data), *(nothing or (*_tests(data), *_prediction(data)))),
+    )
 
 
 def named(name):
@@ -103,14 +107,14 @@ def _tests(data):
     yield from (_survivors if strong else _no_survivor)(data, tested, strong)
     if weak > strong:
         yield (
-            f"With the false discovery rate in place of the family-wise error (q ≤ {data.alpha:g}) the list has {weak} slices, of"
-            f" which on average up to {data.alpha:.0%} are false."
+            f"With the false discovery rate in place of the family-wise error (q ≤ {data.alpha:g}) the list has {weak} slices; of"
+            f" such a list up to {data.alpha:.0%} is expected to be false."
         )
     yield LIMITS[statistics.main_test]
 
 
 LIMITS = {
-    "source": "Nothing is claimed of the other slices, nor that B does A harm: to coincide has no sign.",
+    "source": "Nothing is claimed of slices that do not survive, nor that B does A harm: to coincide has no sign.",
     "exchange": "There was no reference task: nothing more than a difference between the tasks can be concluded, and not that"
     " one interferes with the other.",
 }
@@ -145,22 +149,22 @@ def _prediction(data):
     if prediction is None:
         return
     facts, whole = prediction.attributes, prediction.to_dataframe("all").iloc[0]
-    step = f"a {facts['optimiser']} step of size {short(prediction.step_size)} on all slices for B"
+    step = f"one step ({facts['optimiser']}) of size {short(prediction.step_size)} on all slices for B"
     change, low, high = (whole[name] for name in ("change", "low", "high"))
     if np.isnan(low):
         yield (
-            f"Predicted from gradients, not measured: {step} changes A’s loss by {short(change)} nats a sample. How certain"
+            f"Predicted from gradients, not measured: {step} is expected to change A’s loss by {short(change)} nats a sample. How certain"
             " that is, is not known: samples have no clusters."
         )
         return
     interval = f"{facts['level']:.0%} interval {short(low)} to {short(high)}"
     if low <= 0 <= high:
         yield (
-            f"Predicted from gradients, not measured: {step} changes A’s loss by {short(change)} nats a sample ({interval});"
+            f"Predicted from gradients, not measured: {step} is expected to change A’s loss by {short(change)} nats a sample ({interval});"
             " whether A’s loss rises or falls is not settled."
         )
         return
-    moved = "raises" if change > 0 else "lowers"
+    moved = "is expected to raise" if change > 0 else "is expected to lower"
     size, ends = abs(change), sorted((abs(low), abs(high)))
     interval = f"{facts['level']:.0%} interval {short(ends[0])} to {short(ends[1])}"
     yield f"Predicted from gradients, not measured: {step} {moved} A’s loss by {short(size)} nats a sample ({interval})."

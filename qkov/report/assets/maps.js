@@ -3,10 +3,10 @@
 const panels = new Map();
 
 const cellSize = () => {
-  const size = (n, steps) => (steps.find(([most]) => n <= most) ?? [0, 9])[1];
-  const wide = size(grid.heads.length, [[2, 44], [8, 30], [16, 22], [32, 14]]);
-  const high = size(grid.layers.length, [[2, 36], [8, 26], [16, 20], [32, 14]]);
-  return [wide, Math.min(high, Math.max(wide, 18))];
+  const size = (n, steps) => steps.find(([most]) => n <= most)[1];
+  const wide = size(grid.heads.length, [[2, 44], [8, 30], [16, 22], [32, 14], [Infinity, 7]]);
+  const high = size(grid.layers.length, [[2, 36], [8, 26], [16, 20], [32, 14], [Infinity, 8]]);
+  return [wide, high];
 };
 
 const labelled = (numbers, size, room) => {
@@ -28,10 +28,11 @@ const runs = (row) => {
 const LEFT = 40;
 const TOP = 6;
 const BOTTOM = 36;
+const LEAST = 150; // room for the words below
 
 const buildPanel = (block) => {
   const [wide, high] = cellSize();
-  const width = LEFT + wide * grid.heads.length + 8;
+  const width = LEFT + Math.max(wide * grid.heads.length, LEAST) + 8;
   const height = TOP + high * grid.layers.length + BOTTOM;
   const svg = draw("svg", {
     width, height, viewBox: `0 0 ${width} ${height}`, tabindex: 0, role: "application", "data-block": block,
@@ -44,10 +45,10 @@ const buildPanel = (block) => {
   dots.append(draw("rect", { width: 4, height: 4, class: "ground" }), draw("circle", { cx: 2, cy: 2, r: 0.8, class: "dot" }));
   const defs = draw("defs");
   defs.append(hatch, dots);
-  const ground = draw("rect", {
-    x: LEFT, y: TOP, width: wide * grid.heads.length, height: high * grid.layers.length, fill: `url(#hatch-${block})`,
-    class: "absent",
-  });
+  const absent = draw("g");
+  for (const [row, head] of absentCells(block)) {
+    absent.append(draw("rect", { x: LEFT + head * wide, y: TOP + row * high, width: wide, height: high, fill: `url(#hatch-${block})` }));
+  }
   const cells = draw("g", { class: "cells" });
   const boxes = new Map();
   const gap = wide >= 14 ? 1 : 0.5;
@@ -74,12 +75,22 @@ const buildPanel = (block) => {
     }
   });
   const over = { signs: draw("g", { class: "signs" }), marks: draw("g", { class: "marks" }), rings: draw("g", { class: "rings" }) };
-  svg.append(defs, ground, cells, groupLines(wide, high), over.signs, over.marks, over.rings, axes(block, wide, high));
+  svg.append(defs, absent, cells, groupLines(wide, high), over.signs, over.marks, over.rings, axes(block, wide, high));
   const place = document.querySelector(`#panel-${block} .plot`);
+  place.closest(".panels").style.maxWidth = `${2 * width + 40}px`; // one column, or two, but not three and one
   place.append(svg);
   panels.set(block, { svg, cells, boxes, wide, high, ...over, cursor: null });
   drawMarks(block);
 };
+
+// Where the model has no slice: [row, place of the query head].
+const absentCells = (block) =>
+  grid.layers.flatMap((_, row) =>
+    grid.heads.flatMap((_, head) => {
+      const unit = "KV".includes(block) ? grid.kv_index[row][head] : head;
+      return unit < 0 || sliceAt(block, row, unit) === undefined ? [[row, head]] : [];
+    }),
+  );
 
 // Lines between groups of query heads that share a kv head, where all layers group alike.
 const groupLines = (wide, high) => {
@@ -117,9 +128,8 @@ const axes = (block, wide, high) => {
       put(grid.kv_heads[kv], (from + to) / 2, bottom + 15, "middle");
     }
   }
-  const middle = LEFT + (wide * grid.heads.length) / 2;
   const spans = row !== null && row.some(([, first, last]) => last > first);
-  put(row === null ? "query head" : spans ? "kv head, over its query heads" : "kv head", middle, bottom + 29, "middle");
+  put(row === null ? "query head" : spans ? "kv head, over its query heads" : "kv head", LEFT, bottom + 29, "start");
   const layer = draw("text", { transform: `translate(10 ${(TOP + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" });
   layer.textContent = "layer";
   labels.append(layer);
@@ -191,25 +201,17 @@ const paint = () => {
         }
         if (map.kind === "diverging" && at < 0) {
           const bar = { x: box.x + box.width / 2 - panel.wide / 4 - 0.5, y: box.y + box.height - 4.5 };
-          panel.signs.append(draw("rect", { ...bar, width: panel.wide / 2, height: 2 }));
+          panel.signs.append(draw("rect", { ...bar, width: panel.wide / 2, height: 1.6 }));
         }
       }
     }
-    absent ||= hasAbsent(block);
+    absent ||= absentCells(block).length > 0;
     colourBar(block, map, kind, low, high);
   }
   document.body.classList.toggle("show-signs", state.signs);
   document.getElementById("note").textContent = [map.unit && `Colour: ${map.unit}.`, map.note].filter(Boolean).join(" ");
   showKey(map, untested, absent);
 };
-
-const hasAbsent = (block) =>
-  grid.layers.some((_, row) =>
-    grid.heads.some((_, head) => {
-      const unit = "KV".includes(block) ? grid.kv_index[row][head] : head;
-      return unit < 0 || sliceAt(block, row, unit) === undefined;
-    }),
-  );
 
 const colourBar = (block, map, kind, low, high) => {
   const place = document.querySelector(`#panel-${block} .bar`);
@@ -230,13 +232,16 @@ const showKey = (map, untested, absent) => {
     return svg;
   };
   if (data.marks !== null) {
-    const number = (level) => data.marks.filter((mark) => mark === level).length;
-    item(sign(draw("circle", { cx: 7, cy: 7, r: 4.5 })), `survives: family-wise p ≤ ${data.alpha} (${number(2)} slices)`);
-    if (number(1)) item(sign(draw("path", { d: diamond(7, 7, 5) })), `only q ≤ ${data.alpha} (${number(1)} slices)`);
+    const number = (level) => {
+      const found = data.marks.filter((mark) => mark === level).length;
+      return `${found} ${found === 1 ? "slice" : "slices"}`;
+    };
+    item(sign(draw("circle", { cx: 7, cy: 7, r: 4.5 })), `survives: family-wise p ≤ ${data.alpha} (${number(2)})`);
+    if (data.marks.includes(1)) item(sign(draw("path", { d: diamond(7, 7, 5) })), `only q ≤ ${data.alpha} (${number(1)})`);
   }
   const patch = (pattern) => {
     const svg = draw("svg", { width: 16, height: 14, "aria-hidden": "true" });
-    svg.append(draw("rect", { width: 14, height: 14, fill: `url(#${pattern}-Q)`, class: "absent" }));
+    svg.append(draw("rect", { width: 14, height: 14, fill: `url(#${pattern}-Q)` }));
     return svg;
   };
   if (absent) item(patch("hatch"), "the model has no such slice");
@@ -256,17 +261,28 @@ const outline = () => {
   if (index === null) return;
   const kv = groupOf(index);
   for (const [block, panel] of panels) {
+    const ringed = [];
     for (const [other, boxes] of panel.boxes) {
       const same = other === index;
       if (!same && (kv < 0 || slices.layer[other] !== slices.layer[index] || groupOf(other) !== kv)) continue;
       if (!same && block === slices.block[index]) continue;
-      for (const box of boxes) {
-        panel.rings.append(draw("rect", {
-          x: box.x - 1, y: box.y - 1, width: box.width + 1, height: box.height + 1, class: same ? "own" : "related",
-        }));
-      }
+      ringed.push(...boxes.map((box) => ({ ...box, kind: same ? "own" : "related" })));
+    }
+    for (const box of merged(ringed)) {
+      panel.rings.append(draw("rect", { x: box.x - 1, y: box.y - 1, width: box.width + 1, height: box.height + 1, class: box.kind }));
     }
   }
+};
+
+// Boxes of one row, those that touch made one.
+const merged = (boxes) => {
+  const found = [];
+  for (const box of [...boxes].sort((one, other) => one.x - other.x)) {
+    const last = found.at(-1);
+    if (last && Math.abs(last.x + last.width - box.x) < 0.1) last.width += box.width;
+    else found.push({ ...box });
+  }
+  return found;
 };
 
 const show = (index) => {

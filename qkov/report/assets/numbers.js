@@ -14,6 +14,7 @@ const draw = (tag, attributes = {}) => {
 };
 
 const NONE = "—";
+const CHANCE = /(^|_)(p|q|p_maxt|p_adjusted)$/;
 
 // Four significant digits, as one reads a single number.
 const written = (value) => {
@@ -24,8 +25,9 @@ const written = (value) => {
   return String(Number(value.toPrecision(4)));
 };
 
-// One form for a whole column, so that its numbers stand digit under digit: {digits, power} or {exponent}.
-const columnForm = (values) => {
+// One form for a whole column, so that its numbers stand digit under digit: {digits, power} or {exponent}. Shares of chance have
+// four digits behind the point.
+const columnForm = (values, name) => {
   const known = values.filter((value) => typeof value === "number" && value !== 0).map(Math.abs);
   if (!known.length || values.every((value) => value === null || Number.isInteger(value))) return { whole: true };
   let most = 0;
@@ -37,12 +39,13 @@ const columnForm = (values) => {
   if (most / least > 1e5) return { exponent: true };
   const power = most >= 1e-3 && most < 1e5 ? 0 : 3 * Math.floor(Math.log10(most) / 3);
   const lead = Math.floor(Math.log10(most)) - power;
-  return { power, digits: Math.max(0, 3 - lead) };
+  return { power, digits: Math.max(CHANCE.test(name) ? 4 : 0, 3 - lead) };
 };
 
 const inForm = (value, form) => {
   if (value === null || value === undefined) return "";
   if (form.whole) return String(value);
   if (form.exponent) return value === 0 ? "0" : value.toExponential(2);
-  return (value / 10 ** form.power).toFixed(form.digits);
+  const fixed = (value / 10 ** form.power).toFixed(form.digits);
+  return value !== 0 && Number(fixed) === 0 ? (value / 10 ** form.power).toExponential(1) : fixed;
 };

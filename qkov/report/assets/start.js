@@ -1,7 +1,7 @@
 // Controls, deep links, and the start. A link such as report.html#select=Q-0-3&map=effect&sort=p opens the page on that slice; of K
 // and V the last number is that of the kv head.
 
-let reading = false;
+let reading = true; // until the link that opened the page is followed
 
 const remember = () => {
   if (reading) return;
@@ -14,15 +14,18 @@ const remember = () => {
 
 const follow = () => {
   const hash = location.hash.slice(1);
-  if (!hash.includes("=")) return; // a link to a section
-  const said = new URLSearchParams(hash);
   reading = true;
+  if (hash.includes("=")) followed(hash); // else it is a link to a section
+  reading = false;
+};
+
+const followed = (hash) => {
+  const said = new URLSearchParams(hash);
   const map = data.maps.findIndex((one) => one.column === said.get("map"));
   if (map >= 0) pickMap(map);
   if (said.has("filter")) tables.get("slices").filter(said.get("filter"));
   if (said.has("sort")) tables.get("slices").sort(said.get("sort"), said.has("descending"));
   if (byKey.has(said.get("select"))) choose(byKey.get(said.get("select")));
-  reading = false;
 };
 
 const pickMap = (number) => {
@@ -48,8 +51,8 @@ const buildControls = () => {
   };
   const ticks = [tick("shared", "one colour scale for all blocks", false, (on) => { state.shared = on; paint(); })];
   if (data.marks !== null) ticks.push(tick("marked", "marks", true, (on) => { state.marks = on; BLOCKS.forEach(drawMarks); }));
-  if (data.maps.some((one) => one.kind === "diverging")) ticks.push(tick("signs", "bars below the middle", false, (on) => { state.signs = on; paint(); }));
-  document.getElementById("controls").append(make("div", choices, { class: "choices", role: "radiogroup", "aria-label": "What the colours show" }), ...ticks);
+  if (data.maps.some((one) => one.kind === "diverging")) ticks.push(tick("signs", "bars below the middle colour", false, (on) => { state.signs = on; paint(); }));
+  document.getElementById("controls").append(make("div", choices, { class: "choices", role: "radiogroup", "aria-label": "What the colours show" }), make("div", ticks, { class: "controls" }));
 };
 
 const buildTheme = () => {

@@ -8,7 +8,7 @@ class DataTable {
     this.all = all;
     this.row = row;
     this.count = all.length ? all[0].values.length : 0;
-    this.forms = new Map(all.map((one) => [one.name, one.text ? null : columnForm(one.values)]));
+    this.forms = new Map(all.map((one) => [one.name, one.text ? null : columnForm(one.values, one.name)]));
     this.sorted = null;
     this.descending = false;
     this.start = 0;
@@ -175,7 +175,7 @@ const buildTables = () => {
     { name: "head", label: "head", values: range.map((at) => (ownKv(at) ? null : grid.heads[slices.unit[at]])) },
     { name: "kv_head", label: "kv head", values: kv },
   ];
-  const numbers = data.columns.map((one) => ({ ...one, text: one.name === "head_type", more: !one.main, label: one.group.startsWith("Test") || one.group === "Score" ? one.label : one.label }));
+  const numbers = data.columns.map((one) => ({ ...one, text: one.name === "head_type", more: !one.main }));
   const sliceRow = (line, at, cells) => {
     const button = make("button", slices.block[at], { type: "button", class: "open", title: `Show ${title(at)}` });
     button.addEventListener("click", () => choose(at));
