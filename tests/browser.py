@@ -147,8 +147,17 @@ class Browser:
     def press(self, *keys):
         for one in keys:
             text = {"Enter": "\r", " ": " "}.get(one, "")
-            self._send("Input.dispatchKeyEvent", type="keyDown", key=one, code=one, text=text, windowsVirtualKeyCode=CODES.get(one, 0))
-            self._send("Input.dispatchKeyEvent", type="keyUp", key=one, code=one, windowsVirtualKeyCode=CODES.get(one, 0))
+            self._send(
+                "Input.dispatchKeyEvent",
+                type="keyDown",
+                key=one,
+                code=one,
+                text=text,
+                windowsVirtualKeyCode=CODES.get(one, 0),
+            )
+            self._send(
+                "Input.dispatchKeyEvent", type="keyUp", key=one, code=one, windowsVirtualKeyCode=CODES.get(one, 0)
+            )
 
     def picture(self, file, *, whole=True):
         """Save what is shown as a PNG file: the whole page, or the window."""
@@ -159,7 +168,18 @@ class Browser:
     def print(self, file):
         """Print the page to a PDF file."""
         with open(file, "wb") as stream:
-            stream.write(base64.b64decode(self._send("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"]))
+            stream.write(
+                base64.b64decode(self._send("Page.printToPDF", printBackground=True, preferCSSPageSize=True)["data"])
+            )
 
 
-CODES = {"Enter": 13, "Escape": 27, " ": 32, "Tab": 9, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+CODES = {
+    "Enter": 13,
+    "Escape": 27,
+    " ": 32,
+    "Tab": 9,
+    "ArrowLeft": 37,
+    "ArrowUp": 38,
+    "ArrowRight": 39,
+    "ArrowDown": 40,
+}

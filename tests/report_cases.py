@@ -24,7 +24,9 @@ def labels_of(heatmap):
     ]
 
 
-def make_statistics(heatmap, *, main="source", strong=3, weak=5, untested=0, clusters=40, min_p=1e-4, seed=3, notes=(), reference="chat"):
+def make_statistics(
+    heatmap, *, main="source", strong=3, weak=5, untested=0, clusters=40, min_p=1e-4, seed=3, notes=(), reference="chat"
+):
     """Tests of every slice of a heatmap: the first ``strong`` survive the family-wise error, ``weak`` more only q."""
     labels = labels_of(heatmap)
     number, random = len(labels), np.random.default_rng(seed)
@@ -35,7 +37,11 @@ def make_statistics(heatmap, *, main="source", strong=3, weak=5, untested=0, clu
     effect = np.exp(0.2 * random.normal(size=number)) if main == "source" else 0.2 * random.normal(size=number)
     main_columns = {"statistic": random.normal(size=number), "effect": effect, "p": p, "q": q, "p_maxt": p_maxt}
     columns = {f"{main}_{name}": values for name, values in main_columns.items()}
-    columns |= {"lift": 1 + 0.3 * random.normal(size=number) ** 2, "lift_low": np.full(number, 0.9), "lift_high": np.full(number, 2.2)}
+    columns |= {
+        "lift": 1 + 0.3 * random.normal(size=number) ** 2,
+        "lift_low": np.full(number, 0.9),
+        "lift_high": np.full(number, 2.2),
+    }
     if main == "source":
         columns |= {"source_effect_low": effect * 0.9, "source_effect_high": effect * 1.1}
         columns |= {f"exchange_{name}": values for name, values in main_columns.items()}
@@ -106,9 +112,17 @@ def make_prediction(heatmap, *, shift=0.1, clusters=True, seed=5):
 def empty_heatmap(**fields):
     """A comparison with a task without samples."""
     whole = make_heatmap(num_b=0, **fields)
-    return dataclasses.replace(whole, health={block: {stat: np.full_like(values, np.nan) for stat, values in whole.health[block].items()} for block in BLOCKS})
+    return dataclasses.replace(
+        whole,
+        health={
+            block: {stat: np.full_like(values, np.nan) for stat, values in whole.health[block].items()}
+            for block in BLOCKS
+        },
+    )
 
 
 def huge_heatmap(layers=80, heads=64, kv_heads=8, **fields):
     """As many slices as the largest open models have."""
-    return make_heatmap(layers=tuple(range(layers)), heads=tuple(range(heads)), kv_heads=tuple(range(kv_heads)), **fields)
+    return make_heatmap(
+        layers=tuple(range(layers)), heads=tuple(range(heads)), kv_heads=tuple(range(kv_heads)), **fields
+    )

@@ -4,11 +4,9 @@ The file needs no other file and no network. Words, maps, tables and pictures co
 the summary reads what the statistics allow and no more.
 """
 
-from pathlib import Path
-
-from .. import durable
 from . import figures, page
 from .data import ALPHA, ReportData, gather
+from .writing import write_report
 
 __all__ = ["ReportData", "make_report", "write_report"]
 

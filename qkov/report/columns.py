@@ -51,7 +51,9 @@ class SlicePairs:
 
 def plain(values):
     """Round to six significant digits, which is what a report shows and sorts by; NaN and infinities become None."""
-    return tuple(float(f"{value:.6g}") + 0.0 if np.isfinite(value) else None for value in np.asarray(values, np.float64))
+    return tuple(
+        float(f"{value:.6g}") + 0.0 if np.isfinite(value) else None for value in np.asarray(values, np.float64)
+    )
 
 
 def score_columns(data):
@@ -101,7 +103,9 @@ def test_columns(data):
     if statistics is None:
         return []
     main, names = statistics.main_test, _test_words(statistics)
-    places = {label: at for at, label in enumerate(zip(statistics.blocks, statistics.layers, statistics.units, strict=True))}
+    places = {
+        label: at for at, label in enumerate(zip(statistics.blocks, statistics.layers, statistics.units, strict=True))
+    }
     rows = [places.get(data.labels(*one), -1) for one in data.slices]
     found = []
     for name, (label, group, low, high, shown) in names.items():
@@ -181,7 +185,12 @@ def health_columns(data):
     """Columns of the first heatmap's health."""
     health, slices = data.first.health, data.slices
     return [
-        Column(stat, HEALTH_WORDS.get(stat, stat), "Health", plain([health[block][stat][row, unit] for block, row, unit in slices]))
+        Column(
+            stat,
+            HEALTH_WORDS.get(stat, stat),
+            "Health",
+            plain([health[block][stat][row, unit] for block, row, unit in slices]),
+        )
         for stat in health["Q"]
     ]
 

@@ -61,7 +61,9 @@ class ReportData:
     def _require_same_labels(self, other):
         first = self.first
         same = all(getattr(first, name) == getattr(other, name) for name in LABELS)
-        if not (same and np.array_equal(first.kv_index, other.kv_index) and np.array_equal(first.present, other.present)):
+        if not (
+            same and np.array_equal(first.kv_index, other.kv_index) and np.array_equal(first.present, other.present)
+        ):
             raise errors.OptionError("heatmaps of one report differ in tasks, samples or slices; make one report each.")
 
     def _require_same_origin(self, name, facts):

@@ -130,7 +130,9 @@ def _dark_diverging():
 def _from_oklch(lightness, chroma, hue):
     """Return the hex of a colour of OKLCH (Ottosson 2020), cut to what a screen can show."""
     a, b = chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))
-    roots = np.array([[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]])
+    roots = np.array(
+        [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
+    )
     to_linear = np.array([
         [4.0767416621, -3.3077115913, 0.2309699292],
         [-1.2684380046, 2.6097574011, -0.3413193965],

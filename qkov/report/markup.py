@@ -67,6 +67,14 @@ def data_address(content, kind):
 def table(rows, *, heads=(), numbers=()):
     """Write a small table; columns whose place is in ``numbers`` are set as numbers."""
     kinds = [("number" if at in numbers else None) for at in range(max(map(len, rows), default=0))]
-    head = element("thead", element("tr", *(element("th", one, scope="col", class_=kind) for one, kind in zip(heads, kinds, strict=False))))
-    body = [element("tr", *(element("td", cell, class_=kind) for cell, kind in zip(row, kinds, strict=False))) for row in rows]
-    return element("div", element("table", *([head] if heads else []), element("tbody", *body)), class_="scroll", tabindex="0")
+    head = element(
+        "thead",
+        element("tr", *(element("th", one, scope="col", class_=kind) for one, kind in zip(heads, kinds, strict=False))),
+    )
+    body = [
+        element("tr", *(element("td", cell, class_=kind) for cell, kind in zip(row, kinds, strict=False)))
+        for row in rows
+    ]
+    return element(
+        "div", element("table", *([head] if heads else []), element("tbody", *body)), class_="scroll", tabindex="0"
+    )

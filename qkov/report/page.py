@@ -35,7 +35,10 @@ def write(data, pictures):
             *_pictures_section(pictures),
             _provenance_section(data),
         ),
-        element("footer", element("p", "Made by qkov. Numbers on this page have six significant digits; the result files have all.")),
+        element(
+            "footer",
+            element("p", "Made by qkov. Numbers on this page have six significant digits; the result files have all."),
+        ),
         element("script", content, type="application/json", id="data"),
         element("script", Markup(script)),
     ]
@@ -89,8 +92,16 @@ def _header(data):
         _counted(len(first.kv_heads), "kv head"),
     ]
     model = (data.record.get("model") or {}).get("name")
-    links = (("summary", "Summary"), ("maps", "Maps"), ("tables", "Tables"), ("score", "The score"), ("provenance", "Provenance"))
-    title = element("h1", name(first.task_a), element("small", "A"), " against ", name(first.task_b), element("small", "B"))
+    links = (
+        ("summary", "Summary"),
+        ("maps", "Maps"),
+        ("tables", "Tables"),
+        ("score", "The score"),
+        ("provenance", "Provenance"),
+    )
+    title = element(
+        "h1", name(first.task_a), element("small", "A"), " against ", name(first.task_b), element("small", "B")
+    )
     return element(
         "header",
         element(
@@ -117,20 +128,27 @@ def _opening(data, words):
         element("h2", "Summary"),
         element("p", " ".join(words.question), class_="question"),
         element("blockquote", *(element("p", sentence) for sentence in words.quotable), id="quotable"),
-        element("p", "These sentences may be quoted, together. They say what the data support, and no more.", class_="fine"),
+        element(
+            "p", "These sentences may be quoted, together. They say what the data support, and no more.", class_="fine"
+        ),
         id="summary",
     )
 
 
 def _maps_section(data):
-        help_ = (
+    help_ = (
         "Point at a cell, click it, or move with the arrow keys; Enter holds it, Escape lets go. K and V weights exist once per"
         " kv head: such a cell spans the query heads that it serves."
     )
     return element(
         "section",
         element("h2", "Maps, layer by head"),
-        element("noscript", element("p", "Maps, numbers of single heads and tables need JavaScript; the words do not.", class_="caution")),
+        element(
+            "noscript",
+            element(
+                "p", "Maps, numbers of single heads and tables need JavaScript; the words do not.", class_="caution"
+            ),
+        ),
         element("div", id="controls", class_="controls"),
         element("p", id="note", class_="note"),
         element(
@@ -151,7 +169,9 @@ def _maps_section(data):
 
 def _panel(block):
     title = element("figcaption", element("b", block), f" {BLOCK_WORDS[block]}")
-    return element("figure", title, element("div", class_="bar"), element("div", class_="plot", tabindex="-1"), id=f"panel-{block}")
+    return element(
+        "figure", title, element("div", class_="bar"), element("div", class_="plot", tabindex="-1"), id=f"panel-{block}"
+    )
 
 
 def _tables_section(data):
@@ -181,9 +201,15 @@ def _tests_section(data):
         ("speaks against", main["null"]),
         ("a mark says", main["claim"]),
         ("relabelled units", main["unit"]),
-        ("relabelings", f"{main['n_permutations']} of {main['n_distinct']} there are; smallest possible p {main['min_p']:.3g}"),
+        (
+            "relabelings",
+            f"{main['n_permutations']} of {main['n_distinct']} there are; smallest possible p {main['min_p']:.3g}",
+        ),
         ("seed", main["seed"]),
-        ("independent clusters", ", ".join(f"{summary.named(one)}: {count}" for one, count in facts["num_clusters"].items())),
+        (
+            "independent clusters",
+            ", ".join(f"{summary.named(one)}: {count}" for one, count in facts["num_clusters"].items()),
+        ),
         ("family", f"{len(statistics.blocks)} slices of four blocks; K and V once per kv head"),
         ("level", f"{data.alpha:g}"),
     ]
@@ -197,7 +223,10 @@ def _tests_section(data):
 def _reliability(statistics):
     frame = statistics.reliability_table()
     heads = ("map", "reliability", "correlation with B’s norm", "change when tasks swap", "of a half", "slices")
-    rows = [tuple("—" if one is None or one != one else one if isinstance(one, str) else f"{one:.3g}" for one in row) for row in frame.itertuples(index=False)]
+    rows = [
+        tuple("—" if one is None or one != one else one if isinstance(one, str) else f"{one:.3g}" for one in row)
+        for row in frame.itertuples(index=False)
+    ]
     return table(rows, heads=heads, numbers=range(1, len(heads)))
 
 
@@ -211,10 +240,18 @@ def _score_section(data):
             ("sign", facts.get("sign", "")),
             ("unit", facts.get("unit", "")),
             ("range", facts.get("range", "")),
-            ("Fisher", {"A": "of task A", "B": "of task B", "pooled": "pooled over both tasks"}.get(facts.get("fisher_pool"), "")),
+            (
+                "Fisher",
+                {"A": "of task A", "B": "of task B", "pooled": "pooled over both tasks"}.get(
+                    facts.get("fisher_pool"), ""
+                ),
+            ),
             ("Fisher from", facts.get("fisher_source", "")),
             ("damping", facts.get("damping_rule", "")),
-            ("grows with the loss of A, B, both", ", ".join("no power" if one is None else f"power {one}" for one in degrees.values())),
+            (
+                "grows with the loss of A, B, both",
+                ", ".join("no power" if one is None else f"power {one}" for one in degrees.values()),
+            ),
             ("the average", facts.get("average_caveat", "")),
             ("heads together", facts.get("additivity_note", "")),
             ("slices", facts.get("slice_note", "")),
@@ -243,12 +280,23 @@ def _pictures_section(pictures):
             ", ",
             element("a", "PNG", class_="png", download=f"{file}.png"),
         )
-        shown.append(element("figure", element("img", src=data_address(png, "image/png"), alt=f"Picture {file}", loading="lazy"), links))
-    yield element("section", element("details", element("summary", element("h2", "Figures to download")), *shown), id="figures")
+        shown.append(
+            element(
+                "figure",
+                element("img", src=data_address(png, "image/png"), alt=f"Picture {file}", loading="lazy"),
+                links,
+            )
+        )
+    yield element(
+        "section", element("details", element("summary", element("h2", "Figures to download")), *shown), id="figures"
+    )
 
 
 def _provenance_section(data):
-    parts = [element("h2", "Provenance"), table([(element("span", what), element("code", value)) for what, value in provenance.rows(data)])]
+    parts = [
+        element("h2", "Provenance"),
+        table([(element("span", what), element("code", value)) for what, value in provenance.rows(data)]),
+    ]
     if missing := provenance.not_run(data):
         parts += [element("h3", "Not run"), table(missing, heads=("what", "why"))]
     return element("section", *parts, id="provenance")

@@ -146,7 +146,12 @@ def _layer_table(data):
     labels = {"layer": "layer"}
     if data.statistics is not None:
         table = data.statistics.layer_table().set_index("layer")
-        words = {"statistic": "test statistic", "p": "p", "q": "q (false discovery rate)", "p_maxt": "p, family-wise (max-T)"}
+        words = {
+            "statistic": "test statistic",
+            "p": "p",
+            "q": "q (false discovery rate)",
+            "p_maxt": "p, family-wise (max-T)",
+        }
         for name, label in words.items():
             columns_of[name] = [float(table[name].get(layer, np.nan)) for layer in data.first.layers]
             labels[name] = label

@@ -7,7 +7,9 @@ import numpy as np
 from .. import escaping
 from ..inference import ENOUGH_CLUSTERS
 
-NO_PAIR_P = "No pair of samples has a p value; pairs are listed because they are extreme, and would fall when drawn again."
+NO_PAIR_P = (
+    "No pair of samples has a p value; pairs are listed because they are extreme, and would fall when drawn again."
+)
 
 
 @dataclass(frozen=True)
