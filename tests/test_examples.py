@@ -39,7 +39,7 @@ def run(path, folder):
     program = ["bash"] if path.suffix == ".sh" else [sys.executable, "-W", "error"]
     environment = {**os.environ, **OFFLINE, "PYTHONPATH": str(library), "PYTHON": sys.executable, "TMPDIR": str(folder)}
     return subprocess.run(
-        [*program, str(path)], cwd=empty, env=environment, capture_output=True, text=True, timeout=240, check=False
+        [*program, str(path)], cwd=empty, env=environment, capture_output=True, text=True, timeout=280, check=False
     )
 
 
