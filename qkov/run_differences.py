@@ -50,20 +50,22 @@ RECORD = {
     "model.fingerprint": (ANOTHER, EVERY),
     "model.class": (ANOTHER, EVERY),
     "model.attn_implementation": ("D3", EVERY),
+    "versions.omp_num_threads": ("none", EVERY),  # what came of it, the number of threads says
+    "versions.tqdm": ("none", EVERY),
+    "versions.PyYAML": ("none", EVERY),
     "versions.torch": ("D3", EVERY),
     "versions.transformers": ("D3", EVERY),
     "versions.qkov": ("D3", EVERY),
     "versions.*": ("D2", EVERY),
     "commit.qkov": ("D3", EVERY),
-    "platform": ("D2", EVERY),
-    "python": ("D2", EVERY),
-    "implementation": ("D2", EVERY),
-    "cpu_capability": ("D2", EVERY),
     "threads": ("D2", EVERY),
-    "cuda": ("D3", EVERY),
     "device": ("D3", EVERY),
 }
 """Fields of ``run.json``, by the end of their name; any other depends on what was run and decides nothing."""
+UNSAID = (
+    "results", "not_run", "config_sha256", "format", "status", "started", "finished", "command", "seconds", "resumed", "notes",
+)  # fmt: skip
+"""Of a record: what came of the run, or when it was."""
 OF_TASK = ("sha256", "samples", "tokens", "clusters")
 ATTRIBUTES = {
     "model_fingerprint": (ANOTHER, SCORES),
@@ -127,10 +129,11 @@ def record_differences(
     Args:
         one, two: Contents of ``run.json``. compared: Source and target. reference: Of the tests, or None.
     """
-    unsaid = ("results", "not_run", "config_sha256", "format", "status", "started", "finished", "command", "seconds")
-    first, second = ({key: value for key, value in found.items() if key not in unsaid} for found in (one, two))
+    first, second = ({key: value for key, value in found.items() if key not in UNSAID} for found in (one, two))
+    on_cpu = {str(found.get("device")) for found in (one, two)} == {"cpu"}
     data = [{task: _facts(value) for task, value in found.pop("data", {}).items()} for found in (first, second)]
-    found = [*_differences(first, second, RECORD, ("none", EVERY))]
+    rules = {"versions.cuda": ("none" if on_cpu else "D3", EVERY), **RECORD}
+    found = [*_differences(first, second, rules, ("none", EVERY))]
     for difference in _differences(*data, {}, (ANOTHER, EVERY)):
         task = difference.name.rpartition(".")[0]
         if task in compared:

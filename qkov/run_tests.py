@@ -98,7 +98,7 @@ def open_samples(
         task_b or config.target,
         _reference(reference, config.reference),
         clusters or config.statistics.clusters,
-        n_permutations or config.statistics.n_permutations,
+        config.statistics.n_permutations if n_permutations is None else n_permutations,
     )
     seed = config.seed if seed is None else seed
     of_run = (

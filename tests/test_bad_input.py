@@ -87,6 +87,21 @@ SITUATIONS = {
     "another version's store": ["other_version"],
     "two writers": ["two_writers"],
     "unsafe names": ["unsafe_names", "foreign_folder", "no_store", "odd_cluster"],
+    "runs from files": [
+        "misspelt_key",
+        "key_twice",
+        "tag_that_runs_code",
+        "anchors",
+        "line_of_no_json",
+        "id_twice",
+        "empty_line",
+        "long_sample",
+        "changed_samples",
+        "no_tokenizer",
+        "run_not_overwritten",
+        "edited_run",
+        "incomplete_run",
+    ],
     "fingerprints and seals": ["other_weights", "other_settings", "sealed", "unsealed"],
 }
 """What was promised, and the cases of each."""

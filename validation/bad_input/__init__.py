@@ -10,7 +10,7 @@ Example:
     ('passed', 'NonFiniteError', 3, True)
 """
 
-from . import attention, requests, results, running, samples, stored, values
+from . import attention, requests, results, running, runs, samples, stored, values
 from .ground import Ground, contents
 from .registry import CASES, Case, case
 from .run import run_both, run_case, run_cases
@@ -28,6 +28,7 @@ __all__ = [
     "run_case",
     "run_cases",
     "running",
+    "runs",
     "samples",
     "stored",
     "values",
