@@ -177,6 +177,7 @@ def begin_run(path: Path, config: run_config.RunConfig, record: dict[str, Any]) 
     data = config.relative_to(path).to_yaml().encode()
     durable.write_file(path / CONFIG, [data])
     record = {
+        "notes": [],
         **record,
         "format": run_config.FORMAT,
         "status": "incomplete",

@@ -9,7 +9,10 @@ import pytest
 import transformers
 from typer.testing import CliRunner
 
-from qkov import cli
+import qkov
+from qkov import cli, task_files
+
+from .runs import make_model
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,7 +20,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    "rest", ["", *BLOCKS[1:]], ids=["example", "store", "ranks", "statistics", "prediction", "check_model", "pytest"]
+    "rest", ["", *BLOCKS[1:]], ids=["example", "files", "store", "ranks", "statistics", "prediction", "check_model", "pytest"]
 )
 def test_example_runs_as_printed(rest, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -77,6 +80,30 @@ def test_plan_prints_what_is_shown(tmp_path, monkeypatch):
     command, shown = re.search(r"```\npython -m qkov (plan .*)\n```\n\n```\n(.*?)```", TEXT, flags=re.DOTALL).groups()
     found = CliRunner().invoke(cli.app, shlex.split(command))
     assert (found.exit_code, found.stdout) == (0, shown)
+
+
+@pytest.mark.filterwarnings("ignore::qkov.errors.StatisticsWarning")
+def test_runs_from_the_command_line_are_followed_word_for_word(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    section = TEXT.split("## From the command line\n")[1].split("\n## ")[0]
+    for line in re.search(r"```\n(\{.*?)```", section, flags=re.DOTALL).group(1).splitlines():
+        (tmp_path / "shown.jsonl").write_text(line)
+        assert task_files.read_task(tmp_path / "shown.jsonl").lines
+    (block,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    make_model(tmp_path / "gpt2")
+    (tmp_path / "run.yaml").write_text(re.search(r"```yaml\n(.*?)```", section, flags=re.DOTALL).group(1))
+    commands = re.findall(r"^qkov (run .*)$", section, flags=re.MULTILINE)
+    assert len(commands) == 4
+    for line in commands:
+        shown = CliRunner().invoke(cli.app, shlex.split(line))
+        assert shown.exit_code == 0, shown.output
+        assert ("A is 'math', B is 'code', R is 'chat'. In " in shown.stdout) == ("--dry-run" not in line)
+    names = re.findall(r"`([a-z_-]+\.(?:yaml|json|safetensors))`", section)
+    runs = [qkov.open_run(name) for name in ("first", "second", "third")]
+    assert {*names} - {"run.yaml"} == {one.name for one in runs[0].path.iterdir() if one.is_file()} - {"lock"}
+    assert len({(one.path / "config.yaml").read_text() for one in runs}) == 1
+    assert len({str(one.record["results"]) for one in runs}) == 1
 
 
 def test_the_two_commands_are_those_of_continuous_integration():

@@ -122,10 +122,8 @@ def _content(values: dict[str, Any]) -> dict[str, Any]:
     sections = {
         "model": {
             "name": values["model"],
-            "revision": values["revision"],
             "dtype": precision and precision.value,
-            "attention": values["attention"],
-            "trust_remote_code": values["trust_remote_code"] or None,
+            **{name: values[name] for name in ("revision", "attention", "trust_remote_code")},
             "weights": False if values["config_only"] else None,
         },
         "tokens": {"max_length": values["max_length"], "truncate": values["truncate"] or None},
