@@ -20,6 +20,9 @@ HOSTILE = (
     "</script><script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "' onmouseover='x", "<!-- <script>", "]]>",
     "\x1b[2J", "\u202eevil", "a\u2028b", "&lt;b&gt;", "=1+1", "${x} {{y}} `z`", "\ud800", "   ",
 )  # fmt: skip
+RISKY = (
+    "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "fetch(", "XMLHttp", "import(",
+)  # fmt: skip
 LARGEST = 7_000_000
 """Bytes of a page with every kind of result for 80 layers of 64 heads, without pictures."""
 
@@ -52,15 +55,16 @@ def test_the_caveat_of_an_average_stands_in_front():
 
 def test_the_page_asks_for_nothing():
     page = Page(qkov.make_report(*everything(), pictures=True))
-    addresses = [value for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")]
+    addresses = [
+        value for _, attributes in page.elements for key, value in attributes.items() if key in ("src", "href")
+    ]
     assert addresses
     assert all(address.startswith(("#", "data:image/")) for address in addresses)
     assert not {"link", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in page.elements}
     code = "".join(re.findall(r"<(?:script|style)>(.*?)</(?:script|style)>", page.source, re.DOTALL))
     assert "@import" not in code
     assert "url(" not in code.replace("url(#", "")
-    for risky in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "fetch(", "XMLHttp",
-                  "import("):  # fmt: skip
+    for risky in RISKY:
         assert risky not in code
 
 
@@ -134,7 +138,11 @@ def test_pictures_are_in_the_page_when_asked_for():
     heatmaps, statistics, prediction = everything()
     page = Page(qkov.make_report(heatmaps, statistics, prediction, pictures=True))
     names = [one["download"] for tag, one in page.elements if tag == "a" and "download" in one]
-    assert names == [f"{name}.{form}" for name in ("scores-unsigned", "scores-signed", "statistics", "prediction") for form in ("svg", "png")]
+    assert names == [
+        f"{name}.{form}"
+        for name in ("scores-unsigned", "scores-signed", "statistics", "prediction")
+        for form in ("svg", "png")
+    ]
     assert not [tag for tag, _ in Page(qkov.make_report(heatmaps)).elements if tag == "img"]
 
 
@@ -181,7 +189,7 @@ def test_results_of_other_tasks_or_models_are_refused():
         qkov.make_report([])
     with pytest.raises(errors.OptionError, match="level between 0 and 1"):
         qkov.make_report(heatmap, alpha=5)
-    with pytest.raises(errors.OptionError, match="content of run.json"):
+    with pytest.raises(errors.OptionError, match="content of run"):
         qkov.make_report(heatmap, record=["x"])
     facts = heatmap.attributes | {"model_fingerprint": "one"}
     found = make_statistics(heatmap)
@@ -191,8 +199,19 @@ def test_results_of_other_tasks_or_models_are_refused():
 
 
 def test_described_pairs_come_with_their_notes():
-    row = {"block": "K", "layer": 1, "head": None, "kv_head": 1, "sample_a": "<b>", "sample_b": 101, "score": 2.0, "kept": 0.25}
-    pairs = TopPairs(rows=(row,), attributes={"task_a": "code", "task_b": "prose", "notes": ["expect them to fall <i>"]})
+    row = {
+        "block": "K",
+        "layer": 1,
+        "head": None,
+        "kv_head": 1,
+        "sample_a": "<b>",
+        "sample_b": 101,
+        "score": 2.0,
+        "kept": 0.25,
+    }
+    pairs = TopPairs(
+        rows=(row,), attributes={"task_a": "code", "task_b": "prose", "notes": ["expect them to fall <i>"]}
+    )
     page = Page(qkov.make_report(make_heatmap(**POOLED), top_pairs=pairs))
     assert "expect them to fall <i>" in page.words
     table = {one["name"]: one["values"] for one in page.data["tables"]["pairs"]}
@@ -202,13 +221,22 @@ def test_described_pairs_come_with_their_notes():
 
 def test_the_record_is_shown_with_what_was_not_run():
     record = {
-        "status": "complete", "started": "2020-01-02T03:04:05Z", "seeds": {"relabelings": 7}, "commit": {"folder": None, "qkov": "abc"},
+        "status": "complete", "started": "2020-01-02T03:04:05Z", "seeds": {"relabelings": 7},
+        "commit": {"folder": None, "qkov": "abc"},
         "versions": {"python": "3.11.7", "versions": {"torch": "2.6"}}, "data": {"code": {"path": "c.jsonl", "samples": 3}},
         "results": {"statistics.safetensors": {"sha256": "ff"}}, "notes": ["samples have no clusters"],
         "not_run": [{"what": "statistics", "reason": "too few clusters"}],
     }  # fmt: skip
     words = Page(qkov.make_report(make_heatmap(**POOLED), record=record)).words
-    for said in ("2020-01-02T03:04:05Z", "relabelings 7", "qkov abc", "torch 2.6", "c.jsonl", "samples have no clusters", "too few clusters"):
+    for said in (
+        "2020-01-02T03:04:05Z",
+        "relabelings 7",
+        "qkov abc",
+        "torch 2.6",
+        "c.jsonl",
+        "samples have no clusters",
+        "too few clusters",
+    ):
         assert said in words
     assert "Nothing was tested: too few clusters." in words
     assert "not among the results" in words  # of the prediction, which the record does not speak of
@@ -218,14 +246,18 @@ def test_numbers_of_the_page_are_those_of_the_results():
     heatmaps, statistics, prediction = everything()
     page = Page(qkov.make_report(heatmaps, statistics, prediction))
     columns, labels = page.columns, page.slice_labels()
-    rows = {label: at for at, label in enumerate(zip(statistics.blocks, statistics.layers, statistics.units, strict=True))}
+    rows = {
+        label: at for at, label in enumerate(zip(statistics.blocks, statistics.layers, statistics.units, strict=True))
+    }
     change = prediction.to_dataframe("slice")
     for at, (block, layer, unit) in enumerate(labels):
         heatmap = heatmaps[0]
         row, place = heatmap.layers.index(layer), (heatmap.kv_heads if block in "KV" else heatmap.heads).index(unit)
         for one, name in zip(heatmaps, ("score", "score_signed"), strict=True):
             np.testing.assert_allclose(columns[name][at], one.mean_map(block)[row, place], rtol=1e-5)
-        np.testing.assert_allclose(columns["damping_share"][at], heatmap.health[block]["damping_share"][row, place], rtol=1e-5)
+        np.testing.assert_allclose(
+            columns["damping_share"][at], heatmap.health[block]["damping_share"][row, place], rtol=1e-5
+        )
         for name in ("effect", "p", "q", "p_maxt", "statistic", "effect_low", "effect_high"):
             expected = statistics.columns[f"source_{name}"][rows[block, layer, unit]]
             found = columns[name][at]
@@ -286,8 +318,10 @@ def test_types_of_heads_are_shown():
     heatmap = make_heatmap(**POOLED)
     scores = np.full((len(MEASURES), 2, 4), 0.1)
     scores[list(MEASURES).index("induction"), 1, 2] = 0.9
-    types = HeadTypes(types=MEASURES, scores=scores, chance=np.zeros((len(MEASURES), 2)), offset=np.ones((2, 4)), layers=(0, 1),
-                      heads=(0, 1, 2, 3), attributes={})  # fmt: skip
+    types = HeadTypes(
+        types=MEASURES, scores=scores, chance=np.zeros((len(MEASURES), 2)), offset=np.ones((2, 4)), layers=(0, 1),
+        heads=(0, 1, 2, 3), attributes={},
+    )  # fmt: skip
     page = Page(qkov.make_report(heatmap, head_types=types))
     found = dict(zip(page.slice_labels(), page.columns["head_type"], strict=True))
     assert found["Q", 1, 2] == "induction"

@@ -1,4 +1,4 @@
-"""A report in a real browser: what a click, a key, a link and a filter show are the numbers of the arrays, and nothing is fetched."""
+"""A report in a real browser: what clicks, keys, links and filters show are the numbers of the arrays; nothing is fetched."""
 
 import re
 
@@ -7,6 +7,7 @@ import pytest
 
 import qkov
 from qkov import escaping
+from qkov.report import page as page_module
 from tests import browser
 from tests.heatmaps import make_heatmap
 from tests.report_cases import huge_heatmap, make_prediction, make_statistics
@@ -28,7 +29,11 @@ def pages(tmp_path_factory):
     """Name to the address of a report and what is in it."""
     folder, found = tmp_path_factory.mktemp("pages"), {}
     heatmap = make_heatmap(pool="pooled")
-    results = [heatmap, make_heatmap(variant="signed", pool="pooled")], make_statistics(heatmap, untested=2), make_prediction(heatmap)
+    results = (
+        [heatmap, make_heatmap(variant="signed", pool="pooled")],
+        make_statistics(heatmap, untested=2),
+        make_prediction(heatmap),
+    )
     evil = make_heatmap(task_a=HOSTILE, sample_a=(HOSTILE, "one", "two"), variant="signed", pool="pooled")
     huge = huge_heatmap(num_a=2, num_b=2, pool="pooled")
     written = {
@@ -56,7 +61,8 @@ def shown(tab):
     """What the panel of details shows: its title, and numbers by name of their column."""
     return tab.run(
         "({title: document.querySelector('#details h3').textContent, key: document.getElementById('details').dataset.key,"
-        " numbers: Object.fromEntries([...document.querySelectorAll('#details dd')].map(one => [one.dataset.name, one.textContent])),"
+        " numbers: Object.fromEntries([...document.querySelectorAll('#details dd')]"
+        ".map(one => [one.dataset.name, one.textContent])),"
         " all: document.getElementById('details').textContent})"
     )
 
@@ -125,7 +131,7 @@ def test_a_link_to_what_is_not_there_shows_nothing(tab, pages):
 
 
 def test_the_keyboard_moves_chooses_and_lets_go(tab, whole):
-    tab.run("document.querySelector('#panel-Q svg').focus()")
+    tab.run("document.querySelector('#panel-Q .plot svg').focus()")
     tab.press("ArrowRight")
     assert shown(tab)["key"] == "Q-0-1"
     assert "Q, layer 0, head 1: Mean score" in tab.run("document.getElementById('said').textContent")
@@ -134,7 +140,7 @@ def test_the_keyboard_moves_chooses_and_lets_go(tab, whole):
     assert_numbers(shown(tab), whole, ("Q", 1, 3))
     tab.run("document.activeElement.blur()")
     assert shown(tab)["key"] == "Q-1-3"
-    tab.run("document.querySelector('#panel-Q svg').focus()")
+    tab.run("document.querySelector('#panel-Q .plot svg').focus()")
     tab.press("Escape")
     assert shown(tab)["title"] == "No head chosen"
 
@@ -161,7 +167,9 @@ def test_marks_have_shapes_and_stand_where_slices_survive(tab, whole):
 def test_what_was_not_tested_is_dotted_and_told(tab, whole):
     tab.click("[value=effect]")
     untested = [at for at, mark in enumerate(whole.data["marks"]) if mark is None]
-    filled = tab.run("[...document.querySelectorAll('.cells rect')].filter(one => one.getAttribute('fill')).map(one => +one.dataset.index)")
+    filled = tab.run(
+        "[...document.querySelectorAll('.cells rect')].filter(one => one.getAttribute('fill')).map(one => +one.dataset.index)"
+    )
     assert sorted(filled) == untested
     assert "nothing could be tested" in tab.run("document.getElementById('key').textContent")
     tab.click(f"#panel-O [data-index='{untested[0]}']")
@@ -199,6 +207,9 @@ def test_a_column_sorts_as_numbers_with_mouse_and_keyboard(tab, whole):
     np.testing.assert_allclose([float(text) for text in texts[:-2]], sorted(expected, reverse=True), atol=6e-4)
     assert texts[-2:] == ["", ""]
     assert tab.run("document.querySelector('#table-slices th:has([data-sort=effect])').ariaSort") == "descending"
+    tab.click("#table-slices [data-sort=score_signed]")  # of both signs: as text, -0.1 would come before -0.2
+    found = [float(text) for text in rows_of(tab, "score_signed")]
+    np.testing.assert_allclose(found, sorted(whole.columns["score_signed"]), atol=6e-4)
 
 
 def test_numbers_sort_by_size_and_not_as_text(tab, pages):
@@ -207,7 +218,9 @@ def test_numbers_sort_by_size_and_not_as_text(tab, pages):
     assert rows_of(tab, "layer")[0] == "79"
     assert tab.run("document.querySelectorAll('#table-slices tbody tr').length") == 50
     tab.click("#table-slices .pages button:last-child")
-    assert "Rows 51 to 100 of 5120, of 11520 in all" in tab.run("document.querySelector('#table-slices [role=status]').textContent")
+    assert "Rows 51 to 100 of 5120, of 11520 in all" in tab.run(
+        "document.querySelector('#table-slices [role=status]').textContent"
+    )
 
 
 @pytest.mark.parametrize(
@@ -221,9 +234,16 @@ def test_numbers_sort_by_size_and_not_as_text(tab, pages):
     ],
 )
 def test_a_filter_keeps_what_it_says(tab, whole, words, keeps):
-    tab.run(f"(() => {{ const one = document.getElementById('filter-slices'); one.value = {words!r}; one.dispatchEvent(new Event('input')); }})()")
+    tab.run(
+        f"(() => {{ const one = document.getElementById('filter-slices'); one.value = {words!r};"
+        " one.dispatchEvent(new Event('input')); })()"
+    )
     scores = whole.columns["score"]
-    expected = sorted(block for (block, layer, _), score in zip(whole.slice_labels(), scores, strict=True) if keeps(block, layer, score))
+    expected = sorted(
+        block
+        for (block, layer, _), score in zip(whole.slice_labels(), scores, strict=True)
+        if keeps(block, layer, score)
+    )
     assert sorted(rows_of(tab, "block")) == expected
 
 
@@ -306,7 +326,48 @@ def test_the_largest_page_answers(tab, pages):
     assert tab.run("document.querySelectorAll('.cells rect').length") == 2 * 80 * (64 + 8)
     assert_numbers(shown(tab), pages["huge"][1], ("K", 79, 7))
     took = tab.run(
-        "(() => { const start = performance.now(); document.querySelector('[value=effect]').click(); document.body.offsetHeight;"
-        " return performance.now() - start; })()"
+        "(() => { const start = performance.now(); document.querySelector('[value=effect]').click();"
+        " document.body.offsetHeight; return performance.now() - start; })()"
     )
     assert took < 10_000  # about 0.2 s on an idle machine
+
+
+FAULTS = {
+    "sorted as text": ("tables.js", "(a < b ? -1 : a > b ? 1 : 0) : a - b", "0 : String(a) < String(b) ? -1 : 1"),
+    "numbers of another head": ("details.js", "one.values[index];", "one.values[(index + 1) % count];"),
+    "marks of what does not survive": ("maps.js", "if (!mark) continue", "if (mark === null) continue"),
+    "colours upside down": ("maps.js", "const step = Math.round(", "const step = map.steps - 1 - Math.round("),
+    "one cell per query head": ("maps.js", "if (last && last[0] === kv)", "if (false)"),
+    "untested shown as 0": ("maps.js", "const empty = value === null ||", "const empty = false &&"),
+    "arrows go nowhere": ("maps.js", "unit += right", "unit += 0"),
+}
+NOTICED_BY = {
+    "sorted as text": test_a_column_sorts_as_numbers_with_mouse_and_keyboard,
+    "numbers of another head": test_a_click_shows_the_numbers_of_the_arrays_and_holds_them,
+    "marks of what does not survive": test_marks_have_shapes_and_stand_where_slices_survive,
+    "colours upside down": test_colours_follow_the_numbers,
+    "one cell per query head": test_a_kv_head_spans_its_query_heads_and_its_group_is_outlined,
+    "untested shown as 0": test_what_was_not_tested_is_dotted_and_told,
+    "arrows go nowhere": test_the_keyboard_moves_chooses_and_lets_go,
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_wrong_script_is_noticed(tab, tmp_path, monkeypatch, name):
+    """A report with one mistake in its script fails the test that is for it."""
+    file, right, wrong = FAULTS[name]
+    read = page_module._read
+    assert right in read(file)
+    monkeypatch.setattr(page_module, "_read", lambda one: read(one).replace(right, wrong) if one == file else read(one))
+    heatmap = make_heatmap(pool="pooled")
+    results = (
+        [heatmap, make_heatmap(variant="signed", pool="pooled")],
+        make_statistics(heatmap, untested=2),
+        make_prediction(heatmap),
+    )
+    path = tmp_path / "wrong.html"
+    path.write_text(qkov.make_report(*results), encoding="utf-8")
+    tab.media()
+    tab.open(path.as_uri())
+    with pytest.raises((AssertionError, KeyError)):
+        NOTICED_BY[name](tab, Page(path.read_text(encoding="utf-8")))

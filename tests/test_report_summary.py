@@ -12,7 +12,10 @@ from tests.report_cases import empty_heatmap, make_prediction, make_statistics
 
 POOLED = {"pool": "pooled"}
 # Words of effect or certainty. They may stand only in a sentence that denies them, word for word one of these.
-STRONG = re.compile(r"\b(interfer\w*|harm\w*|hurt\w*|significan\w*|prove[sn]?|proof|caus\w+|conflict\w*|damage\w*|always|certain)\b", re.I)
+STRONG = re.compile(
+    r"\b(interfer\w*|harm\w*|hurt\w*|significan\w*|prove[sn]?|proof|caus\w+|conflict\w*|damage\w*|always|certain)\b",
+    re.I,
+)
 DENIALS = (
     "nor that B does A harm: to coincide has no sign",
     "and not that one interferes with the other",
@@ -52,45 +55,89 @@ def _untested(prediction=None, **fields):
 
 
 CAVEAT = "the average carries no information on task A"
+MEASURED = "Nothing was measured"
 SITUATIONS = {
-    "nothing tested": Situation(_untested(), ("Nothing was tested", "no head is singled out"), (TESTED, POSITIVE, MOVES)),
+    "nothing tested": Situation(
+        build=_untested(),
+        must=("Nothing was tested", "no head is singled out"),
+        never=(TESTED, POSITIVE, MOVES),
+    ),
     "nothing tested, pool A": Situation(_untested(pool="A"), ("Nothing was tested", CAVEAT), (POSITIVE,)),
-    "empty": Situation(lambda: gather(empty_heatmap()), ("Nothing was measured", "task B (“prose”)"), (TESTED, "average", POSITIVE)),
-    "empty A": Situation(lambda: gather(make_heatmap(num_a=0)), ("Nothing was measured", "task A (“code”)"), (TESTED, "average")),
+    "empty": Situation(
+        build=lambda: gather(empty_heatmap()),
+        must=(MEASURED, "task B (“prose”)"),
+        never=(TESTED, "average", POSITIVE),
+    ),
+    "empty A": Situation(lambda: gather(make_heatmap(num_a=0)), (MEASURED, "task A (“code”)"), (TESTED, "average")),
     "source survives": Situation(
-        _tested(strong=3, weak=5),
-        ("In 3 of 24 tested slices (family-wise p ≤ 0.05)", "more than those of R do", "R is “chat”", "to coincide has no sign",
-         "the list has 8 slices"),
-        ("differ", "no reference"),
-    ),  # fmt: skip
+        build=_tested(strong=3, weak=5),
+        must=(
+            "In 3 of 24 tested slices (family-wise p ≤ 0.05)",
+            "more than those of R do",
+            "R is “chat”",
+            "to coincide has no sign",
+            "the list has 8 slices",
+        ),
+        never=("differ", "no reference"),
+    ),
     "source, only q": Situation(
-        _tested(strong=0, weak=4), ("No slice survives", "no proof of absence", "the list has 4 slices"), (POSITIVE,)
+        build=_tested(strong=0, weak=4),
+        must=("No slice survives", "no proof of absence", "the list has 4 slices"),
+        never=(POSITIVE,),
     ),
     "source, none": Situation(
-        _tested(strong=0, weak=0), ("in none of 24 tested slices", "no proof of absence"), (POSITIVE, "the list has", "often missed")
+        build=_tested(strong=0, weak=0),
+        must=("in none of 24 tested slices", "no proof of absence"),
+        never=(POSITIVE, "the list has", "often missed"),
     ),
     "source, none, few clusters": Situation(
-        _tested(strong=0, weak=0, clusters=6), ("no proof of absence", "6 independent clusters", "often missed"), (POSITIVE,)
+        build=_tested(strong=0, weak=0, clusters=6),
+        must=("no proof of absence", "6 independent clusters", "often missed"),
+        never=(POSITIVE,),
     ),
     "source, none can": Situation(
-        _tested(strong=0, weak=0, clusters=6, min_p=0.1), ("no slice could have survived",), (POSITIVE,)
+        build=_tested(strong=0, weak=0, clusters=6, min_p=0.1),
+        must=("no slice could have survived",),
+        never=(POSITIVE,),
     ),
-    "source, some untested": Situation(_tested(strong=2, weak=0, untested=5), ("In 2 of 19 tested slices",), ("of 24",)),
-    "nothing testable": Situation(_tested(untested=24), ("Nothing could be tested",), (POSITIVE, "survive", "coincide with")),
+    "source, some untested": Situation(
+        build=_tested(strong=2, weak=0, untested=5),
+        must=("In 2 of 19 tested slices",),
+        never=("of 24",),
+    ),
+    "nothing testable": Situation(
+        build=_tested(untested=24),
+        must=("Nothing could be tested",),
+        never=(POSITIVE, "survive", "coincide with"),
+    ),
     "exchange survives": Situation(
-        _tested(main="exchange", strong=7, weak=0),
-        ("In 7 of 24 tested slices", "the tasks differ here", "nothing more than a difference between the tasks"),
-        ("coincide", r"\bR is\b"),
+        build=_tested(main="exchange", strong=7, weak=0),
+        must=("In 7 of 24 tested slices", "the tasks differ here", "nothing more than a difference between the tasks"),
+        never=("coincide", r"\bR is\b"),
     ),
     "exchange, none": Situation(
-        _tested(main="exchange", strong=0, weak=0), ("No slice survives", "no proof of absence"), (POSITIVE, "coincide", "the same")
+        build=_tested(main="exchange", strong=0, weak=0),
+        must=("No slice survives", "no proof of absence"),
+        never=(POSITIVE, "coincide", "the same"),
     ),
-    "pool A, source survives": Situation(_tested(fields={"pool": "A"}), (CAVEAT, "In 3 of 24"), ()),
-    "raised": Situation(_untested(prediction={"shift": 3.0}), ("Predicted from gradients, not measured", "expected to raise"), (POSITIVE, "lower")),
-    "lowered": Situation(_untested(prediction={"shift": -3.0}), ("not measured", "expected to lower"), (POSITIVE, "raise")),
+    "pool A, source survives": Situation(_tested(fields={"pool": "A"}), (CAVEAT, "In 3 of 24")),
+    "raised": Situation(
+        build=_untested(prediction={"shift": 3.0}),
+        must=("Predicted from gradients, not measured", "expected to raise"),
+        never=(POSITIVE, "lower"),
+    ),
+    "lowered": Situation(
+        build=_untested(prediction={"shift": -3.0}),
+        must=("not measured", "expected to lower"),
+        never=(POSITIVE, "raise"),
+    ),
     "unsettled": Situation(_untested(prediction={"shift": 0.0}), ("not settled",), (MOVES,)),
-    "no interval": Situation(_untested(prediction={"shift": 3.0, "clusters": False}), ("is not known: samples have no clusters",), (MOVES, "interval")),
-}  # fmt: skip
+    "no interval": Situation(
+        build=_untested(prediction={"shift": 3.0, "clusters": False}),
+        must=("is not known: samples have no clusters",),
+        never=(MOVES, "interval"),
+    ),
+}
 
 
 def problems(situation, words):
