@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -15,6 +16,15 @@ OPTIONS = (
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )  # fmt: skip
+# The browser reads from descriptor 3 and writes to 4. Both are moved out of the way first: one may be where the other goes.
+HAND_OVER = """
+import fcntl, os, sys
+found = [fcntl.fcntl(int(one), fcntl.F_DUPFD, 10) for one in sys.argv[1:3]]
+for one, wanted in zip(found, (3, 4)):
+    os.dup2(one, wanted)
+    os.close(one)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 PATIENCE = 60  # seconds
 MISSING = "there is no chromium here; the report was not opened in a browser"
 
@@ -30,10 +40,9 @@ def opened():
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         to_it, ours = os.pipe()
         from_it, theirs = os.pipe()
-        # The browser reads from descriptor 3 and writes to 4; the shell puts ours there.
-        command = f'exec "$@" 3<&{to_it} 4>&{theirs}'
         started = subprocess.Popen(
-            ["sh", "-c", command, "sh", path(), *OPTIONS, f"--user-data-dir={profile}", "about:blank"],
+            [sys.executable, "-SE", "-c", HAND_OVER, str(to_it), str(theirs), path(), *OPTIONS, f"--user-data-dir={profile}",
+             "about:blank"],
             pass_fds=(to_it, theirs), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(to_it)
@@ -59,6 +68,7 @@ class Browser:
         self._session = self._send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._send(f"{domain}.enable")
+        self._send("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def _send(self, method, **params):
         self._number += 1
