@@ -92,6 +92,7 @@ _HOME = {
     "register_layout": "locate",
     # collection
     "FisherCollector": "collector",
+    "merge_stores": "store_merging",
     "FisherDiagonal": "diagonal",
     "collect_fisher_diagonal": "diagonal",
     "load_fisher_diagonal": "diagonal",
@@ -153,6 +154,9 @@ _HOME = {
     "run_measurement": "running",
     "RunFolder": "run_folder",
     "open_run": "run_folder",
+    # results as one page
+    "make_report": "report",
+    "write_report": "report",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",
