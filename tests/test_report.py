@@ -123,6 +123,7 @@ def test_texts_are_shown_only_when_given_and_cut():
     (shown,) = page.data["texts"]["a"]
     assert shown.startswith("line one\nline two xxx")
     assert shown.endswith("… (618 more characters)")
+    assert shown.count("x") == 400 - len("line one\nline two ")
     assert page.data["texts"]["b"] == ["short"]
 
 

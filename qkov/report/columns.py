@@ -1,11 +1,15 @@
 """Numbers of every slice, one column each: scores, tests, predictions, health; and its strongest pairs of samples."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from .. import strongest
 from ..geometry import BLOCKS
+from .data import ReportData
 
 HEALTH_WORDS = {
     "fisher_min": "smallest F",
@@ -51,14 +55,14 @@ class SlicePairs:
     scores: tuple
 
 
-def plain(values):
+def plain(values: Any) -> tuple[float | None, ...]:
     """Round to six significant digits, which is what a report shows and sorts by; NaN and infinities become None."""
     return tuple(
         float(f"{value:.6g}") + 0.0 if np.isfinite(value) else None for value in np.asarray(values, np.float64)
     )
 
 
-def score_columns(data):
+def score_columns(data: ReportData) -> tuple[list[Column], list[SlicePairs]]:
     """Return ``(columns, pairs)`` of every heatmap, each read once, a slice at a time."""
     columns, pairs = [], []
     for heatmap, name in zip(data.heatmaps, data.names, strict=True):
@@ -80,9 +84,10 @@ SCORE_WORDS = {
 }
 
 
-def _read_scores(heatmap, name, number):
+def _read_scores(heatmap: Any, name: str, number: int) -> tuple[np.ndarray, SlicePairs]:
     ascending = heatmap.attributes["conflict_order"] == "ascending"
-    means, kept = [], ([], [], [])
+    means: list[tuple[float, float, float]] = []
+    kept: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     for block in BLOCKS:
         for _, scores in heatmap.each_slice(block):
             if not scores.size:
@@ -100,7 +105,7 @@ def _read_scores(heatmap, name, number):
     return np.array(means).reshape(-1, 3), SlicePairs(name, order, *map(tuple, kept))
 
 
-def test_columns(data):
+def tested_columns(data: ReportData) -> list[Column]:
     """Columns of the tests: those of the main test first, under short names."""
     statistics = data.statistics
     if statistics is None:
@@ -121,12 +126,9 @@ def test_columns(data):
     return found
 
 
-test_columns.__test__ = False  # pytest collects functions by name
-
-
-def _test_words(statistics):
+def _test_words(statistics: Any) -> dict[str, tuple[str, str, str, str, bool]]:
     main, level = statistics.main_test, f"{statistics.attributes['level']:.0%}"
-    words = {}
+    words: dict[str, tuple[str, str, str, str, bool]] = {}
     for test in dict.fromkeys((main, "exchange")):
         own = test == main
         group = {"source": "Test: A against the reference as source", "exchange": "Test: do the tasks differ"}[test]
@@ -154,7 +156,7 @@ def _test_words(statistics):
     }
 
 
-def prediction_columns(data):
+def prediction_columns(data: ReportData) -> list[Column]:
     """Columns of the predicted change by each slice's step alone."""
     prediction = data.prediction
     if prediction is None:
@@ -184,7 +186,7 @@ def prediction_columns(data):
     return found
 
 
-def health_columns(data):
+def health_columns(data: ReportData) -> list[Column]:
     """Columns of the first heatmap's health."""
     health, slices = data.first.health, data.slices
     return [
@@ -198,7 +200,7 @@ def health_columns(data):
     ]
 
 
-def type_column(data):
+def type_column(data: ReportData) -> list[Column]:
     """A column with what each head attends to, if that was measured."""
     types = data.types
     if types is None:
@@ -207,7 +209,7 @@ def type_column(data):
     return [Column("head_type", "head type", "Type", values, main=True)]
 
 
-def marks(data):
+def marks(data: ReportData) -> tuple[int | None, ...] | None:
     """Mark every slice: 2 survives the family-wise error, 1 only the false discovery rate, 0 neither, None was not tested."""
     if data.statistics is None:
         return None
@@ -222,7 +224,7 @@ def marks(data):
     return tuple(marked.get(data.labels(*one)) for one in data.slices)
 
 
-def strongest_rows(data, pairs):
+def strongest_rows(data: ReportData, pairs: SlicePairs) -> list[tuple[int, int, int, float]]:
     """The strongest pairs of every block, ties by slice and sample order: places of slice and samples, and the score."""
     rows = []
     slices = data.slices

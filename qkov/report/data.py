@@ -1,7 +1,10 @@
 """What a report is made of: results of one comparison of two tasks, checked to belong together."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -32,17 +35,17 @@ class ReportData:
         ModelChangedError: If results are of another model.
     """
 
-    heatmaps: tuple
-    statistics: object = None
-    prediction: object = None
-    top_pairs: object = None
-    head_types: object = None
-    record: dict = field(default_factory=dict)
-    texts: dict | None = None
+    heatmaps: tuple[Any, ...]
+    statistics: Any = None
+    prediction: Any = None
+    top_pairs: Any = None
+    head_types: Any = None
+    record: dict[str, Any] = field(default_factory=dict)
+    texts: dict[str, dict[Any, str]] | None = None
     alpha: float = ALPHA
     pairs_per_slice: int = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.heatmaps:
             raise errors.OptionError("a report needs at least one heatmap; got none.")
         if not 0 < self.alpha < 1 or self.pairs_per_slice < 0:
@@ -58,7 +61,7 @@ class ReportData:
         if self.head_types is not None:
             head_types.fitting(self.head_types, self.first)
 
-    def _require_same_labels(self, other):
+    def _require_same_labels(self, other: Any) -> None:
         first = self.first
         same = all(getattr(first, name) == getattr(other, name) for name in LABELS)
         if not (
@@ -66,7 +69,7 @@ class ReportData:
         ):
             raise errors.OptionError("heatmaps of one report differ in tasks, samples or slices; make one report each.")
 
-    def _require_same_origin(self, name, facts):
+    def _require_same_origin(self, name: str, facts: Mapping[str, Any]) -> None:
         tasks, expected = (facts["task_a"], facts["task_b"]), (self.first.task_a, self.first.task_b)
         if tasks != expected:
             raise errors.OptionError(f"{name} are of tasks {tasks}; expected those of the heatmap, {expected}.")
@@ -75,17 +78,17 @@ class ReportData:
             raise errors.ModelChangedError(f"{name} were computed on another model than the heatmap.")
 
     @property
-    def first(self):
+    def first(self) -> Any:
         """The heatmap that is shown first."""
         return self.heatmaps[0]
 
     @property
-    def reference_task(self):
+    def reference_task(self) -> str | None:
         """Name of the reference task of the tests, or None."""
         return None if self.statistics is None else self.statistics.attributes["reference_task"]
 
     @property
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         """A name for every heatmap: its variant, with the pool where that alone does not tell them apart."""
         facts = [one.attributes for one in self.heatmaps]
         variants = [str(one.get("variant", "scores")) for one in facts]
@@ -96,20 +99,20 @@ class ReportData:
         return tuple(variants)
 
     @property
-    def slices(self):
+    def slices(self) -> list[tuple[str, int, int]]:
         """``(block, layer, unit)`` of every slice that exists, as places on the axes; K and V once per kv head."""
         found = []
         for block in BLOCKS:
             found += [(block, layer, unit) for layer, unit in np.argwhere(self.first.exists(block)).tolist()]
         return found
 
-    def labels(self, block, layer, unit):
+    def labels(self, block: str, layer: int, unit: int) -> tuple[str, int, int]:
         """Return ``(block, layer, unit)`` in true numbers, as results name a slice."""
         units = self.first.kv_heads if block in "KV" else self.first.heads
         return block, self.first.layers[layer], units[unit]
 
     @property
-    def types(self):
+    def types(self) -> dict[str, np.ndarray] | None:
         """Type of every unit by block, str ``[layers, units]``; None if not measured."""
         from .. import tables
 
@@ -119,7 +122,7 @@ class ReportData:
         return {block: tables.unit_types(first, block) for block in BLOCKS}
 
 
-def gather(heatmap, **results):
+def gather(heatmap: Any, **results: Any) -> ReportData:
     """Build :class:`ReportData` from one heatmap or several, and whatever else there is."""
     several = tuple(heatmap) if isinstance(heatmap, list | tuple) else (heatmap,)
     record = results.pop("record", None)

@@ -1,12 +1,15 @@
 """The pictures that go with a report, as SVG text and PNG bytes; equal results give equal bytes on one machine."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 
 from .. import durable
+from .data import ReportData
 
 
-def draw(data):
+def draw(data: ReportData) -> dict[str, tuple[bytes, bytes]]:
     """Return ``{name: (svg, png)}`` of every picture that the data has."""
     drawn = {f"scores-{_file_name(name)}": one.plot() for one, name in zip(data.heatmaps, data.names, strict=True)}
     if data.statistics is not None:
@@ -16,7 +19,7 @@ def draw(data):
     return {name: (figure.to_svg().encode(), figure.to_png()) for name, figure in drawn.items()}
 
 
-def write(pictures, folder):
+def write(pictures: dict[str, tuple[bytes, bytes]], folder: Path | str) -> None:
     """Write pictures as ``NAME.svg`` and ``NAME.png`` into a folder, which is made."""
     durable.make_folder(Path(folder))
     for name, (svg, png) in pictures.items():
@@ -24,5 +27,5 @@ def write(pictures, folder):
         durable.write_file(Path(folder) / f"{name}.png", [png])
 
 
-def _file_name(name):
+def _file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)

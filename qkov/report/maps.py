@@ -4,10 +4,16 @@ Colours are perceptually even: viridis from the smallest value up, and red to bl
 a sign. In print and for eyes that see no hue, lightness tells size, and a bar in the cell that a value is below the middle.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
+
+from .data import ReportData
 
 STEPS = 64
 DARK_ENDS = (0.76, 0.15)  # lightness and chroma in OKLab of the ends of the diverging colours on dark ground
@@ -38,12 +44,12 @@ class Map:
     shared: bool = False
 
 
-def available(data):
+def available(data: ReportData) -> tuple[Map, ...]:
     """Every map that the data has, the first heatmap's average first."""
     return (*_of_scores(data), *_of_tests(data), *_of_prediction(data))
 
 
-def _of_scores(data):
+def _of_scores(data: ReportData) -> Iterator[Map]:
     for heatmap, name in zip(data.heatmaps, data.names, strict=True):
         facts = heatmap.attributes
         signed = facts.get("range", "").startswith("(-inf")
@@ -58,7 +64,7 @@ def _of_scores(data):
         )
 
 
-def _of_tests(data):
+def _of_tests(data: ReportData) -> Iterator[Map]:
     if data.statistics is None:
         return
     facts = data.statistics.attributes["tests"][data.statistics.main_test]
@@ -85,7 +91,7 @@ def _of_tests(data):
     )
 
 
-def _of_prediction(data):
+def _of_prediction(data: ReportData) -> Iterator[Map]:
     if data.prediction is None:
         return
     facts = data.prediction.attributes
@@ -99,7 +105,7 @@ def _of_prediction(data):
     )
 
 
-def colour_rules():
+def colour_rules() -> str:
     """CSS rules of all colours: class ``c0`` to ``c63`` inside ``.sequential``, ``.diverging`` and ``.turned``."""
     low_red, dark = _hexes(matplotlib.colormaps["RdBu"]), _dark_diverging()
     palettes = {
@@ -114,11 +120,11 @@ def colour_rules():
     )
 
 
-def _hexes(colours):
+def _hexes(colours: Any) -> list[str]:
     return [matplotlib.colors.to_hex(colours(step / (STEPS - 1))) for step in range(STEPS)]
 
 
-def _dark_diverging():
+def _dark_diverging() -> list[str]:
     """Red to blue through a dark middle: lightness rises evenly to both ends, so that size reads the same on both sides."""
     found = []
     for at in np.linspace(-1, 1, STEPS):
@@ -127,7 +133,7 @@ def _dark_diverging():
     return found
 
 
-def _from_oklch(lightness, chroma, hue):
+def _from_oklch(lightness: float, chroma: float, hue: float) -> str:
     """Return the hex of a colour of OKLCH (Ottosson 2020), cut to what a screen can show."""
     a, b = chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))
     roots = np.array(

@@ -1,8 +1,12 @@
 """HTML from pieces: whatever is not markup already is text, and is escaped."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import json
+from collections.abc import Container, Sequence
+from typing import Any
 
 from .. import canonical, escaping
 
@@ -15,7 +19,7 @@ class Markup(str):
     __slots__ = ()
 
 
-def element(tag, *children, **attributes):
+def element(tag: str, *children: str, **attributes: Any) -> Markup:
     """Write an element; an underscore behind an attribute's name is dropped, others become hyphens; None leaves it out.
 
     Example:
@@ -30,17 +34,17 @@ def element(tag, *children, **attributes):
     return Markup(f"<{tag}{written}>" if tag in VOID else f"<{tag}{written}>{joined(*children)}</{tag}>")
 
 
-def joined(*children):
+def joined(*children: str) -> Markup:
     """Put pieces next to each other."""
     return Markup("".join(child if isinstance(child, Markup) else escaping.for_html(child) for child in children))
 
 
-def name(text):
+def name(text: Any) -> Markup:
     """A name that others chose, set apart from the direction of the text around it."""
     return element("bdi", str(text))
 
 
-def embedded_json(value):
+def embedded_json(value: Any) -> Markup:
     """Write JSON for a script element that is not run: ASCII, with nothing that ends the element or begins a comment.
 
     Example:
@@ -54,17 +58,17 @@ def embedded_json(value):
     return Markup(written)
 
 
-def source_hash(text):
+def source_hash(text: str) -> str:
     """Return the hash by which a Content-Security-Policy allows an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def data_address(content, kind):
+def data_address(content: bytes, kind: str) -> str:
     """Write bytes as an address that holds them."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def table(rows, *, heads=(), numbers=()):
+def table(rows: Sequence[Sequence[str]], *, heads: Sequence[str] = (), numbers: Container[int] = ()) -> Markup:
     """Write a small table; columns whose place is in ``numbers`` are set as numbers."""
     kinds = [("number" if at in numbers else None) for at in range(max(map(len, rows), default=0))]
     head = element(

@@ -1,16 +1,21 @@
 """The page of a report: one HTML file that needs no other and asks for none, the same bytes for the same results."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from importlib import resources
+from typing import Any
 
 from ..geometry import BLOCKS
 from . import maps, payload, provenance, summary
+from .data import ReportData
 from .markup import Markup, data_address, element, embedded_json, name, source_hash, table
 
 SCRIPTS = ("numbers.js", "slices.js", "maps.js", "details.js", "tables.js", "start.js")
 BLOCK_WORDS = {"Q": "query", "K": "key", "V": "value", "O": "output"}
 
 
-def write(data, pictures):
+def write(data: ReportData, pictures: dict[str, tuple[bytes, bytes]]) -> str:
     """Write the page.
 
     Args:
@@ -53,7 +58,7 @@ def write(data, pictures):
     return f"<!DOCTYPE html>\n{element('html', element('head', *head), element('body', *body), lang='en')}\n"
 
 
-def _policy(style, script):
+def _policy(style: str, script: str) -> str:
     """Nothing from anywhere: this script, this style, and pictures that the page holds."""
     allowed = {
         "default-src": "'none'",
@@ -66,25 +71,25 @@ def _policy(style, script):
     return "; ".join(f"{name} {value}" for name, value in allowed.items())
 
 
-def _read(file):
+def _read(file: str) -> str:
     return resources.files(__package__).joinpath("assets", file).read_text(encoding="utf-8")
 
 
-def _style():
+def _style() -> str:
     return f"{_read('page.css')}\n{maps.colour_rules()}\n"
 
 
-def _script():
+def _script() -> str:
     parts = "\n".join(_read(file) for file in SCRIPTS)
     return f'(() => {{\n"use strict";\n{parts}\n}})();\n'
 
 
-def _title(data):
+def _title(data: ReportData) -> str:
     first = data.first
     return f"{summary.named(first.task_a)} against {summary.named(first.task_b)}"
 
 
-def _header(data):
+def _header(data: ReportData) -> Markup:
     first = data.first
     sizes = [
         f"{len(first.sample_a)} × {len(first.sample_b)} samples",
@@ -116,11 +121,11 @@ def _header(data):
     )
 
 
-def _counted(number, what):
+def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _opening(data, words):
+def _opening(data: ReportData, words: summary.Summary) -> Iterator[Markup]:
     for caution in words.cautions:
         yield element("aside", element("strong", "Before the pictures: "), caution, class_="caution", role="note")
     yield element(
@@ -135,7 +140,7 @@ def _opening(data, words):
     )
 
 
-def _maps_section(data):
+def _maps_section(data: ReportData) -> Markup:
     help_ = (
         "Point at a cell, click it, or move with the arrow keys; Enter holds it, Escape lets go. K and V weights exist once"
         " per kv head: such a cell spans the query heads that it serves."
@@ -167,14 +172,14 @@ def _maps_section(data):
     )
 
 
-def _panel(block):
+def _panel(block: str) -> Markup:
     title = element("figcaption", element("b", block), f" {BLOCK_WORDS[block]}")
     return element(
         "figure", title, element("div", class_="bar"), element("div", class_="plot", tabindex="-1"), id=f"panel-{block}"
     )
 
 
-def _tables_section(data):
+def _tables_section(data: ReportData) -> Markup:
     about_pairs = [summary.NO_PAIR_P] if data.top_pairs is None else data.top_pairs.attributes["notes"]
     parts = [
         element("h2", "Tables"),
@@ -189,7 +194,7 @@ def _tables_section(data):
     return element("section", *parts, id="tables")
 
 
-def _tests_section(data):
+def _tests_section(data: ReportData) -> Iterator[Markup]:
     if data.statistics is None:
         reasons = [why for what, why in provenance.not_run(data) if "statistics" in what]
         said = "Nothing was tested" + "".join(f": {one.rstrip('.')}" for one in reasons[:1]) + "."
@@ -220,7 +225,7 @@ def _tests_section(data):
     yield element("section", *parts, id="tests")
 
 
-def _reliability(statistics):
+def _reliability(statistics: Any) -> Markup:
     frame = statistics.reliability_table()
     heads = ("map", "reliability", "correlation with B's norm", "change when tasks swap", "of a half", "slices")
     rows = [
@@ -230,7 +235,7 @@ def _reliability(statistics):
     return table(rows, heads=heads, numbers=range(1, len(heads)))
 
 
-def _score_section(data):
+def _score_section(data: ReportData) -> Markup:
     parts = [element("h2", "What a score says, and what it does not")]
     for heatmap, label in zip(data.heatmaps, data.names, strict=True):
         facts = heatmap.attributes
@@ -268,7 +273,7 @@ DOES_NOT_SAY = (
 )
 
 
-def _pictures_section(pictures):
+def _pictures_section(pictures: dict[str, tuple[bytes, bytes]]) -> Iterator[Markup]:
     if not pictures:
         return
     shown = []
@@ -292,7 +297,7 @@ def _pictures_section(pictures):
     )
 
 
-def _provenance_section(data):
+def _provenance_section(data: ReportData) -> Markup:
     parts = [element("h2", "Provenance")]
     for group in provenance.groups(data):
         rows = [[row[0], *(element("code", cell) for cell in row[1:])] for row in group.rows]

@@ -1,11 +1,15 @@
 """What the script of a report reads: the grid of slices, a column per number, tables and pairs, as plain JSON."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from .. import escaping
 from . import columns, maps
+from .data import ReportData
 
 LONGEST_TEXT = 400  # characters
 PAIR_COLUMNS = {
@@ -22,14 +26,14 @@ PAIR_COLUMNS = {
 }
 
 
-def build(data):
+def build(data: ReportData) -> dict[str, Any]:
     """Return the JSON-able content for a :class:`~qkov.report.data.ReportData`."""
     first, slices = data.first, data.slices
     scores, pairs = columns.score_columns(data)
-    found = [*columns.type_column(data), *scores, *columns.test_columns(data), *columns.prediction_columns(data)]
+    found = [*columns.type_column(data), *scores, *columns.tested_columns(data), *columns.prediction_columns(data)]
     found += columns.health_columns(data)
     kept = _Samples(data)
-    tables = {"pairs": _pair_table(data, pairs[0], kept)}
+    tables = {"pairs": _pair_table(data, pairs[0])}
     if (layers := _layer_table(data)) is not None:
         tables["layers"] = layers
     return {
@@ -66,7 +70,7 @@ def build(data):
     }
 
 
-def _column(one):
+def _column(one: columns.Column) -> dict[str, Any]:
     return {
         "name": one.name,
         "label": one.label,
@@ -79,21 +83,22 @@ def _column(one):
     }
 
 
-def _listed(values):
+def _listed(values: Any) -> list[Any] | None:
     return None if values is None else list(values)
 
 
 class _Samples:
     """The samples that are named somewhere, each once, with their texts if those are to be shown."""
 
-    def __init__(self, data):
+    def __init__(self, data: ReportData) -> None:
         self._ids = {"a": data.first.sample_a, "b": data.first.sample_b}
         self._tasks = {"a": data.first.task_a, "b": data.first.task_b}
-        self._given, self._places = data.texts, {"a": {}, "b": {}}
-        self.ids = {"a": [], "b": []}
-        self.texts = None if data.texts is None else {"a": [], "b": []}
+        self._given = data.texts or {}
+        self._places: dict[str, dict[int, int]] = {"a": {}, "b": {}}
+        self.ids: dict[str, list[str]] = {"a": [], "b": []}
+        self.texts: dict[str, list[str | None]] | None = None if data.texts is None else {"a": [], "b": []}
 
-    def place(self, side, at):
+    def place(self, side: str, at: int) -> int:
         """Return the number under which a sample is listed, which lists it."""
         places = self._places[side]
         if at not in places:
@@ -105,7 +110,7 @@ class _Samples:
         return places[at]
 
 
-def shortened(text):
+def shortened(text: str | None) -> str | None:
     """Cut a text to what a person reads at a glance, and say how much was cut; None if there is none."""
     if text is None:
         return None
@@ -116,7 +121,7 @@ def shortened(text):
     return shown if left <= 0 else f"{shown} … ({left} more characters)"
 
 
-def _pair_table(data, pairs, kept):
+def _pair_table(data: ReportData, pairs: columns.SlicePairs) -> list[dict[str, Any]]:
     described = None if data.top_pairs is None else list(data.top_pairs.rows)
     if described is None:
         rows = []
@@ -135,12 +140,12 @@ def _pair_table(data, pairs, kept):
     return _table(names, labels, rows, text=("block", "sample_a", "sample_b"))
 
 
-def _kv_head(data, layer, unit):
+def _kv_head(data: ReportData, layer: int, unit: int) -> int | None:
     at = int(data.first.kv_index[layer, unit])
     return None if at < 0 else data.first.kv_heads[at]
 
 
-def _layer_table(data):
+def _layer_table(data: ReportData) -> list[dict[str, Any]] | None:
     if data.statistics is None and data.prediction is None:
         return None
     columns_of = {"layer": list(data.first.layers)}
@@ -166,7 +171,7 @@ def _layer_table(data):
     return _table(list(columns_of), list(labels.values()), rows, text=())
 
 
-def _table(names, labels, rows, *, text):
+def _table(names: Any, labels: Any, rows: Any, *, text: Any) -> list[dict[str, Any]]:
     found = []
     for at, (name, label) in enumerate(zip(names, labels, strict=True)):
         values = [row[at] for row in rows]
@@ -175,7 +180,7 @@ def _table(names, labels, rows, *, text):
     return found
 
 
-def _numbers(values):
+def _numbers(values: list[Any]) -> list[Any]:
     given = [np.nan if one is None else one for one in values]
     return [
         int(one) if isinstance(one, int | np.integer) else rounded

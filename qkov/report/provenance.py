@@ -1,8 +1,12 @@
 """How the results of a report were made: tables of words and values, from the record of the run and from the results."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Any
 
 from .. import escaping
+from .data import ReportData
 
 RUN = ("status", "started", "finished", "command", "device", "seeds", "seconds", "commit")
 
@@ -16,7 +20,7 @@ class Group:
     rows: tuple
 
 
-def groups(data):
+def groups(data: ReportData) -> tuple[Group, ...]:
     """Return every :class:`Group` that has rows; text only, what cannot be seen made visible."""
     record = data.record
     found = (
@@ -29,12 +33,12 @@ def groups(data):
     return tuple(one for one in found if one.rows)
 
 
-def notes(data):
+def notes(data: ReportData) -> tuple[str, ...]:
     """Return the notes of the run."""
     return tuple(escaping.visible(one) for one in data.record.get("notes", ()))
 
 
-def not_run(data):
+def not_run(data: ReportData) -> list[tuple[str, str]]:
     """Return ``(what, reason)`` of everything that was not done, that the record names or that the data lacks."""
     found = [(str(one["what"]), str(one["reason"])) for one in data.record.get("not_run", ())]
     known = " ".join(what for what, _ in found)
@@ -44,11 +48,11 @@ def not_run(data):
     return [(escaping.visible(what), escaping.visible(why)) for what, why in found]
 
 
-def _pairs(facts):
+def _pairs(facts: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((escaping.visible(name), _text(value)) for name, value in facts.items() if value is not None)
 
 
-def _grid(title, first, facts):
+def _grid(title: str, first: str, facts: dict[str, Any]) -> Group:
     """A row per name, a column per fact that one of them has."""
     entries = {name: _mapping(one) for name, one in facts.items()}
     heads = tuple(dict.fromkeys(head for one in entries.values() for head in one))
@@ -56,7 +60,7 @@ def _grid(title, first, facts):
     return Group(title, (first, *map(escaping.visible, heads)), tuple(rows))
 
 
-def _fingerprints(data):
+def _fingerprints(data: ReportData) -> dict[str, Any]:
     results = {f"scores, {name}": one for one, name in zip(data.heatmaps, data.names, strict=True)}
     results |= {"statistics": data.statistics, "prediction": data.prediction, "top pairs": data.top_pairs}
     found = {name: {"fingerprint": one.fingerprint} for name, one in results.items() if one is not None}
@@ -64,11 +68,11 @@ def _fingerprints(data):
     return found | ({"weights of the model": {"fingerprint": model}} if model else {})
 
 
-def _mapping(value):
+def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _text(value):
+def _text(value: Any) -> str:
     """A value on one line."""
     if value is None:
         return ""

@@ -1,11 +1,16 @@
 """What a report says in words, made to be quoted: never more than the statistics allow."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .. import escaping
 from ..inference import ENOUGH_CLUSTERS
+from .data import ReportData
 
 NO_PAIR_P = (
     "No pair of samples has a p value; pairs are listed because they are extreme, and would fall when drawn again."
@@ -27,7 +32,7 @@ class Summary:
     quotable: tuple
 
 
-def summarise(data):
+def summarise(data: ReportData) -> Summary:
     """Put a :class:`~qkov.report.data.ReportData` into words."""
     nothing = _nothing(data)
     return Summary(
@@ -37,17 +42,17 @@ def summarise(data):
     )
 
 
-def named(name):
+def named(name: Any) -> str:
     """Quote a name that others chose."""
     return f"“{escaping.visible(name)}”"
 
 
-def short(value):
+def short(value: float) -> str:
     """Write a number for a sentence."""
     return f"{value:.3g}".replace("-", "−")
 
 
-def _question(data):
+def _question(data: ReportData) -> Iterator[str]:
     a, b, r = named(data.first.task_a), named(data.first.task_b), data.reference_task
     yield (
         f"Task A is {a}, task B is {b}. In which attention heads do the parameters to which A is sensitive coincide with"
@@ -57,19 +62,19 @@ def _question(data):
         yield f"And is A more of a source of what B changes than the reference task R, {named(r)}, is?"
 
 
-def _names(data):
+def _names(data: ReportData) -> Iterator[str]:
     r = data.reference_task
     reference = "" if r is None else f", R is {named(r)}"
     yield f"A is {named(data.first.task_a)}, B is {named(data.first.task_b)}{reference}."
 
 
-def _empty_tasks(data):
+def _empty_tasks(data: ReportData) -> list[str]:
     first = data.first
     sides = (("A", first.task_a, first.sample_a), ("B", first.task_b, first.sample_b))
     return [f"task {letter} ({named(name)})" for letter, name, ids in sides if not ids]
 
 
-def _nothing(data):
+def _nothing(data: ReportData) -> tuple[str, ...]:
     empty = _empty_tasks(data)
     if empty:
         return (f"Nothing was measured: there are no samples of {' and '.join(empty)}.",)
@@ -78,9 +83,9 @@ def _nothing(data):
     return ()
 
 
-def _cautions(data):
+def _cautions(data: ReportData) -> list[str]:
     """The caveats of averages, each once, with the variants that they are about where there are several."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for heatmap, name in zip(data.heatmaps, data.names, strict=True):
         if caveat := heatmap.attributes.get("average_caveat"):
             found.setdefault(caveat, []).append(name)
@@ -88,7 +93,7 @@ def _cautions(data):
     return [f"Variant {', '.join(names)}: {caveat}" if several else caveat for caveat, names in found.items()]
 
 
-def _tests(data):
+def _tests(data: ReportData) -> Iterator[str]:
     first, statistics = data.first, data.statistics
     pairs = f"{len(first.sample_a)} × {len(first.sample_b)}"
     caution = "".join(f" {one}" for one in _cautions(data))
@@ -122,12 +127,12 @@ LIMITS = {
 }
 
 
-def _survivors(data, tested, strong):
+def _survivors(data: ReportData, tested: int, strong: int) -> Iterator[str]:
     claim = data.statistics.claim
     yield f"In {strong} of {tested} tested slices (family-wise p ≤ {data.alpha:g}): {claim}."
 
 
-def _no_survivor(data, tested, strong):
+def _no_survivor(data: ReportData, tested: int, strong: int) -> Iterator[str]:
     statistics = data.statistics
     what = {"source": statistics.claim, "exchange": "the tasks differ"}[statistics.main_test]
     yield (
@@ -146,7 +151,7 @@ def _no_survivor(data, tested, strong):
         yield f"The smallest p that these samples allow is {short(smallest)}, so that no slice could have survived."
 
 
-def _prediction(data):
+def _prediction(data: ReportData) -> Iterator[str]:
     prediction = data.prediction
     if prediction is None:
         return

@@ -1,8 +1,11 @@
 """A report in a run folder: the page, and its pictures as files."""
 
+from __future__ import annotations
+
 import contextlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from .. import durable, run_folder
 from . import figures, page
@@ -14,7 +17,13 @@ LARGEST = 2**30
 """Bytes of a file of scores that is read into memory; of a larger one a slice is read at a time."""
 
 
-def write_report(run, path=None, *, show_text=False, top_pairs=5):
+def write_report(
+    run: run_folder.RunFolder | Path | str,
+    path: Path | str | None = None,
+    *,
+    show_text: bool = False,
+    top_pairs: int = 5,
+) -> Path:
     """Write the report of a run, and its pictures beside it in ``figures/``.
 
     Args:
@@ -55,7 +64,7 @@ def write_report(run, path=None, *, show_text=False, top_pairs=5):
     return path
 
 
-def _scores(run, variant, scratch):
+def _scores(run: run_folder.RunFolder, variant: str, scratch: contextlib.ExitStack) -> Any:
     size = (run.path / run_folder.scores_name(variant)).stat().st_size
     if size <= LARGEST:
         return run.scores(variant)

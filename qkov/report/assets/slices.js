@@ -40,6 +40,7 @@ const groupWords = (index) => {
   if (kv < 0) return "reads no kv head of its own layer";
   const heads = headsOf(slices.layer[index], kv);
   const served = heads.length === 1 ? `head ${heads[0]}` : `heads ${heads.join(", ")}`;
+  if (heads.length === 1 && !ownKv(index)) return `kv head ${grid.kv_heads[kv]}`;
   return ownKv(index) ? `serves query ${served}` : `kv head ${grid.kv_heads[kv]}, shared by ${served}`;
 };
 
@@ -49,5 +50,3 @@ const markWords = (index) => {
   const mark = data.marks[index];
   return mark === null ? "not tested: rounding noise, or not among the tested layers" : MARKS[mark];
 };
-
-const heads = (row) => grid.kv_index[row];
