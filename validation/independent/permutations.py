@@ -164,7 +164,9 @@ def intervals(g_a, g_b, labels_a, labels_b, quantile):
         a, b = unit(g_a[:, one]), unit(g_b[:, one])
         theta, left = lift(a, b), []
         for side, of_each in enumerate(sides):
-            kept = [[of_each != cluster if side == at else slice(None) for at in (0, 1)] for cluster in np.unique(of_each)]
+            kept = [
+                [of_each != cluster if side == at else slice(None) for at in (0, 1)] for cluster in np.unique(of_each)
+            ]
             left.append(np.array([lift(a[rows], b[columns]) for rows, columns in kept]))
         variances = [(len(x) - 1) / len(x) * ((np.log(x) - np.log(x).mean()) ** 2).sum() for x in left]
         total = sum(variances)

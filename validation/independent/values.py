@@ -29,7 +29,9 @@ def everything(gradients=None):
     collected = {name: collect(name) for name in MODELS}
     found = {
         "models": {name: published(*collected[name]) for name in MODELS},
-        "options": {name: {said: scores(*collected[name], **given) for said, given in OPTIONS.items()} for name in MODELS},
+        "options": {
+            name: {said: scores(*collected[name], **given) for said, given in OPTIONS.items()} for name in MODELS
+        },
         "predicted": {name: predictions(*collected[name]) for name in MODELS},
         "misread": {},
     }
@@ -172,7 +174,10 @@ def predictions(_model, layers, of_a, of_b):
             rows = []
             for number, layer in enumerate(layers):
                 for block in slices.BLOCKS:
-                    cuts = [[np.array([slices.cut(one, part) for one in side]) for side in (of_a, of_b)] for part in layer[block]]
+                    cuts = [
+                        [np.array([slices.cut(one, part) for one in side]) for side in (of_a, of_b)]
+                        for part in layer[block]
+                    ]
                     mean = metric.block_mean([(g_b**2).mean(0) for _, g_b in cuts])
                     for unit, (g_a, g_b) in enumerate(cuts):
                         change = metric.predicted(g_a, g_b, mean, optimiser, curvature, STEP_SIZE)

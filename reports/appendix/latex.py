@@ -1,0 +1,111 @@
+"""Tables of the book as LaTeX: the same text, read as Markdown and written again, so that both show the same numbers."""
+
+import re
+
+from markdown_it import MarkdownIt
+
+from qkov import escaping
+
+WIDTH = 128
+"""Letters of the size of tables that fit a line."""
+SHORTEST = 9
+CHARACTERS = {
+    "–": "--", "—": "---", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$", "≤": r"$\le$", "≥": r"$\ge$", "±": r"$\pm$",
+    "●": r"$\bullet$", "○": r"$\circ$", "→": r"$\to$", "…": r"\ldots{}", "’": "'", "‘": "`", "“": "``", "”": "''",
+    "²": r"\textsuperscript{2}", "λ": r"$\lambda$", "β": r"$\beta$", "ρ": r"$\rho$", "°": r"\textdegree{}", "µ": r"$\mu$",
+}  # fmt: skip
+"""What pdfLaTeX with these fonts cannot read, and how it is written."""
+
+
+def text(value):
+    r"""Write any text so that LaTeX prints it literally; a character without a letter in the fonts by its number.
+
+    Lines may break behind underscores, full stops, slashes and commas, which names are full of.
+
+    Example:
+        >>> print(text("a_b ≤ 1"), text("日"))
+        a\_\allowbreak{}b $\le$ 1 \texttt{U+65E5}
+    """
+    written = "".join(
+        CHARACTERS.get(char) or (escaping.for_latex(char) if ord(char) < 128 else rf"\texttt{{U+{ord(char):04X}}}")
+        for char in escaping.visible(value)
+    )
+    # Hyphens and commas come with braces behind them, against ligatures.
+    return re.sub(r"(\\_|(?<=\w)[./](?=\w)|,\{\}(?=\w))", r"\1\\allowbreak{}", written)
+
+
+def tables_in(markdown):
+    """Read a text of the book: ``[(heading, align, header, rows)]``, and sentences where there is no table.
+
+    Returns:
+        A list whose entries are tables or plain sentences (str).
+    """
+    parser = MarkdownIt("commonmark").enable("table")
+    found, heading, current = [], "", None
+    for token in parser.parse(markdown):
+        if token.type == "table_open":
+            current = {"heading": heading, "align": [], "rows": []}
+        elif token.type == "table_close":
+            found.append((current["heading"], current["align"], current["rows"][0], current["rows"][1:]))
+            current, heading = None, ""
+        elif token.type == "tr_open":
+            current["rows"].append([])
+        elif token.type == "th_open":
+            current["align"].append("r" if "right" in str(token.attrs.get("style", "")) else "l")
+        elif token.type == "inline":
+            plain = plain_text(token)
+            if current is not None:
+                current["rows"][-1].append(plain)
+            elif is_heading(token):
+                heading = plain
+            elif not plain.startswith(":::"):
+                found.append(plain)
+    return found
+
+
+def is_heading(token):
+    """Whether a paragraph is nothing but bold text, which stands above a table."""
+    kinds = [child.type for child in token.children if child.type != "text" or child.content]
+    return kinds[:1] == ["strong_open"] and kinds[-1:] == ["strong_close"]
+
+
+def plain_text(token):
+    """What a reader of the page sees."""
+    return "".join("\n" if child.type.endswith("break") else child.content for child in token.children).strip()
+
+
+def long_table(align, header, rows, *, caption, label):
+    """Write a table that may run over pages: rules as in books, columns no wider than they need.
+
+    Args:
+        align: "l" or "r" for each column. header, rows: Plain text. caption: LaTeX. label: For ``ref``; "" for none.
+    """
+    columns = "".join(map(column, align, widths(header, rows)))
+    head = " & ".join(rf"\textbf{{{text(name)}}}" for name in header) + r" \\"
+    named = rf"\label{{tab:{label}}}" if label else ""
+    number = len(header)
+    lines = [
+        r"{\scriptsize\setlength{\tabcolsep}{3pt}",
+        rf"\begin{{longtable}}{{{columns}}}",
+        rf"\caption{{{caption}}}{named} \\",
+        r"\toprule", head, r"\midrule", r"\endfirsthead",
+        r"\toprule", head, r"\midrule", r"\endhead",
+        rf"\midrule \multicolumn{{{number}}}{{r}}{{continued}} \\ \endfoot", r"\bottomrule", r"\endlastfoot",
+        *(" & ".join(map(text, row)) + r" \\" for row in rows),
+        r"\end{longtable}}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def widths(header, rows):
+    """Letters for each column: what the longest cell needs, the longest columns cut down until all fit."""
+    needed = [max(len(cell) for cell in column) + 1 for column in zip(header, *rows, strict=True)]
+    while sum(needed) + len(needed) > WIDTH and max(needed) > SHORTEST:
+        needed[needed.index(max(needed))] -= 1
+    return needed
+
+
+def column(align, width):
+    """A column of fixed width, ragged on the free side."""
+    side = "raggedleft" if align == "r" else "raggedright"
+    return rf">{{\{side}\arraybackslash}}p{{{width * 0.92 / WIDTH:.3f}\textwidth}}"
