@@ -1,4 +1,4 @@
-"""Tables of what a program written from the text of the methods appendix alone reproduced, and which misreadings it noticed."""
+"""Tables of what a program written from the methods appendix alone reproduced, and which misreadings were noticed."""
 
 from .tables import table
 

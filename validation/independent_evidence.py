@@ -78,8 +78,8 @@ def measure_independent(found=None):
         for name in reference_models.NAMES
     ]  # fmt: skip
     for name in reference_models.NAMES:
-        results.append(row("independent_top", name, compare_top(found["models"][name]["top"], published[name]["single"]["top"]),
-                           reference_values.SINGLE, started))  # fmt: skip
+        top = compare_top(found["models"][name]["top"], published[name]["single"]["top"])
+        results.append(row("independent_top", name, top, reference_values.SINGLE, started))
         held = collect(name)
         results.append(row("independent_options", name, compare_options(found["options"][name], held),
                            reference_values.EXACT, started))  # fmt: skip

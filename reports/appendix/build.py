@@ -77,8 +77,8 @@ def write_sources(found, manifest, folder):
     shutil.copytree(TEXT, folder / "text", ignore=shutil.ignore_patterns("main.tex"))
     shutil.copyfile(TEXT / "main.tex", folder / f"{NAME}.tex")
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(TEXT.glob("*.tex")))
-    sources = tracing.texts_of(found, "evidence.json#")
-    sources = tracing.texts_of(manifest, "manifest.json#", sources)
+    sources = tracing.words_of(found, "evidence.json#")
+    sources = tracing.words_of(manifest, "manifest.json#", sources)
     numbers, lines = numbers_of(found, manifest, set(USED.findall(text)), sources)
     (folder / "numbers.tex").write_text("\n".join(lines) + "\n", encoding="utf-8")
     made = {}
@@ -109,7 +109,8 @@ def numbers_of(found, manifest, used, words):
     shown = contents.measured(
         tracing.traced(found, "evidence.json#", log), tracing.traced(manifest, "manifest.json#", log)
     )
-    shown = {name: str(value) for name, value in shown.items()}
+    marked = {name: str(value) for name, value in shown.items()}
+    shown = {name: str(value) for name, value in contents.measured(found, manifest).items()}
     entries, lines = {}, [r"% Made by python -m reports.appendix."]
     for name in sorted(used):
         if name in contents.CODE:
@@ -123,8 +124,9 @@ def numbers_of(found, manifest, used, words):
             raise AppendixError(f"the text has the number {name!r}, which nothing makes.")
         entries[name] = {"shown": plain}
         if source is None:
-            entries[name] |= {"made_by": "reports.appendix.contents.measured",
-                              "numbers": tracing.sources_of(plain, log, words)}  # fmt: skip
+            made_by = "reports.appendix.contents.measured"
+            require_same(name, tracing.unmarked(marked[name]), plain)
+            entries[name] |= {"made_by": made_by, "numbers": tracing.sources_of(marked[name], log, words, made_by)}
         else:
             entries[name] |= {"code": source}
         lines.append(rf"\expandafter\def\csname number@{name}\endcsname{{{in_prose(plain)}}}")
@@ -135,8 +137,8 @@ def in_prose(plain):
     r"""Write a number as LaTeX: powers of ten, thousands, a minus; other text literally.
 
     Example:
-        >>> in_prose("1e-08"), in_prose("2.5e-09"), in_prose("9999"), in_prose("-0.85"), in_prose("20260101")
-        ('\\ensuremath{10^{-8}}', '\\ensuremath{2.5 \\cdot 10^{-9}}', '\\ensuremath{9{,}999}', '\\ensuremath{-0.85}', '20260101')
+        >>> print(in_prose("1e-08"), in_prose("2.5e-09"), in_prose("9999"), in_prose("20260101"))
+        \ensuremath{10^{-8}} \ensuremath{2.5 \cdot 10^{-9}} \ensuremath{9{,}999} 20260101
     """
     if match := re.fullmatch(r"(-?[\d.]+)e([-+]\d+)", plain):
         power = f"10^{{{int(match[2])}}}"
@@ -153,20 +155,28 @@ def make_table(name, table, found, manifest, words):
     """One file of tables, and the sources of its numbers, row by row."""
     log = tracing.Log()
     markdown = table.make(tracing.traced(found, "evidence.json#", log), tracing.traced(manifest, "manifest.json#", log))
+    require_same(name, tracing.unmarked(markdown), table.make(found, manifest))
     parts, entries = [], []
     for part in latex.tables_in(markdown):
         if isinstance(part, str):
-            parts.append(latex.text(part) + "\n")
+            parts.append(latex.text(tracing.unmarked(part)) + "\n")
             continue
         heading, align, header, rows = part
         caption = table.caption + (f": {latex.text(heading)}" if heading else "")
         label = name if not any(one.startswith("{") for one in parts) else ""
-        parts.append(latex.long_table(align, header, rows, caption=caption, label=label))
+        shown = [[tracing.unmarked(cell) for cell in row] for row in rows]
+        parts.append(latex.long_table(align, header, shown, caption=caption, label=label))
         for row_number, row in enumerate(rows):
-            for title, shown in zip(header, row, strict=True):
+            for title, cell in zip(header, row, strict=True):
                 place = {"table": heading, "row": row_number, "column": title}
-                entries += [place | one for one in tracing.sources_of(shown, log, words)]
+                entries += [place | one for one in tracing.sources_of(cell, log, words, table.made_by)]
     return "\n".join(parts), {"made_by": table.made_by, "numbers": entries}
+
+
+def require_same(name, traced, plain):
+    """The text with traces must be the text without: that of the book."""
+    if traced != plain:
+        raise AppendixError(f"{name} reads otherwise when its numbers are traced than in the book.")
 
 
 def typeset_twice(folder):

@@ -77,7 +77,7 @@ TABLES = {
                                "Reproduced by a program that was written from this text and uses nothing of the package"),
     "misreadings": of_evidence(independent_tables.misreadings_table,
                                "Wrong readings of the text, planted in that program, and the comparisons that noticed them"),
-    "laws": of_evidence(tables.laws_table, "The laws: models on which each was tried, the worst error as a share of its bound"),
+    "laws": of_evidence(tables.laws_table, "The laws, and of each the error that is the largest share of its bound"),
     "models": of_evidence(tables.models_table, "The models"),
     "statistics_rates": of_rates("statistics_rates", "Error rates under the null (nominal level in section 3)"),
     "statistics_power": of_rates("statistics_power", "Power, false discoveries and decoys"),

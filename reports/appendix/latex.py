@@ -1,13 +1,14 @@
 """Tables of the book as LaTeX: the same text, read as Markdown and written again, so that both show the same numbers."""
 
+import math
 import re
 
 from markdown_it import MarkdownIt
 
 from qkov import escaping
 
-WIDTH = 128
-"""Letters of the size of tables that fit a line."""
+WIDTH, GAP = 126, 1.8
+"""Letters of the size of tables that fit a line, and that fit between two columns."""
 SHORTEST = 9
 CHARACTERS = {
     "–": "--", "—": "---", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$", "≤": r"$\le$", "≥": r"$\ge$", "±": r"$\pm$",
@@ -99,8 +100,8 @@ def long_table(align, header, rows, *, caption, label):
 
 def widths(header, rows):
     """Letters for each column: what the longest cell needs, the longest columns cut down until all fit."""
-    needed = [max(len(cell) for cell in column) + 1 for column in zip(header, *rows, strict=True)]
-    while sum(needed) + len(needed) > WIDTH and max(needed) > SHORTEST:
+    needed = [max(math.ceil(1.2 * len(cells[0])), *map(len, cells)) + 1 for cells in zip(header, *rows, strict=True)]
+    while sum(needed) + GAP * len(needed) > WIDTH and max(needed) > SHORTEST:
         needed[needed.index(max(needed))] -= 1
     return needed
 
@@ -108,4 +109,4 @@ def widths(header, rows):
 def column(align, width):
     """A column of fixed width, ragged on the free side."""
     side = "raggedleft" if align == "r" else "raggedright"
-    return rf">{{\{side}\arraybackslash}}p{{{width * 0.92 / WIDTH:.3f}\textwidth}}"
+    return rf">{{\{side}\arraybackslash}}p{{{width / WIDTH:.4f}\textwidth}}"

@@ -1,8 +1,9 @@
 r"""Where a printed number comes from: values of the evidence that remember their place while tables are made of them.
 
 :func:`traced` wraps a JSON document. Its numbers are ordinary ints and floats that also hold the places they stand for, JSON
-pointers such as ``evidence.json#/results/3/error``; sums and differences hold those of both parts. When one is formatted, the
-text and its places are noted in a :class:`Log`. So the functions that make the tables need to know nothing of it.
+pointers such as ``evidence.json#/results/3/error``; sums and differences hold those of both parts. When one is formatted, a
+mark with the number of its places follows the digits. Whoever makes a table needs to know nothing of it: marks pass through
+Markdown, :func:`sources_of` reads them, and :func:`unmarked` takes them away again.
 """
 
 import operator
@@ -11,7 +12,9 @@ from dataclasses import dataclass, field
 
 MOST = 20
 """Places that are listed for a number; of more, the rest are counted."""
-NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)*(?:e[-+]?\d+)?(?![\w])")
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})*(?:\.\d+)*(?:e[-+]?\d+)?(?![\w])")
+MARK = re.compile("\u27e6(\\d+)\u27e7")
+"""White square brackets: printable, so that nothing escapes them, and in no text of ours."""
 
 
 @dataclass
@@ -19,17 +22,23 @@ class Log:
     """What was formatted and what was read.
 
     Attributes:
-        shown: Text to the places of the numbers that it was made of.
-        read: Patterns of places that were read, with ``*`` for places in a list.
+        places: By the number of a mark, the places of what it follows.
+        read: Patterns of places that were read, with ``*`` for places in a list; a set that keeps its order.
     """
 
-    shown: dict = field(default_factory=dict)
+    places: list = field(default_factory=list)
     read: dict = field(default_factory=dict)
 
-    def note(self, text, places):
-        """Remember that a text shows a number of these places."""
-        self.shown.setdefault(text, {}).update(dict.fromkeys(places))
-        return text
+    def mark(self, text, places):
+        """Put a mark behind the digits of a formatted number."""
+        self.places.append(places)
+        stripped = text.rstrip(" %")
+        return f"{stripped}\u27e6{len(self.places) - 1}\u27e7{text[len(stripped) :]}"
+
+
+def unmarked(text):
+    """The text as it is without a trace."""
+    return MARK.sub("", text)
 
 
 def _traced_number(kind):
@@ -42,10 +51,10 @@ def _traced_number(kind):
             return self
 
         def __format__(self, spec):
-            return self.log.note(kind.__format__(self, spec), self.places)
+            return self.log.mark(kind.__format__(self, spec), self.places)
 
         def __str__(self):
-            return self.log.note(kind.__repr__(self), self.places)
+            return self.log.mark(kind.__repr__(self), self.places)
 
         __repr__ = __str__
 
@@ -118,7 +127,7 @@ class TracedDict(dict):
 
     def get(self, key, default=None):
         """As of a dictionary; noted too."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401, which would call itself
 
 
 def escaped(key):
@@ -145,42 +154,53 @@ def resolve(documents, place):
     return value
 
 
-def texts_of(value, place, found=None):
+def words_of(value, place, found=None):
     """Every word with a digit in a text of a document, with the first place where it stands."""
     found = {} if found is None else found
     if isinstance(value, dict):
         for key, item in value.items():
             for word in NUMBER.findall(str(key)):
                 found.setdefault(word, f"{place}/{escaped(key)}")
-            texts_of(item, f"{place}/{escaped(key)}", found)
+            words_of(item, f"{place}/{escaped(key)}", found)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            texts_of(item, f"{place}/{index}", found)
+            words_of(item, f"{place}/{index}", found)
     elif isinstance(value, str):
         for word in NUMBER.findall(value):
             found.setdefault(word, place)
     return found
 
 
-def sources_of(text, log, words):
-    """Say of every number in a text where it comes from.
+def sources_of(text, log, words, made_by):
+    """Say of every number in a marked text where it comes from.
 
     Args:
-        text: As it was printed. log: Of what made it. words: From :func:`texts_of`.
+        text: As it was made of traced documents.
+        log: Of what made it.
+        words: From :func:`words_of`.
+        made_by: The function or constant that made it.
 
     Returns:
-        ``[{"shown", "kind", "sources", "more"}]``; kind is "value" (one number of the evidence), "combined" (several),
-        "text" (a word of a text in it) or "count" (of entries whose patterns are the sources).
+        ``[{"shown", "kind", "sources", "more"}]``. kind is "value" (one number of the evidence), "combined" (computed from
+        several), "text" (a word of a text in it), "count" (of entries whose patterns are the sources) or "wording" (what
+        the program says itself).
     """
-    found = []
-    for shown in NUMBER.findall(text):
-        places = list(log.shown.get(shown) or ())
-        if places:
-            kind = "value" if len(places) == 1 else "combined"
-        elif shown in words:
-            kind, places = "text", [words[shown]]
+    found, number = [], re.compile(f"{NUMBER.pattern}|{MARK.pattern}")
+    for match in number.finditer(text):
+        if match[1] is not None:
+            if found:
+                places = list(log.places[int(match[1])])
+                found[-1] |= {"kind": "value" if len(places) == 1 else "combined", "sources": places}
+            continue
+        shown = match[0]
+        if shown in words:
+            found.append({"shown": shown, "kind": "text", "sources": [words[shown]]})
+        elif log.read and re.fullmatch(r"[\d,]+", shown):
+            found.append({"shown": shown, "kind": "count", "sources": list(log.read)})
         else:
-            kind, places = "count", list(log.read)
-        entry = {"shown": shown, "kind": kind, "sources": places[:MOST]}
-        found.append(entry | ({"more": len(places) - MOST} if len(places) > MOST else {}))
+            found.append({"shown": shown, "kind": "wording", "sources": [made_by]})
+    for entry in found:
+        if len(entry["sources"]) > MOST:
+            entry["more"] = len(entry["sources"]) - MOST
+            entry["sources"] = entry["sources"][:MOST]
     return found

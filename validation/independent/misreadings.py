@@ -49,11 +49,9 @@ def pooled_by_samples(of_a, of_b, pool):
 
 
 def unrooted(variant, side_a, side_b, denominators, per_token=False):
-    """B's part of "natural" divided by D, not by its root; contributions read as sizes in "unsigned"."""
-    (g_a, h_a, _), (g_b, h_b, _) = side_a, side_b
-    d, d_a, d_b = denominators
+    """B's part of "natural" divided by D, not by its root."""
     if variant == "natural":
-        return h_a**2 / d_a @ (np.abs(h_b) / d_b).T
+        return side_a[1] ** 2 / denominators[1] @ (np.abs(side_b[1]) / denominators[2]).T
     return _SUM_SCORES(variant, side_a, side_b, denominators, per_token)
 
 

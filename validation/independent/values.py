@@ -1,4 +1,4 @@
-"""What is published, computed: averages of slices, Fisher sums, tests of a file of gradients; and again with each misreading."""
+"""What is published, computed: averages of slices, Fisher sums, tests of gradients; and again with each misreading."""
 
 import numpy as np
 
