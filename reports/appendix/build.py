@@ -45,8 +45,9 @@ class Appendix:
     @property
     def counts(self):
         """(passed, failed, not run) for the final table: the source, and the PDF."""
-        failed = len(self.problems)
-        return (1 if failed else 2 if self.pdf else 1) - (failed > 0), failed, int(self.pdf is None and not failed)
+        if self.problems:
+            return 0, len(self.problems), 0
+        return (2, 0, 0) if self.pdf else (1, 0, 1)
 
 
 def build(found, manifest, folder):
@@ -58,13 +59,14 @@ def build(found, manifest, folder):
             ``appendix.pdf`` where pdflatex is installed.
 
     Returns:
-        An :class:`Appendix`; a text that pdflatex refuses is a problem of it.
-
-    Raises:
-        AppendixError: If the text names a number or a table that there is not.
+        An :class:`Appendix`; a text that names a number or a table that there is not, or that pdflatex refuses, is a problem
+        of it.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    num_tables, num_numbers = write_sources(found, manifest, folder)
+    try:
+        num_tables, num_numbers = write_sources(found, manifest, folder)
+    except AppendixError as error:
+        return Appendix(folder, 0, 0, None, (str(error),))
     if shutil.which("pdflatex") is None:
         return Appendix(folder, num_tables, num_numbers, None, ())
     pdf, problems = typeset_twice(folder)
@@ -105,32 +107,41 @@ def digest(document):
 
 def numbers_of(found, manifest, used, words):
     """Every number of the prose: ``({name: shown, sources}, lines of LaTeX that define them)``."""
-    log = tracing.Log()
-    shown = contents.measured(
-        tracing.traced(found, "evidence.json#", log), tracing.traced(manifest, "manifest.json#", log)
-    )
-    marked = {name: str(value) for name, value in shown.items()}
-    shown = {name: str(value) for name, value in contents.measured(found, manifest).items()}
+    made = {
+        name: one for made_by in contents.MEASURED for name, one in measured(made_by, found, manifest, words).items()
+    }
     entries, lines = {}, [r"% Made by python -m reports.appendix."]
     for name in sorted(used):
-        if name in contents.CODE:
-            plain, source = str(contents.constant(contents.CODE[name])), contents.CODE[name]
-        elif name in contents.EXPONENTS:
-            source, value = contents.EXPONENTS[name]
-            plain = str(value())
-        elif name in shown:
-            plain, source = shown[name], None
-        else:
+        entry = of_code(name) or made.get(name)
+        if entry is None:
             raise AppendixError(f"the text has the number {name!r}, which nothing makes.")
-        entries[name] = {"shown": plain}
-        if source is None:
-            made_by = "reports.appendix.contents.measured"
-            require_same(name, tracing.unmarked(marked[name]), plain)
-            entries[name] |= {"made_by": made_by, "numbers": tracing.sources_of(marked[name], log, words, made_by)}
-        else:
-            entries[name] |= {"code": source}
-        lines.append(rf"\expandafter\def\csname number@{name}\endcsname{{{in_prose(plain)}}}")
+        entries[name] = entry
+        lines.append(rf"\expandafter\def\csname number@{name}\endcsname{{{in_prose(entry['shown'])}}}")
     return entries, lines
+
+
+def of_code(name):
+    """A constant of the definitions, ``{shown, code}``, or None."""
+    if name in contents.CODE:
+        return {"shown": str(contents.constant(contents.CODE[name])), "code": contents.CODE[name]}
+    if name in contents.EXPONENTS:
+        source, value = contents.EXPONENTS[name]
+        return {"shown": str(value()), "code": source}
+    return None
+
+
+def measured(made_by, found, manifest, words):
+    """The numbers that one function makes, ``{name: shown, made_by, numbers}``."""
+    log, make = tracing.Log(), contents.MEASURED[made_by]
+    plain = {name: str(value) for name, value in make(found, manifest).items()}
+    marked = make(tracing.traced(found, "evidence.json#", log), tracing.traced(manifest, "manifest.json#", log))
+    marked = {name: str(value) for name, value in marked.items()}
+    for name, value in plain.items():
+        require_same(name, tracing.unmarked(marked[name]), value)
+    return {
+        name: {"shown": value, "made_by": made_by, "numbers": tracing.sources_of(marked[name], log, words, made_by)}
+        for name, value in plain.items()
+    }
 
 
 def in_prose(plain):
@@ -156,8 +167,11 @@ def make_table(name, table, found, manifest, words):
     log = tracing.Log()
     markdown = table.make(tracing.traced(found, "evidence.json#", log), tracing.traced(manifest, "manifest.json#", log))
     require_same(name, tracing.unmarked(markdown), table.make(found, manifest))
-    parts, entries = [], []
-    for part in latex.tables_in(markdown):
+    parts, entries, read = [], [], latex.tables_in(markdown)
+    if all(isinstance(part, str) for part in read):
+        said = tracing.unmarked(" ".join(read))
+        return latex.sentence(said, caption=table.caption, label=name), {"made_by": table.made_by, "numbers": []}
+    for part in read:
         if isinstance(part, str):
             parts.append(latex.text(tracing.unmarked(part)) + "\n")
             continue

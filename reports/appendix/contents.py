@@ -3,6 +3,10 @@
 import importlib
 from dataclasses import dataclass
 
+import numpy as np
+
+from validation import decisions, reference_models
+
 from .. import (
     determinism_tables,
     evidence,
@@ -45,14 +49,13 @@ def of_rates(name, caption):
 
 def provenance_table(_found, manifest):
     """Commit, versions and machine of the validation; lists of models and seconds are in the manifest itself."""
-    shown = {name: manifest[name] for name in ("commit", "constraints_sha256", "data_fingerprint", "environment")}
+    names = ("commit", "constraints_sha256", "data_fingerprint", "environment")
+    shown = {name: manifest[name] for name in names if name in manifest}
     return tables.table(["property", "value"], tables.flatten(shown))
 
 
 def reference_models_table(_found, _manifest):
     """Class and sizes of the models whose weights follow from integers."""
-    from validation import reference_models
-
     ids = {"vocab_size": reference_models.VOCAB_SIZE}
     rows = [
         [name, model_class, ", ".join(f"{key} = {value}" for key, value in (ids | sizes).items() if "drop" not in key)]
@@ -63,8 +66,6 @@ def reference_models_table(_found, _manifest):
 
 def reference_clusters_table(_found, _manifest):
     """The cluster of each sample in the committed file of gradients."""
-    from validation import decisions
-
     rows = [[task, ", ".join(map(str, codes))] for task, codes in decisions.LABELS.items()]
     return tables.table(["task", "cluster of each sample"], rows)
 
@@ -118,19 +119,11 @@ CODE = {
 }
 """Constants of the definitions, by where they are defined."""
 EXPONENTS = {
-    "tiny_exponent_double": ("numpy.finfo(numpy.float64).minexp", lambda: _tiny_exponent()),
-    "grid_exponent": ("log2 of qkov.statistics.pair_forms.EXACT", lambda: _grid_exponent()),
-}
-
-
-def _tiny_exponent():
-    import numpy as np
-
-    return int(np.finfo(np.float64).minexp)
-
-
-def _grid_exponent():
-    return constant("qkov.statistics.pair_forms.EXACT").bit_length() - 1
+    "tiny_exponent_double": ("numpy.finfo(numpy.float64).minexp", lambda: int(np.finfo(np.float64).minexp)),
+    "grid_exponent": ("log2 of qkov.statistics.pair_forms.EXACT",
+                      lambda: constant("qkov.statistics.pair_forms.EXACT").bit_length() - 1),
+}  # fmt: skip
+"""Constants of which the text gives the exponent of 2: where they are defined, and how it is found."""
 
 
 def constant(path):
@@ -139,23 +132,35 @@ def constant(path):
     return getattr(importlib.import_module(module), name)
 
 
-def measured(found, manifest):
-    """Numbers of the evidence by name, as the book has them in its prose."""
-    numbers = tables.substitutions(found, evidence.count(found), ())
-    numbers |= statistics_tables.statistics_numbers(found) | prediction_tables.prediction_numbers(found)
-    numbers |= independent_tables.independent_numbers(found)
+def of_run(found, manifest):
+    """Commit and versions, and two errors that the prose names."""
     marginal = [row for row in found["results"] if row["check"] == "marginal_identity" and row["error"] is not None]
     worst = max(marginal, key=tables.share_of_bound, default=None)
     predicted = [
         row for row in prediction_tables.rows_of(found, "rank", prediction_tables.FAMILY)
         if (row["procedure"], row["pair"], row["where"]) == ("predicted", "conflict", f"sgd, {prediction_tables.SMALL}")
     ]  # fmt: skip
-    versions = manifest["environment"]["versions"]
-    return numbers | {
+    return {
         "marginal_error": tables.number(worst["error"]) if worst else "(not measured)",
         "marginal_bound": tables.number(worst["bound"]) if worst else "(not measured)",
         "pred_predicted_conflict": f"{predicted[0]['value']:.2f}" if predicted else "(not measured)",
-        "commit_short": manifest["commit"][:12],
-        "python_version": manifest["environment"]["python"],
-        **{f"{name}_version": version for name, version in versions.items()},
+        "commit_short": str(manifest.get("commit", "unknown"))[:12],
     }
+
+
+def count_checks(found):
+    """What `reports.evidence.count` says of checks and faults, from what it needs for these alone."""
+    return evidence.count({name: found[name] for name in ("results", "faults", "not_run")})
+
+
+MEASURED = {
+    "reports.tables.substitutions": lambda found, _manifest: tables.substitutions(found, count_checks(found), ()),
+    "reports.prediction_tables.prediction_numbers": lambda found, _manifest: prediction_tables.prediction_numbers(
+        found
+    ),
+    "reports.independent_tables.independent_numbers": lambda found, _manifest: independent_tables.independent_numbers(
+        found
+    ),
+    "reports.appendix.contents.of_run": of_run,
+}
+"""Numbers of the evidence by name, as the book has them in its prose: what makes them, by its dotted name."""

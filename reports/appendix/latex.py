@@ -21,7 +21,7 @@ CHARACTERS = {
 def text(value):
     r"""Write any text so that LaTeX prints it literally; a character without a letter in the fonts by its number.
 
-    Lines may break behind underscores, full stops, slashes and commas, which names are full of.
+    Lines may break behind underscores, full stops and slashes, which names are full of.
 
     Example:
         >>> print(text("a_b ≤ 1"), text("日"))
@@ -31,8 +31,8 @@ def text(value):
         CHARACTERS.get(char) or (escaping.for_latex(char) if ord(char) < 128 else rf"\texttt{{U+{ord(char):04X}}}")
         for char in escaping.visible(value)
     )
-    # Hyphens and commas come with braces behind them, against ligatures.
-    return re.sub(r"(\\_|(?<=\w)[./](?=\w)|,\{\}(?=\w))", r"\1\\allowbreak{}", written)
+    # Not inside of numbers: a digit on either side of a full stop keeps the line together.
+    return re.sub(r"(\\_|(?<=[A-Za-z])[./](?=[A-Za-z]))", r"\1\\allowbreak{}", written)
 
 
 def tables_in(markdown):
@@ -96,6 +96,14 @@ def long_table(align, header, rows, *, caption, label):
         r"\end{longtable}}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def sentence(said, *, caption, label):
+    """Write what stands in the place of a table that has no rows, under its caption and label."""
+    return "\n".join([
+        r"\begin{longtable}{p{0.9\textwidth}}", rf"\caption{{{caption}}}\label{{tab:{label}}} \\", text(said),
+        r"\end{longtable}", "",
+    ])  # fmt: skip
 
 
 def widths(header, rows):

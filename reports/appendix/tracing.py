@@ -10,6 +10,8 @@ import operator
 import re
 from dataclasses import dataclass, field
 
+from .. import tables
+
 MOST = 20
 """Places that are listed for a number; of more, the rest are counted."""
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})*(?:\.\d+)*(?:e[-+]?\d+)?(?![\w])")
@@ -155,19 +157,24 @@ def resolve(documents, place):
 
 
 def words_of(value, place, found=None):
-    """Every word with a digit in a text of a document, with the first place where it stands."""
+    """Every word with a digit in a text of a document, and every broken number as tables write it: ``{word: (kind, place)}``.
+
+    The second are found here where a table turns a number into another before it is formatted, which loses the trace.
+    """
     found = {} if found is None else found
     if isinstance(value, dict):
         for key, item in value.items():
             for word in NUMBER.findall(str(key)):
-                found.setdefault(word, f"{place}/{escaped(key)}")
+                found.setdefault(word, ("text", f"{place}/{escaped(key)}"))
             words_of(item, f"{place}/{escaped(key)}", found)
     elif isinstance(value, list):
         for index, item in enumerate(value):
             words_of(item, f"{place}/{index}", found)
     elif isinstance(value, str):
         for word in NUMBER.findall(value):
-            found.setdefault(word, place)
+            found.setdefault(word, ("text", place))
+    elif isinstance(value, float):
+        found.setdefault(tables.number(value), ("value", place))
     return found
 
 
@@ -193,8 +200,10 @@ def sources_of(text, log, words, made_by):
                 found[-1] |= {"kind": "value" if len(places) == 1 else "combined", "sources": places}
             continue
         shown = match[0]
-        if shown in words:
-            found.append({"shown": shown, "kind": "text", "sources": [words[shown]]})
+        whole = shown == text.strip() and re.fullmatch(r"[\d,]+", shown)  # a cell of its own: no part of a name
+        if shown in words and not whole:
+            kind, place = words[shown]
+            found.append({"shown": shown, "kind": kind, "sources": [place]})
         elif log.read and re.fullmatch(r"[\d,]+", shown):
             found.append({"shown": shown, "kind": "count", "sources": list(log.read)})
         else:

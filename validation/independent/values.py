@@ -26,6 +26,7 @@ LABELS = {"a": (0, 0, 1, 2, 3, 3, 4, 5), "r": (0, 1, 1, 2, 3, 4, 4, 5), "b": (0,
 
 def everything(gradients=None):
     """``{"models": {name: values}, "options": ..., "predicted": ..., "tests": ..., "misread": {name: ...}}``."""
+    grads = None if gradients is None else load(gradients)
     collected = {name: collect(name) for name in MODELS}
     found = {
         "models": {name: published(*collected[name]) for name in MODELS},
@@ -35,7 +36,6 @@ def everything(gradients=None):
         "predicted": {name: predictions(*collected[name]) for name in MODELS},
         "misread": {},
     }
-    grads = None if gradients is None else load(gradients)
     if grads is not None:
         found["tests"] = tests(grads)
     for name in misreadings.MISREADINGS:
