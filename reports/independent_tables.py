@@ -34,11 +34,25 @@ def independent_table(evidence):
 def misreadings_table(evidence):
     """Each wrong reading of the text, the equation that it misreads, and what noticed it."""
     rows = [
-        [row["misreading"], row["equation"], ", ".join(row["noticed_by"]), row["ratio"], row["status"]]
+        [row["misreading"], row["equation"], shortly(row["noticed_by"]), row["ratio"], row["status"]]
         for row in evidence.get("misreadings", [])
     ]
     header = ["wrong reading", "equation", "noticed by", "error / bound", "status"]
     return table(header, rows, align="lllrl") if rows else "No misreading was planted in this run.\n"
+
+
+def shortly(noticed_by):
+    """Name comparisons once each, with the models on which they were made in brackets.
+
+    Example:
+        >>> shortly(["independent_scores on llama", "independent_scores on gpt2", "independent_tests"])
+        'scores (llama, gpt2); tests'
+    """
+    models = {}
+    for one in noticed_by:
+        check, _, model = one.removeprefix("independent_").partition(" on ")
+        models.setdefault(check, []).append(model)
+    return "; ".join(check + (f" ({', '.join(where)})" if all(where) else "") for check, where in models.items())
 
 
 def independent_numbers(evidence):

@@ -49,7 +49,7 @@ def test_typed_result_is_found(line):
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """The appendix of a small evidence, not typeset."""
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(build, "has_pdflatex", lambda: False)
     return build.build(GOOD, MANIFEST, tmp_path / "appendix")
 
 
@@ -91,7 +91,7 @@ def test_tables_show_what_the_book_shows(made):
 
 
 def test_changed_evidence_changes_what_is_printed(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(build, "has_pdflatex", lambda: False)
     other = build.build(changed("results", error=7.7e-9), MANIFEST, tmp_path)
     assert "7.7e-{}09" in (other.folder / "tables" / "laws.tex").read_text(encoding="utf-8")
 
@@ -114,7 +114,7 @@ def test_text_that_names_what_there_is_not_is_refused(tmp_path, monkeypatch, wha
 
 
 def test_no_pdflatex_counts_as_not_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(build, "has_pdflatex", lambda: False)
     write(tmp_path)
     assert program.main(["--evidence", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
     assert "not run: appendix.pdf: not made: no pdflatex" in capsys.readouterr().out
@@ -150,7 +150,7 @@ def test_what_pdflatex_does_wrong_is_a_problem(tmp_path, monkeypatch, body, said
     assert found.counts[:2] == (0, 1)
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
+@pytest.mark.skipif(not build.has_pdflatex(), reason="no pdflatex")
 def test_hostile_names_are_typeset_and_two_builds_are_the_same(tmp_path):
     found = changed("results", model="\\input{/etc/passwd} $x$ 100 % _日本 é ≤ " + "".join(c for c in HOSTILE[0]))
     result = build.build(found, MANIFEST, tmp_path)
@@ -178,9 +178,12 @@ def test_text_is_literal(text):
 
 def test_columns_fit_the_page():
     header, rows = ["a", "b", "c"], [["x" * 300, "1", "y" * 90]]
-    wide = latex.widths(header, rows)
+    wide = latex.widths("lrl", header, rows)
     assert sum(wide) + latex.GAP * 3 <= latex.WIDTH
     assert wide[1] >= 2
+    assert latex.widths("lr", ["a", "b"], [["x" * 200, "0.049 (0.046 to 0.052; 1,000)"]])[1] >= 30, (
+        "numbers stay on a line"
+    )
 
 
 def test_trace_follows_numbers_through_sums_and_formats():

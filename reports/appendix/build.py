@@ -67,10 +67,15 @@ def build(found, manifest, folder):
         num_tables, num_numbers = write_sources(found, manifest, folder)
     except AppendixError as error:
         return Appendix(folder, 0, 0, None, (str(error),))
-    if shutil.which("pdflatex") is None:
+    if not has_pdflatex():
         return Appendix(folder, num_tables, num_numbers, None, ())
     pdf, problems = typeset_twice(folder)
     return Appendix(folder, num_tables, num_numbers, pdf, tuple(problems))
+
+
+def has_pdflatex():
+    """Whether a PDF can be made here."""
+    return shutil.which("pdflatex") is not None
 
 
 def write_sources(found, manifest, folder):
@@ -148,14 +153,14 @@ def in_prose(plain):
     r"""Write a number as LaTeX: powers of ten, thousands, a minus; other text literally.
 
     Example:
-        >>> print(in_prose("1e-08"), in_prose("2.5e-09"), in_prose("9999"), in_prose("20260101"))
-        \ensuremath{10^{-8}} \ensuremath{2.5 \cdot 10^{-9}} \ensuremath{9{,}999} 20260101
+        >>> print(in_prose("1e-08"), in_prose("2.5e-09"), in_prose("12345"), in_prose("20260101"))
+        \ensuremath{10^{-8}} \ensuremath{2.5 \cdot 10^{-9}} \ensuremath{12{,}345} 20260101
     """
     if match := re.fullmatch(r"(-?[\d.]+)e([-+]\d+)", plain):
         power = f"10^{{{int(match[2])}}}"
         factor = "" if float(match[1]) == 1 else rf"{match[1]} \cdot "
         return rf"\ensuremath{{{factor}{power}}}"
-    if re.fullmatch(r"-?\d{4,6}", plain):
+    if re.fullmatch(r"\d{5,6}", plain):
         plain = f"{int(plain):,}"
     if re.fullmatch(r"-?[\d,]+(\.\d+)?", plain) and not re.fullmatch(r"\d{7,}", plain):
         return rf"\ensuremath{{{plain.replace(',', '{,}')}}}"

@@ -80,7 +80,7 @@ TABLES = {
                                "Wrong readings of the text, planted in that program, and the comparisons that noticed them"),
     "laws": of_evidence(tables.laws_table, "The laws, and of each the error that is the largest share of its bound"),
     "models": of_evidence(tables.models_table, "The models"),
-    "statistics_rates": of_rates("statistics_rates", "Error rates under the null (nominal level in section 3)"),
+    "statistics_rates": of_rates("statistics_rates", r"Error rates under the null, at a nominal level of \N{alpha}"),
     "statistics_power": of_rates("statistics_power", "Power, false discoveries and decoys"),
     "statistics_coverage": of_rates("statistics_coverage", "Coverage of intervals"),
     "statistics_real": of_rates("statistics_real", "Null data made of real gradients"),

@@ -9,7 +9,8 @@ from qkov import escaping
 
 WIDTH, GAP = 126, 1.8
 """Letters of the size of tables that fit a line, and that fit between two columns."""
-SHORTEST = 9
+WORDS, SHORTEST = 18, 9
+"""Letters to which columns are cut down: of words to the first, then all to the second."""
 CHARACTERS = {
     "–": "--", "—": "---", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$", "≤": r"$\le$", "≥": r"$\ge$", "±": r"$\pm$",
     "●": r"$\bullet$", "○": r"$\circ$", "→": r"$\to$", "…": r"\ldots{}", "’": "'", "‘": "`", "“": "``", "”": "''",
@@ -81,7 +82,7 @@ def long_table(align, header, rows, *, caption, label):
     Args:
         align: "l" or "r" for each column. header, rows: Plain text. caption: LaTeX. label: For ``ref``; "" for none.
     """
-    columns = "".join(map(column, align, widths(header, rows)))
+    columns = "".join(map(column, align, widths(align, header, rows)))
     head = " & ".join(rf"\textbf{{{text(name)}}}" for name in header) + r" \\"
     named = rf"\label{{tab:{label}}}" if label else ""
     number = len(header)
@@ -106,12 +107,23 @@ def sentence(said, *, caption, label):
     ])  # fmt: skip
 
 
-def widths(header, rows):
-    """Letters for each column: what the longest cell needs, the longest columns cut down until all fit."""
-    needed = [max(math.ceil(1.2 * len(cells[0])), *map(len, cells)) + 1 for cells in zip(header, *rows, strict=True)]
-    while sum(needed) + GAP * len(needed) > WIDTH and max(needed) > SHORTEST:
-        needed[needed.index(max(needed))] -= 1
+def widths(align, header, rows):
+    """Letters for each column: what the longest cell needs; where that is too much, words give way first, numbers last."""
+    needed = [
+        max(math.ceil(1.2 * length(cells[0])), *map(length, cells)) + 1 for cells in zip(header, *rows, strict=True)
+    ]
+    for columns, least in (
+        ([at for at, side in enumerate(align) if side == "l"], WORDS),
+        (range(len(needed)), SHORTEST),
+    ):
+        while columns and sum(needed) + GAP * len(needed) > WIDTH and max(needed[at] for at in columns) > least:
+            needed[max(columns, key=lambda at: needed[at])] -= 1
     return needed
+
+
+def length(cell):
+    """Letters of average width that a cell takes: capitals and digits are wider."""
+    return math.ceil(sum(1.3 if char.isupper() else 1.06 if char.isdigit() else 1.0 for char in cell))
 
 
 def column(align, width):
