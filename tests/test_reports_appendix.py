@@ -181,9 +181,20 @@ def test_columns_fit_the_page():
     wide = latex.widths("lrl", header, rows)
     assert sum(wide) + latex.GAP * 3 <= latex.WIDTH
     assert wide[1] >= 2
-    assert latex.widths("lr", ["a", "b"], [["x" * 200, "0.049 (0.046 to 0.052; 1,000)"]])[1] >= 30, (
-        "numbers stay on a line"
-    )
+    narrow = latex.widths("lr", ["a", "b"], [["x" * 200, "0.049 (0.046 to 0.052; 1,000)"]])
+    assert narrow[1] >= 30, "numbers stay on a line"
+
+
+def test_letters_are_smaller_where_numbers_would_break():
+    found = {}
+    for count in (2, 4):
+        row = ["x" * 20, *["0.049 (0.046 to 0.052; 1,000)"] * count]
+        found[count] = latex.fitted("l" + "r" * count, ["x"] * (count + 1), [row])
+    points, line, wide = found[4]
+    assert found[2][0] == 7
+    assert points < 7
+    assert min(wide[1:]) >= 30
+    assert sum(wide) + latex.GAP * len(wide) <= line
 
 
 def test_trace_follows_numbers_through_sums_and_formats():

@@ -9,6 +9,8 @@ from qkov import escaping
 
 WIDTH, GAP = 126, 1.8
 """Letters of the size of tables that fit a line, and that fit between two columns."""
+SIZES = (7, 6.2, 5.6)
+"""Letters in points, the first where it will do."""
 WORDS, SHORTEST = 18, 9
 """Letters to which columns are cut down: of words to the first, then all to the second."""
 CHARACTERS = {
@@ -82,12 +84,13 @@ def long_table(align, header, rows, *, caption, label):
     Args:
         align: "l" or "r" for each column. header, rows: Plain text. caption: LaTeX. label: For ``ref``; "" for none.
     """
-    columns = "".join(map(column, align, widths(align, header, rows)))
+    points, line, wide = fitted(align, header, rows)
+    columns = "".join(column(side, width, line) for side, width in zip(align, wide, strict=True))
     head = " & ".join(rf"\textbf{{{text(name)}}}" for name in header) + r" \\"
     named = rf"\label{{tab:{label}}}" if label else ""
     number = len(header)
     lines = [
-        r"{\scriptsize\setlength{\tabcolsep}{3pt}",
+        rf"{{\fontsize{{{points:g}}}{{{points + 1:g}}}\selectfont\setlength{{\tabcolsep}}{{3pt}}",
         rf"\begin{{longtable}}{{{columns}}}",
         rf"\caption{{{caption}}}{named} \\",
         r"\toprule", head, r"\midrule", r"\endfirsthead",
@@ -107,18 +110,30 @@ def sentence(said, *, caption, label):
     ])  # fmt: skip
 
 
-def widths(align, header, rows):
+def widths(align, header, rows, line=WIDTH):
     """Letters for each column: what the longest cell needs; where that is too much, words give way first, numbers last."""
-    needed = [
+    widest = needed = [
         max(math.ceil(1.2 * length(cells[0])), *map(length, cells)) + 1 for cells in zip(header, *rows, strict=True)
     ]
     for columns, least in (
         ([at for at, side in enumerate(align) if side == "l"], WORDS),
-        (range(len(needed)), SHORTEST),
+        (range(len(widest)), SHORTEST),
     ):
-        while columns and sum(needed) + GAP * len(needed) > WIDTH and max(needed[at] for at in columns) > least:
+        needed = list(needed)
+        while columns and sum(needed) + GAP * len(needed) > line and max(needed[at] for at in columns) > least:
             needed[max(columns, key=lambda at: needed[at])] -= 1
     return needed
+
+
+def fitted(align, header, rows):
+    """The size of letters in points, letters a line and widths of columns: smaller where numbers would break over lines."""
+    numbers = [at for at, side in enumerate(align) if side == "r"]
+    for points in SIZES:
+        line = round(WIDTH * SIZES[0] / points)
+        found, free = (widths(align, header, rows, one) for one in (line, math.inf))
+        if all(found[at] == free[at] for at in numbers):
+            break
+    return points, line, found
 
 
 def length(cell):
@@ -126,7 +141,7 @@ def length(cell):
     return math.ceil(sum(1.3 if char.isupper() else 1.06 if char.isdigit() else 1.0 for char in cell))
 
 
-def column(align, width):
+def column(align, width, line):
     """A column of fixed width, ragged on the free side."""
     side = "raggedleft" if align == "r" else "raggedright"
-    return rf">{{\{side}\arraybackslash}}p{{{width / WIDTH:.4f}\textwidth}}"
+    return rf">{{\{side}\arraybackslash}}p{{{width / line:.4f}\textwidth}}"
