@@ -6,6 +6,7 @@ WHAT = {
     "independent_scores": "averages of every slice in all seven variants, the largest score of each block, Fisher sums",
     "independent_top": "the strongest pairs of each block",
     "independent_options": "every other pool, source, damping, normalisation and aggregation, and biases",
+    "independent_noise": "samples whose tokens are all equal: 0 where the gradient is rounding",
     "independent_predicted": "predicted changes: three optimisers, three curvatures",
     "independent_tests": "exceedance counts of tests, of one slice and of the family, and of single samples",
     "independent_statistics": "statistics and effects of tests",

@@ -13,7 +13,7 @@ import torch
 
 from qkov import formula
 from validation import independent_evidence, reference_models
-from validation.independent import metric, misreadings, models, permutations, slices, values
+from validation.independent import metric, misreadings, models, slices, values
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "validation" / "independent").glob("*.py"))
@@ -96,7 +96,7 @@ def gradients():
 def right(collected, gradients):
     """Everything that a misreading is judged by, read rightly."""
     found = {model: values.published(*collected[model]) for model in values.MODELS}
-    return found | {"equation": "M3", "tests": values.tests(gradients)}
+    return found | {"equation": "M3", "tests": values.tests(gradients), "noise": values.noise()}
 
 
 def test_reference_models_and_samples_follow_from_the_text():
@@ -128,15 +128,17 @@ def test_published_tests_follow_from_the_text(right):
     assert independent_evidence.compare_intervals(right["tests"]).measurement(1e-12).passed
 
 
+def test_rounding_noise_scores_exactly_nothing(right):
+    measured = independent_evidence.compare_noise(right["noise"]).measurement(1e-9)
+    assert measured.passed, measured
+
+
 @pytest.mark.parametrize("name", misreadings.MISREADINGS)
 def test_misreading_is_noticed(collected, gradients, right, name):
     module, attribute, _, equation = misreadings.MISREADINGS[name]
-    correct, wrong = getattr(module, attribute), right | {"equation": equation}
+    correct = getattr(module, attribute)
     with misreadings.planted(name):
-        if module is permutations:
-            wrong |= {"tests": values.tests(gradients)}
-        else:
-            wrong |= {model: values.published(*values.recut(*collected[model])) for model in values.MODELS}
+        wrong = right | {"equation": equation} | values.misread(module, collected, gradients)
     assert getattr(module, attribute) is correct
     row = independent_evidence.judge(name, wrong, PUBLISHED, DECIDED)
     assert row["status"] == "noticed", row

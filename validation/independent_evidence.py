@@ -5,6 +5,7 @@ ones (`validation/reference`), with those of the package for options of which no
 decisions of tests. Then everything is compared again for each wrong reading of the text, which must be noticed.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ from qkov.geometry import BLOCKS
 from qkov.statistics import confidence_interval
 from qkov.statistics import test_source as qkov_test_source  # under another name, as pytest collects by name
 
-from . import decisions, decisions_evidence, reference_models, reference_values, suite
+from . import decisions, decisions_evidence, reference_models, reference_values, suite, tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 MARGIN = 10
@@ -85,6 +86,8 @@ def measure_independent(found=None):
                            reference_values.EXACT, started))  # fmt: skip
         results.append(row("independent_predicted", name, compare_predicted(found["predicted"][name], held),
                            PREDICTED, started))  # fmt: skip
+    noise = compare_noise(found["noise"])
+    results.append(row("independent_noise", "equal tokens", noise, reference_values.EXACT, started))
     counts, floats = compare_tests(found["tests"], decided)
     results += [
         row("independent_tests", "committed files", counts, 0.0, started),
@@ -142,19 +145,52 @@ def collect(name):
     return held
 
 
+def compare_noise(found):
+    """Scores of samples whose tokens are all equal, beside the package's: exactly 0 where all is rounding."""
+    comparison = checks.Comparison()
+    for variant, published in of_equal_tokens().items():
+        for block, ours in published.items():
+            one = found[variant][block]
+            if block in "VO":
+                comparison.true(ours["largest"] > 0)
+                comparison.near(one["mean"], ours["mean"], scale=ours["largest"])
+                comparison.near(one["largest"], ours["largest"])
+            elif variant == "dot":  # nothing is divided, so that noise stays as small as it is
+                comparison.true(max(one["largest"], ours["largest"]) < 1e-20 * published["V"]["largest"])
+            else:
+                comparison.true(one["largest"] == ours["largest"] == 0.0)
+    return comparison
+
+
+@functools.cache
+def of_equal_tokens():
+    """The package's averages of samples whose tokens are all equal, by variant and block."""
+    model, held = reference_models.build("deterministic-llama").double(), qkov.FisherCollector()
+    for task, rows in EQUAL.items():
+        held.collect_fisher(model, tasks.pad_rows(rows, pad_id=0), task, progress=False)
+    return {variant: package_scores(held, variant) for variant in reference_values.VARIANTS}
+
+
+EQUAL = {"a": ([5] * 6, [7] * 9), "b": ([3] * 7, [11] * 5)}
+
+
+def package_scores(held, variant, **given):
+    """The package's averages of every block."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", QKOVWarning)  # few samples, and absolute constants, on purpose
+        options = {"fisher_pool": "pooled", "aggregate": "sum", "min_samples_for_fisher": 1} | given
+        metric = qkov.QKOVInterferenceMetric(held.config, held, variant=variant, **options)
+        heatmap = metric.compute_heatmap("a", "b", progress=False)
+    return {block: reference_values.averages(heatmap.arrays[block]) for block in BLOCKS}
+
+
 def compare_options(found, held):
     """Scores with every other choice that the text offers, beside the package's."""
     comparison = checks.Comparison()
     comparison.true(found.keys() == OPTIONS.keys())
     for said, given in OPTIONS.items():
         for variant, by_block in found[said].items():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", QKOVWarning)  # few samples, and absolute constants, on purpose
-                options = {"fisher_pool": "pooled", "aggregate": "sum", "min_samples_for_fisher": 1} | given
-                metric = qkov.QKOVInterferenceMetric(held.config, held, variant=variant, **options)
-                heatmap = metric.compute_heatmap("a", "b", progress=False)
-            for block in BLOCKS:
-                ours = reference_values.averages(heatmap.arrays[block])
+            for block, ours in package_scores(held, variant, **given).items():
                 comparison.near(by_block[block]["mean"], ours["mean"], scale=ours["largest"])
                 comparison.near(by_block[block]["largest"], ours["largest"])
     return comparison
@@ -243,6 +279,9 @@ def judge(name, wrong, published, decided):
     for model in reference_models.NAMES:
         top = compare_top(wrong[model]["top"], published[model]["single"]["top"])
         errors[f"independent_top on {model}"] = top.measurement(reference_values.SINGLE).error / reference_values.SINGLE
+    errors["independent_noise"] = (
+        compare_noise(wrong["noise"]).measurement(reference_values.EXACT).error / reference_values.EXACT
+    )
     counts, floats = compare_tests(wrong["tests"], decided)
     unequal = compare_unequal(wrong["tests"]["unequal"]).measurement(reference_values.EXACT).error
     errors["independent_unequal"] = unequal / reference_values.EXACT

@@ -100,7 +100,7 @@ def full_scores_by_samples(h_a, h_b, omega):
 
 
 def kfac_scores(pairs_a, pairs_b, tokens_a, tokens_b, omega):
-    """Equation M16; ``pairs`` are ``(u, v)`` of each sample, ``[tokens, features]``."""
+    """Equation M16; ``pairs`` are ``(u, v)`` of each sample, ``[tokens, features]``. Also the mean eigenvalue."""
     pairs, counts = [*pairs_a, *pairs_b], np.concatenate([tokens_a, tokens_b])
     share = omega / counts
     own = sum(w * u.T @ u for w, (u, _) in zip(share, pairs, strict=True))
@@ -109,7 +109,7 @@ def kfac_scores(pairs_a, pairs_b, tokens_a, tokens_b, omega):
     matrix = np.kron(own, other)
     damping = MATRIX_RIDGE * np.trace(matrix) / len(matrix)
     h = np.array([(u.T @ v).ravel() / np.sqrt(count) for (u, v), count in zip(pairs, counts, strict=True)])
-    return quadratic(h[: len(pairs_a)], h[len(pairs_a) :], matrix, damping)
+    return quadratic(h[: len(pairs_a)], h[len(pairs_a) :], matrix, damping), np.trace(matrix) / len(matrix)
 
 
 def quadratic(h_a, h_b, matrix, damping):
@@ -122,6 +122,13 @@ def quadratic(h_a, h_b, matrix, damping):
 def is_noise(mean, largest, machine_epsilon=MACHINE_EPSILON):
     """Equation M8."""
     return mean <= (16 * machine_epsilon) ** 2 * largest
+
+
+def block_is_noise(variant, means, largest, pool):
+    """Equation M8 of a block: by either task's own Fisher for "natural", else by the pool."""
+    if variant == "natural":
+        return any(is_noise(mean, most) for mean, most in zip(means, largest, strict=True))
+    return is_noise(pooled(*means, pool), pooled(*largest, pool))
 
 
 def direction(g_b, mean, optimiser):

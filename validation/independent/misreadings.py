@@ -85,7 +85,12 @@ def unaveraged(pairs_a, pairs_b, tokens_a, tokens_b, omega):
     matrix = np.kron(own, other)
     h = np.array([(u.T @ v).ravel() / np.sqrt(count) for (u, v), count in zip(pairs, counts, strict=True)])
     damping = metric.MATRIX_RIDGE * np.trace(matrix)  # not divided by the number of parameters either
-    return metric.quadratic(h[: len(pairs_a)], h[len(pairs_a) :], matrix, damping)
+    return metric.quadratic(h[: len(pairs_a)], h[len(pairs_a) :], matrix, damping), np.trace(matrix) / len(matrix)
+
+
+def weighed_all_the_same(mean, largest, machine_epsilon=metric.MACHINE_EPSILON):
+    """Rounding noise brought to size."""
+    return False
 
 
 def by_remainder(head, heads, kv_heads):
@@ -127,6 +132,7 @@ MISREADINGS = {
     "exponential mean without its correction": (metric, "weights", without_correction, "M4"),
     "divided by tokens, not their root": (metric, "normalised", by_tokens, "M2"),
     "absolute damping by default": (metric, "damped", over_the_slice, "M6"),
+    "rounding noise weighed": (metric, "is_noise", weighed_all_the_same, "M8"),
     "pool weighed by size": (metric, "pooled", pooled_by_samples, "M5"),
     "B's gradient with its sign": (metric, "sum_scores", both_signed, "M9"),
     "B's gradient normalised": (metric, "sum_scores", both_normalised, "M9"),

@@ -18,6 +18,8 @@ OPTIONS = {
     "with biases": {"include_bias": True},
 }
 """Beside the published values, which have a pooled Fisher and sums: every other choice of the text."""
+EQUAL = {"a": ([5] * 6, [7] * 9), "b": ([3] * 7, [11] * 5)}
+"""Samples of one token each, again and again."""
 STEP_SIZE = 0.05
 TOP = 10
 SEED, PERMUTATIONS, UNPLANTED = 20260101, 499, 5
@@ -34,18 +36,24 @@ def everything(gradients=None):
             name: {said: scores(*collected[name], **given) for said, given in OPTIONS.items()} for name in MODELS
         },
         "predicted": {name: predictions(*collected[name]) for name in MODELS},
+        "noise": noise(),
         "misread": {},
     }
     if grads is not None:
         found["tests"] = tests(grads)
-    for name in misreadings.MISREADINGS:
+    right = found["models"] | {"noise": found["noise"], "tests": found.get("tests")}
+    for name, (module, _, _, equation) in misreadings.MISREADINGS.items():
         with misreadings.planted(name):
-            # Layouts are cut anew: a misreading may be of where heads lie.
-            wrong = {model: published(*recut(*collected[model])) for model in MODELS}
-            found["misread"][name] = {"equation": misreadings.MISREADINGS[name][-1], **wrong}
-            if grads is not None:
-                found["misread"][name]["tests"] = tests(grads)
+            found["misread"][name] = right | {"equation": equation} | misread(module, collected, grads)
     return found
+
+
+def misread(module, collected, grads):
+    """Values while a misreading is planted in a module: those that it can touch."""
+    if module is permutations:
+        return {} if grads is None else {"tests": tests(grads)}
+    # Layouts are cut anew: a misreading may be of where heads lie.
+    return {model: published(*recut(*collected[model])) for model in MODELS} | {"noise": noise()}
 
 
 def collect(name):
@@ -55,6 +63,15 @@ def collect(name):
     modules = sorted({one.module for layer in layers for block in layer.values() for one in block})
     of_a, of_b = ([models.sample(model, tokens, modules) for tokens in models.texts(task)] for task in "ab")
     return model, layers, of_a, of_b
+
+
+def noise():
+    """Scores of samples whose tokens are all equal: with nothing to choose between, Q and K have no gradient but rounding."""
+    model = models.build("deterministic-llama")
+    layers = slices.of_model(model)
+    modules = sorted({one.module for layer in layers for block in layer.values() for one in block})
+    of_a, of_b = ([models.sample(model, tokens, modules) for tokens in EQUAL[task]] for task in "ab")
+    return scores(model, layers, of_a, of_b)
 
 
 def recut(model, _layers, of_a, of_b):
@@ -74,7 +91,8 @@ def strongest(model, layers, block, of_a, of_b):
     kv_heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     rows = []
     for number, layer in enumerate(layers):
-        for unit, total in enumerate(block_scores("unsigned", layer, block, of_a, of_b)):
+        largest = largest_means(layer, of_a, of_b)
+        for unit, total in enumerate(block_scores("unsigned", layer, block, of_a, of_b, largest)):
             heads = range(config.num_attention_heads)
             readers = [head for head in heads if slices.kv_head(head, len(heads), kv_heads) == unit]
             head = readers[0] if block in "KV" else unit
@@ -87,6 +105,8 @@ def strongest(model, layers, block, of_a, of_b):
 
 def scores(model, layers, of_a, of_b, **options):
     """``{variant: {block: {"mean": [layers][slices], "largest": number}}}``."""
+    given = {name: options[name] for name in ("source", "normalisation", "include_bias") if name in options}
+    largest = [largest_means(layer, of_a, of_b, **given) for layer in layers]
     found = {}
     for variant in VARIANTS:
         if variant in ("full", "kfac") and options.keys() & {"epsilon", "per_token"}:
@@ -97,7 +117,10 @@ def scores(model, layers, of_a, of_b, **options):
             continue
         found[variant] = {}
         for block in slices.BLOCKS:
-            each = [block_scores(variant, layer, block, of_a, of_b, **options) for layer in layers]
+            each = [
+                block_scores(variant, layer, block, of_a, of_b, most, **options)
+                for layer, most in zip(layers, largest, strict=True)
+            ]
             found[variant][block] = {
                 "mean": [[float(one.mean()) for one in layer] for layer in each],
                 "largest": float(max(np.abs(one).max() for layer in each for one in layer)),
@@ -106,7 +129,7 @@ def scores(model, layers, of_a, of_b, **options):
 
 
 def block_scores(
-    variant, layer, block, of_a, of_b, pool="pooled", source="contributions", aggregate="sum", normalisation="tokens",
+    variant, layer, block, of_a, of_b, largest, pool="pooled", source="contributions", aggregate="sum", normalisation="tokens",
     include_bias=False, per_token=False, epsilon=None, ridge_lambda=None,
 ):  # fmt: skip
     """All pairs of every slice of a layer and block, ``[slices][n_a, n_b]``."""
@@ -117,24 +140,45 @@ def block_scores(
         sides.append([(g, metric.normalised(g, tokens, normalisation), tokens) for g in grads])
     fishers = [[metric.fisher(metric.contributions(h), source) for _, h, _ in side] for side in sides]
     means = [metric.block_mean(side) for side in fishers]
-    ones = [np.ones_like(tokens_a), np.ones_like(tokens_b)]
-    counts = (tokens_a, tokens_b) if normalisation == "tokens" else ones
+    relative = epsilon is None and ridge_lambda is None
+    counts = (tokens_a, tokens_b) if normalisation == "tokens" else (np.ones_like(tokens_a), np.ones_like(tokens_b))
     omega = metric.matrix_weights(len(of_a), len(of_b), pool, source)
     found = []
     for number, part in enumerate(layer[block]):
         side_a, side_b = sides[0][number], sides[1][number]
         if variant == "full":
             total = metric.full_scores(side_a[1], side_b[1], omega)
+            # The mean over the slice of its diagonal is tr F / K.
+            noise = metric.is_noise(
+                metric.pooled(*(one[number].mean() for one in fishers), pool), metric.pooled(*largest, pool)
+            )
         elif variant == "kfac":
             pairs = [[token_pairs(one, part, layer, include_bias) for one in side] for side in (of_a, of_b)]
-            total = metric.kfac_scores(*pairs, *counts, omega)
+            total, mean = metric.kfac_scores(*pairs, *counts, omega)
+            noise = metric.is_noise(mean, metric.pooled(*largest, pool))
         else:
             of_each = [one[number] for one in fishers]
             total = metric.sum_scores(variant, side_a, side_b, (
                 metric.damped(metric.pooled(*of_each, pool), metric.pooled(*means, pool), epsilon, ridge_lambda),
                 *(metric.damped(one, mean, epsilon, ridge_lambda) for one, mean in zip(of_each, means, strict=True)),
             ), per_token)  # fmt: skip
+            noise = variant != "dot" and metric.block_is_noise(variant, means, largest, pool)
+        total = np.zeros_like(total) if noise and relative else total
         found.append(total / side_a[0].shape[1] if aggregate == "mean" else total)
+    return found
+
+
+def largest_means(layer, of_a, of_b, source="contributions", normalisation="tokens", include_bias=False):
+    """The largest mean of F over a block, of each task."""
+    found = []
+    for side in (of_a, of_b):
+        tokens = np.array([float(one.tokens) for one in side])
+        means = []
+        for block in slices.BLOCKS:
+            grads = [np.array([slices.cut(one, part, include_bias) for one in side]) for part in layer[block]]
+            squares = [metric.contributions(metric.normalised(g, tokens, normalisation)) for g in grads]
+            means.append(metric.block_mean([metric.fisher(one, source) for one in squares]))
+        found.append(max(means))
     return found
 
 
