@@ -123,6 +123,8 @@ def audit(evidence):
             wrong.append(f"fault {fault['fault']} is called caught, but not by {fault['expected']}")
         elif fault["ratio"] is not None and not fault["ratio"] >= MARGIN:
             wrong.append(f"fault {fault['fault']} is called caught, but by {fault['ratio']:.3g} times the bound only")
+    wrong += [f"misreading {one['misreading']} is called noticed, but by nothing" for one in evidence.get("misreadings", [])
+              if one["status"] == "noticed" and not one["noticed_by"]]  # fmt: skip
     return wrong + audit_equivalents(faults) + audit_redundancy(evidence)
 
 

@@ -23,10 +23,11 @@ def independent_tables(evidence):
 
 def independent_table(evidence):
     """One line for each comparison: what of which model, the error and the bound."""
+    made = [row for row in evidence["results"] if row["check"].startswith("independent_")]
+    order = list(dict.fromkeys([*WHAT, *(row["check"] for row in made)]))
     rows = [
         [WHAT.get(row["check"], row["check"]), row["model"], row["compared"], row["error"], row["bound"], row["status"]]
-        for row in evidence["results"]
-        if row["check"].startswith("independent_")
+        for row in sorted(made, key=lambda row: order.index(row["check"]))
     ]
     header = ["reproduced from the text", "on", "numbers", "error", "bound", "status"]
     return table(header, rows, align="llrrrl") if rows else "Nothing was reproduced in this run.\n"

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qkov import escaping
-from reports import tables
+from reports import evidence, independent_tables, tables
 from reports.appendix import __main__ as program
 from reports.appendix import build, contents, latex, page, tracing
 from tests.test_escaping import HOSTILE, read_latex
@@ -228,3 +228,29 @@ def test_pages_link_to_what_was_made_and_name_what_was_not(made, tmp_path):
     assert "{download}`numbers.json <generated/numbers.json>`" in text
     assert "- appendix.pdf: not made in this build" in text
     assert Path(tmp_path / "one" / "numbers.json").exists()
+
+
+READ = {"misreading": "O by rows", "equation": "L2", "noticed_by": ["independent_scores on llama"], "ratio": 2e8}
+READ |= {"status": "noticed"}
+
+
+def test_what_was_reproduced_and_what_was_misread_is_shown():
+    rows = [GOOD["results"][0] | {"check": f"independent_{name}"} for name in ("misreadings", "scores", "unknown")]
+    found = GOOD | {
+        "results": rows,
+        "misreadings": [READ, READ | {"noticed_by": [], "ratio": None, "status": "missed"}],
+    }
+    (_, _, _, made), *_ = latex.tables_in(independent_tables.independent_table(found))
+    assert [row[0].split()[0] for row in made] == ["averages", "wrong", "independent_unknown"]
+    (_, _, _, made), *_ = latex.tables_in(independent_tables.misreadings_table(found))
+    assert [row[2:] for row in made] == [["scores (llama)", "2.0e+08", "noticed"], ["–", "–", "missed"]]
+    numbers = independent_tables.independent_numbers(found)
+    assert (numbers["independent_missed"], numbers["independent_misreadings"]) == (1, 2)
+    assert independent_tables.independent_table(GOOD) == "Nothing was reproduced in this run.\n"
+
+
+def test_misreading_that_nothing_noticed_is_no_verdict():
+    assert evidence.audit(GOOD | {"misreadings": [READ]}) == []
+    assert evidence.audit(GOOD | {"misreadings": [READ | {"noticed_by": []}]}) == [
+        "misreading O by rows is called noticed, but by nothing"
+    ]
