@@ -116,6 +116,7 @@ CODE = {
     "decisions_permutations": "validation.decisions.PERMUTATIONS",
     "decisions_unplanted": "validation.decisions.UNPLANTED",
     "fault_margin": "reports.evidence.MARGIN",
+    "infinite": "validation.suite.INFINITE",
 }
 """Constants of the definitions, by where they are defined."""
 EXPONENTS = {
