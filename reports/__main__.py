@@ -32,6 +32,7 @@ from . import (
     remedies_pictures,
     remedies_tables,
     statistics_tables,
+    status,
     store_tables,
     tables,
 )
@@ -119,6 +120,8 @@ def build_book(options, found, manifest, comparisons, planted):
     of_studies |= real_size_tables.real_size_tables(found) | measured_tables.measured_tables(found)
     shown = determinism_tables.without_arrays(manifest)
     tables.write_tables(sources / "generated", found, shown, comparisons, planted, **of_studies)
+    counts = evidence.count(found) | {"notebooks": outcome(comparisons), "planted notebooks": outcome(planted)}
+    status.write_status(sources / "generated", found, manifest, counts, evidence.audit(found))
     for pictures in (prediction_pictures, remedies_pictures, bench_pictures):
         pictures.write_pictures(sources / "generated", found)
     numbers = tables.substitutions(found, evidence.count(found), comparisons)
