@@ -27,6 +27,7 @@ from . import (
     notebooks,
     prediction_pictures,
     prediction_tables,
+    program_pages,
     real_size_tables,
     reliability_tables,
     remedies_pictures,
@@ -120,6 +121,7 @@ def build_book(options, found, manifest, comparisons, planted):
     of_studies |= real_size_tables.real_size_tables(found) | measured_tables.measured_tables(found)
     shown = determinism_tables.without_arrays(manifest)
     tables.write_tables(sources / "generated", found, shown, comparisons, planted, **of_studies)
+    program_pages.write_program_pages(sources / "generated", ROOT / "examples")
     counts = evidence.count(found) | {"notebooks": outcome(comparisons), "planted notebooks": outcome(planted)}
     status.write_status(sources / "generated", found, manifest, counts, evidence.audit(found))
     for pictures in (prediction_pictures, remedies_pictures, bench_pictures):
