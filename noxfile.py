@@ -150,5 +150,6 @@ def reference(session):
 
 @nox.session(venv_backend="none", requires=["environment"])
 def lint(session):
-    """Ruff, with the rules of pyproject.toml."""
+    """Ruff, with the rules of pyproject.toml, and the spelling of everything."""
     run(session, "ruff", "check", ".", *session.posargs)
+    session.run(str(Path(python()).with_name("typos")), "--format", "brief")
