@@ -15,6 +15,7 @@ _HOME = {
     "register_layout": "locate",
     # collection
     "FisherCollector": "collector",
+    "merge_stores": "store_merging",
     "FisherDiagonal": "diagonal",
     "collect_fisher_diagonal": "diagonal",
     "load_fisher_diagonal": "diagonal",
@@ -67,6 +68,12 @@ _HOME = {
     # what it will take
     "plan": "planning",
     "Plan": "planning",
+    # whole runs, from files to a folder
+    "RunConfig": "run_config",
+    "read_config": "run_config",
+    "run_measurement": "running",
+    "RunFolder": "run_folder",
+    "open_run": "run_folder",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",

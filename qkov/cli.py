@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from .commands import inspect, plan, store
+from .commands import inspect, plan, run, store
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -22,7 +22,7 @@ def program() -> None:
     """Measure where in a transformer's attention heads two tasks meet."""
 
 
-for _command in (inspect.inspect, plan.plan):
+for _command in (run.run, inspect.inspect, plan.plan):
     app.command()(_command)
 app.add_typer(store.app, name="store")
 

@@ -44,6 +44,12 @@ class LayoutError(QKOVError, ValueError):
     exit_status = 4
 
 
+class ConfigError(QKOVError, ValueError):
+    """A description of a run that lacks something, names something unknown, or holds a value without meaning."""
+
+    exit_status = 2
+
+
 class SliceIndexError(QKOVError, IndexError):
     """A layer, head or block that the model does not have."""
 
@@ -102,6 +108,20 @@ class PatternError(QKOVError, ValueError):
 
 class ResultFileError(QKOVError, ValueError):
     """A file that is not a result of this package, or is damaged."""
+
+
+class TaskFileError(QKOVError, ValueError):
+    """A file of samples that is missing, or of which a line cannot be used."""
+
+
+class TokenizerError(QKOVError, ValueError):
+    """A model without a tokenizer that can be loaded, or one that does not fit its model."""
+
+    exit_status = 4
+
+
+class RunFolderError(QKOVError, ValueError):
+    """A folder that is no run, or one that is not complete or was edited."""
 
 
 class StoreNotFoundError(QKOVError, FileNotFoundError):

@@ -66,6 +66,7 @@ LEVELS = (
         "store_staging",
         "store",
         "store_repair",
+        "store_merging",
         "passes",
         "score_options",
         "sides",
@@ -116,7 +117,20 @@ LEVELS = (
     ("importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
     ("operations", "stored_sizes", "pace", "peaks", "planning"),
-    ("inspection", "model_loading", "commands", "cli", "__main__"),
+    ("run_yaml", "run_config", "task_files", "run_folder"),
+    (
+        "inspection",
+        "model_loading",
+        "checkout",
+        "task_tokens",
+        "run_inputs",
+        "run_stages",
+        "run_summary",
+        "running",
+        "commands",
+        "cli",
+        "__main__",
+    ),
 )
 POSITION = {name: position for position, name in enumerate(name for level in LEVELS for name in level)}
 HEAVY = ("torch", "transformers", "xarray", "matplotlib", "pandas", "scipy", "statsmodels")

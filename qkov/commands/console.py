@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from typing import Any
 import typer
 
 from .. import escaping
-from ..errors import CollectionInterrupted, QKOVError
+from ..errors import CollectionInterrupted, QKOVError, QKOVWarning
 
 
 class Form(StrEnum):
@@ -48,6 +49,24 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
         key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in values.items()
     }
+
+
+@contextmanager
+def told_warnings() -> Iterator[None]:
+    """Print our warnings as sentences, each once; others stay as Python shows them."""
+    said: set[str] = set()
+
+    def show(message: Any, category: Any, filename: Any, lineno: Any, file: Any = None, line: Any = None) -> None:
+        if not issubclass(category, QKOVWarning):
+            before(message, category, filename, lineno, file, line)
+        elif str(message) not in said:
+            said.add(str(message))
+            echo(f"warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", QKOVWarning)
+        before, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 @contextmanager
