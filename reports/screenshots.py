@@ -6,6 +6,7 @@ wide tables and formulas must move inside the page. The measured widths come fro
 
 import argparse
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -80,6 +81,24 @@ def browse(browser, address, *options):
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False).stdout
 
 
+def measure(browser, page, frame, *, width, mode="light"):
+    """Let the browser draw a page in a frame; return how far it is wider, its height, and what sticks out.
+
+    Args:
+        browser: Path of the browser.
+        page: The HTML file. frame: The file to write the frame into.
+        width: Of the window, in pixels. mode: "light" or "dark".
+    """
+    frame.write_text(
+        FRAME.format(width=width, height=900, mode=mode, address=page.resolve().as_uri()), encoding="utf-8"
+    )
+    printed = browse(browser, frame.as_uri(), "--dump-dom", f"--window-size={width},900")
+    found = re.search(r"<title>(\{.*?\})</title>", printed, re.DOTALL)
+    if not found:
+        raise RuntimeError(f"{browser} did not draw {page}.")
+    return json.loads(html.unescape(found[1]))
+
+
 def shoot(browser, page, folder, *, name, window, mode="light", max_height=12000):
     """Measure one page in one window, and write its picture.
 
@@ -90,19 +109,12 @@ def shoot(browser, page, folder, *, name, window, mode="light", max_height=12000
         window: A key of ``WIDTHS``. mode: "light" or "dark".
         max_height: A longer page is cut here, in pixels.
     """
-    import json
-
     width = WIDTHS[window]
     with tempfile.TemporaryDirectory(prefix="qkov-frame-") as made:
         frame = Path(made, "frame.html")
-        written = FRAME.format(width=width, height=900, mode=mode, address=page.resolve().as_uri())
-        frame.write_text(written, encoding="utf-8")
-        printed = browse(browser, frame.as_uri(), "--dump-dom", f"--window-size={width},900")
-        title = html.unescape(re.search(r"<title>(.*?)</title>", printed, re.DOTALL)[1])
-        if not title.startswith("{"):
-            raise RuntimeError(f"{browser} did not draw {page}: its title stayed {title!r}.")
-        seen = json.loads(title)
+        seen = measure(browser, page, frame, width=width, mode=mode)
         height = min(seen["height"], max_height)
+        written = frame.read_text(encoding="utf-8")
         frame.write_text(written.replace("height: 900px", f"height: {height}px"), encoding="utf-8")
         path = folder / f"{name.replace('/', '-')}-{window}{'' if mode == 'light' else '-' + mode}.png"
         browse(browser, frame.as_uri(), f"--screenshot={path}", f"--window-size={width},{height}")
