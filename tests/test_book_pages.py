@@ -80,6 +80,9 @@ def documented():
                 module = given[1]
             elif given := re.match(r"\.\. (?:auto(?:class|function|exception)|py:data):: (\w+)", line):
                 found.setdefault((module, given[1]), []).append(page.stem)
+            elif given := re.match(r"\.\. automodule:: (\S+)", line):
+                for name in PUBLIC[given[1]]:
+                    found.setdefault((given[1], name), []).append(page.stem)
     return found
 
 
