@@ -65,6 +65,9 @@ _HOME = {
     "detect_conflicts": "conflicts",
     "load_conflicts": "sample_conflicts",
     "SampleConflicts": "sample_conflicts",
+    # runs
+    "compare_runs": "comparison",
+    "Comparison": "comparison",
     # what it will take
     "plan": "planning",
     "Plan": "planning",

@@ -2,7 +2,8 @@
 
 Each class derives from :class:`QKOVError` and from the built-in exception that a caller would expect, so that both
 ``except qkov.errors.QKOVError`` and ``except ValueError`` work. ``exit_status`` is what the command line ends with:
-2 usage, 3 data, 4 model, 5 store damaged, 6 store busy, 7 disk, 8 memory, 130 interrupted.
+1 runs differ more than they may, 2 usage, 3 data, 4 model, 5 store damaged, 6 store busy, 7 disk, 8 memory, 130
+interrupted. (1 is also what Python ends with after an error that nobody foresaw.)
 
 Messages quote names of tasks, ids and files; read as text, they hold nothing that a terminal would obey.
 """
@@ -98,6 +99,18 @@ class ModuleReuseError(QKOVError, RuntimeError):
 
 class StatisticsError(QKOVError, ValueError):
     """Data or options for which a test, an interval or its claim would not be valid."""
+
+
+class LawFailedError(QKOVError, ArithmeticError):
+    """A law of the metric that does not hold on a model, or none that could be tried."""
+
+    exit_status = 4
+
+
+class RunsDifferError(QKOVError, ValueError):
+    """Two runs that differ more than what is different in their making allows, or that measured different things."""
+
+    exit_status = 1
 
 
 class PatternError(QKOVError, ValueError):

@@ -269,8 +269,9 @@ class RunConfig(_Checked):
     @property
     def model_source(self) -> str:
         """A folder, or a name on the hub: what is a folder beside the configuration is taken for one."""
-        path = self.folder / Path(self.model.name).expanduser()
-        looks_like_path = self.model.name.startswith((".", "~", "/", os.sep)) or path.is_absolute()
+        name = Path(self.model.name).expanduser()
+        path = self.folder / name
+        looks_like_path = self.model.name.startswith((".", "~")) or name.is_absolute()
         return str(path) if looks_like_path or path.is_dir() else self.model.name
 
     def relative_to(self, folder: Path | str) -> RunConfig:

@@ -63,9 +63,9 @@ def load_tokenizer(source: str, *, revision: str | None = None, trust_remote_cod
     try:
         return transformers.AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise TokenizerError(
-            f"{source!r} has no tokenizer that can be loaded: {reason} Save one beside the model "
+            f"{source!r} has no tokenizer that can be loaded: {reason}. Save one beside the model "
             "(tokenizer.save_pretrained), or give 'input_ids' instead of 'text' in the task files."
         ) from error
 

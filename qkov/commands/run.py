@@ -11,7 +11,7 @@ import typer
 
 from ..errors import ConfigError
 from . import options
-from .console import echo, told_errors, told_warnings
+from .console import echo, told_errors
 
 FREE = ("out", "dry_run", "with_traceback", "config")
 """Options that go with a configuration file; all others are its keys."""
@@ -75,8 +75,13 @@ def run(
     A file of a task has a line for each sample: {"id": "m1", "text": "2 + 3 = 5"}, and optionally "prompt", which is masked
     from the loss, and "cluster", the document or template that the sample belongs to. An interrupted run goes on where it
     stopped when the same command is given again.
+
+    \b
+    Example:
+      qkov run --model gpt2 --task math=math.jsonl --task code=code.jsonl --out run-1
+      qkov run run-1/config.yaml --out run-2
     """
-    with told_errors(with_traceback), told_warnings():
+    with told_errors(with_traceback):
         chosen = _chosen(context.params)
         from .. import run_config, run_summary, running
 
@@ -122,10 +127,8 @@ def _content(values: dict[str, Any]) -> dict[str, Any]:
     sections = {
         "model": {
             "name": values["model"],
-            "revision": values["revision"],
             "dtype": precision and precision.value,
-            "attention": values["attention"],
-            "trust_remote_code": values["trust_remote_code"] or None,
+            **{name: values[name] for name in ("revision", "attention", "trust_remote_code")},
             "weights": False if values["config_only"] else None,
         },
         "tokens": {"max_length": values["max_length"], "truncate": values["truncate"] or None},
