@@ -6,10 +6,11 @@ Four tasks are collected once each; every pair is then computed from what is hel
 Row A, column B: what a step on task B is predicted to do to the loss of task A, in nats a sample, when the step lowers
 the loss of B by 0.01 nats a token. Above 0 it hurts.
 
-Twelve pairs are twelve chances to be fooled. So the intervals are made wider (Bonferroni): with 95 % all twelve at once
-hold what they should, and a star stands only where such an interval leaves 0 out. The model is small and trained for
-seconds, and intervals are about samples, not about other models or seeds. The matrix need not be symmetric, as each
-step has a length of its own; with one and the same step size its first order is, and that is checked in the end.
+Twelve pairs are twelve chances to be fooled. So each interval is wider (Bonferroni): as far as each holds what it says,
+all twelve at once do so with 95 %. A star stands where such an interval leaves 0 out. Intervals are about other samples
+of these tasks, not about other models or seeds; the model is small and trained for seconds. The matrix need not be
+symmetric, as each step has a length of its own; with one step size for all its first order is, and that is checked in
+the end.
 """
 
 import itertools

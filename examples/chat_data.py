@@ -3,9 +3,10 @@
     python chat_data.py
 
 Give `labels`, unshifted as in transformers, with -100 where a token is not to be in the loss: on the user's part and on
-the role markers. With a tokenizer that has a chat template, take `apply_chat_template(...,
-return_assistant_tokens_mask=True)` and put -100 where the mask is 0; here roles are marked by hand, and tokens are
-bytes. In the command line's task files a "prompt" in front of the "text" does the same.
+the role markers. A tokenizer whose chat template marks what the assistant says finds these tokens itself:
+`apply_chat_template(..., return_dict=True, return_assistant_tokens_mask=True)`, -100 where the mask is 0. Here roles
+are marked by hand, and tokens are bytes. In the task files of the command line a "prompt" beside the "text" does the
+same.
 
 It prints what is in the loss of one sample, and how the strongest head differs when the prompts count too. The last
 line is a law: the loss is a sum over tokens, so the gradient of everything is that of the prompts plus that of the
@@ -49,24 +50,22 @@ def main():
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=256, **sizes))
     texts, others = conversations(str), conversations(bytes)
 
-    collectors = {}
-    for in_loss in (("answer",), ("prompt",), ("prompt", "answer")):
-        collectors[in_loss] = collector = qkov.FisherCollector()
+    gradients = []
+    for in_loss in (("answer",), ("prompt",), ("answer", "prompt")):
+        collector = qkov.FisherCollector()
         collector.collect_fisher(model, chat_batch(texts, in_loss), "str")
         collector.collect_fisher(model, chat_batch(others, in_loss), "bytes")
-        heatmap = qkov.QKOVInterferenceMetric(collector.config, collector, fisher_pool="pooled").compute_heatmap(
-            "str", "bytes"
-        )
-        top, tokens = heatmap["O"]["top_conflicts"][0], collector.sample("str", 0).num_tokens
-        print(f"in the loss: {' and '.join(in_loss)}. Sample 0 has {tokens} such tokens;", end=" ")
-        print(
-            f"highest score {top['score']:.4g}, sample {top['sample_i']} with {top['sample_j']}, layer {top['layer']}"
-        )
+        metric = qkov.QKOVInterferenceMetric(collector.config, collector, fisher_pool="pooled")
+        top = metric.compute_heatmap("str", "bytes")["O"]["top_conflicts"][0]
+        tokens = collector.sample("str", 0).num_tokens
+        print(f"in the loss: {' and '.join(in_loss)}; {tokens} tokens of the first sample. Highest score", end=" ")
+        print(f"{top['score']:.4g}, sample {top['sample_i']} with {top['sample_j']}, layer {top['layer']}")
+        gradients.append(collector.get_sample_gradients("str", 0))
+        assert in_loss != ("answer",) or tokens == len(texts[0][1].encode())
 
-    answers, prompts, everything = (one.get_sample_gradients("str", 0) for one in collectors.values())
-    assert collectors["answer",].sample("str", 0).num_tokens == len(texts[0][1].encode())
-    for name, gradient in everything.items():
-        torch.testing.assert_close(answers[name] + prompts[name], gradient, rtol=1e-3, atol=1e-5)
+    answer, prompt, both = gradients
+    for name in both:
+        torch.testing.assert_close(answer[name] + prompt[name], both[name], rtol=1e-3, atol=1e-5)
     print("the gradient of everything is that of the prompts plus that of the answers")
 
 

@@ -71,8 +71,6 @@ def main(folder):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--collect"]:
         collect(sys.argv[2])
-    elif len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
     else:
         with tempfile.TemporaryDirectory() as temporary:
-            main(Path(temporary))
+            main(Path((sys.argv[1:] or [temporary])[0]))

@@ -55,14 +55,9 @@ def main(folder):
     )
     assert torch.equal(read(rows).logits, model.eval()(rows).logits)
     assert words.decode(words("naïve → ok")["input_ids"]) == "naïve → ok"
-    print(
-        "the folder reads back as the same model and tokenizer:", sorted(path.name for path in Path(folder).iterdir())
-    )
+    print("the folder reads back as the same model and tokenizer:", sorted(path.name for path in folder.iterdir()))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(sys.argv[1])
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            main(temporary)
+    with tempfile.TemporaryDirectory() as temporary:
+        main(Path((sys.argv[1:] or [temporary])[0]))

@@ -46,6 +46,7 @@ def tasks():
 
 
 def main(folder):
+    folder.mkdir(parents=True, exist_ok=True)
     for task, found in tasks().items():
         samples = [
             {"id": f"{cluster}@{start}", "text": text[start : start + LENGTH], "cluster": cluster}
@@ -59,9 +60,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            main(Path(temporary))
+    with tempfile.TemporaryDirectory() as temporary:
+        main(Path((sys.argv[1:] or [temporary])[0]))

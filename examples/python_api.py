@@ -51,6 +51,7 @@ def batch(found, start=0):
 
 
 def main(folder):
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = transformers.LlamaConfig(vocab_size=256, num_key_value_heads=2, **sizes)
@@ -87,9 +88,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            main(Path(temporary))
+    with tempfile.TemporaryDirectory() as temporary:
+        main(Path((sys.argv[1:] or [temporary])[0]))

@@ -20,6 +20,8 @@ seed may move other heads.
 import copy
 import inspect
 import random
+import shutil
+import tempfile
 import textwrap
 
 import numpy as np
@@ -29,18 +31,18 @@ import transformers
 import qkov
 
 
-def windows(text, count, length=48):
-    """Cut random windows of a text, bytes as tokens."""
-    draw, data = random.Random(0), text.encode()
-    starts = [draw.randrange(len(data) - length) for _ in range(count)]
-    return {"input_ids": torch.tensor([list(data[start : start + length]) for start in starts])}
+def windows(text, length=48):
+    """Cut a text, bytes as tokens: 32 samples to measure, the rest to train on."""
+    data = text.encode()
+    rows = torch.tensor([list(data[start : start + length]) for start in range(0, len(data) - length, length)])
+    return {"input_ids": rows[:32]}, rows[32:]
 
 
-def train(model, ids, steps):
+def train(model, rows, steps):
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for step in range(steps):
-        rows = ids[8 * step % len(ids) :][:8]
-        model(input_ids=rows, labels=rows).loss.backward()
+        some = rows[8 * step % (len(rows) - 8) :][:8]
+        model(input_ids=some, labels=some).loss.backward()
         optimiser.step()
         optimiser.zero_grad()
 
@@ -62,35 +64,30 @@ def mean_scores(model, prose, code, variant, loss_fn=None):
 
 def alikeness(one, other):
     """Return the rank correlation of all heads of the queries and of the outputs."""
-    ranks = [
-        np.argsort(np.argsort(np.concatenate([scores[block].ravel() for block in "QO"]))) for scores in (one, other)
-    ]
-    return np.corrcoef(*ranks)[0, 1]
+    values = [np.concatenate([scores[block].ravel() for block in "QO"]) for scores in (one, other)]
+    return np.corrcoef(*(value.argsort().argsort() for value in values))[0, 1]
 
 
-def part(batch, rows):
-    return {"input_ids": batch["input_ids"][rows]}
+def half(batch, number):
+    return {"input_ids": batch["input_ids"][16 * number :][:16]}
 
 
 def main():
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     before = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=256, **sizes))
-    documented = (argument for module in (random, inspect, textwrap) for argument in vars(module).values())
-    prose = windows("\n".join(filter(None, (inspect.getdoc(one) for one in documented if callable(one)))), 96)
-    code = windows(inspect.getsource(inspect), 96)
-    train(before, prose["input_ids"][32:], steps=60)
+    named = [one for module in (random, inspect, textwrap, tempfile, shutil) for one in vars(module).values()]
+    prose, more_prose = windows("\n".join(inspect.getdoc(one) or "" for one in named if callable(one)))
+    code, more_code = windows(inspect.getsource(inspect))
+    train(before, more_prose, steps=60)
     after = copy.deepcopy(before)
-    train(after, code["input_ids"][32:], steps=60)
+    train(after, more_code, steps=60)
 
-    prose, code = part(prose, slice(32)), part(code, slice(32))  # what was not trained on
     for variant in ("natural", "unsigned"):
         first, second = (mean_scores(model, prose, code, variant) for model in (before, after))
         for block in "QKVO":
             print(f"{variant:9} {block}: {first[block].mean():.4g} before, {second[block].mean():.4g} after")
-        halves = [
-            mean_scores(after, part(prose, half), part(code, half), variant) for half in (slice(16), slice(16, 32))
-        ]
+        halves = [mean_scores(after, half(prose, number), half(code, number), variant) for number in (0, 1)]
         print(f"{variant:9} ranks of heads: {alikeness(first, second):.2f} alike before and after,", end=" ")
         print(f"{alikeness(*halves):.2f} alike on two halves of the samples")
         twice = mean_scores(after, prose, code, variant, loss_fn=doubled)

@@ -77,6 +77,9 @@ _HOME = {
     "run_measurement": "running",
     "RunFolder": "run_folder",
     "open_run": "run_folder",
+    # results as one page
+    "make_report": "report",
+    "write_report": "report",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",

@@ -118,7 +118,7 @@ LEVELS = (
     ("importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
     ("operations", "stored_sizes", "pace", "peaks", "planning"),
-    ("run_yaml", "run_config", "task_files", "run_folder"),
+    ("run_yaml", "run_config", "task_files", "run_folder", "report"),
     ("result_agreement", "head_moves", "run_differences", "comparison", "run_tests"),
     (
         "inspection",
