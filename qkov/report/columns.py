@@ -1,6 +1,6 @@
 """Numbers of every slice, one column each: scores, tests, predictions, health; and its strongest pairs of samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,11 +22,12 @@ class Column:
     """One number or word per slice.
 
     Attributes:
-        name: What a filter calls it. label: What a person reads.
+        name: What a filter calls it. label: What a person reads beside others of its group.
         group: Under which heading it stands.
         values: One per slice in the order of :attr:`ReportData.slices`; None where there is none.
         low, high: Names of the columns that hold its interval.
         main: Whether the table shows it unasked.
+        heading: What a person reads above a column, if that is more than the label.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Column:
     low: str = ""
     high: str = ""
     main: bool = False
+    heading: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,11 @@ def score_columns(data):
     for heatmap, name in zip(data.heatmaps, data.names, strict=True):
         means, found = _read_scores(heatmap, name, data.pairs_per_slice)
         suffix = "" if name == data.names[0] else f"_{name}"
-        words = "" if len(data.names) == 1 else f", {name}"
+        several = "" if len(data.names) == 1 else f", {name}"
         for number, (stat, label) in enumerate(SCORE_WORDS.items()):
             values = plain(means[:, number])
-            columns.append(Column(f"{stat}{suffix}", f"{label}{words}", "Score", values, main=stat == "score"))
+            column = Column(f"{stat}{suffix}", label, f"Score{several}", values)
+            columns.append(replace(column, main=stat == "score", heading=f"{label}{several}"))
         pairs.append(found)
     return columns, pairs
 
@@ -73,7 +76,7 @@ def score_columns(data):
 SCORE_WORDS = {
     "score": "mean score",
     "sd": "deviation over all pairs",
-    "sd_over_a": "deviation over A’s samples",
+    "sd_over_a": "deviation over A's samples",
 }
 
 
@@ -144,7 +147,7 @@ def _test_words(statistics):
         "lift": ("lift of A into B (1: no more than chance would share)", other, "lift_low", "lift_high", False),
         "lift_low": (f"lift, low end of {level}", other, "", "", False),
         "lift_high": (f"lift, high end of {level}", other, "", "", False),
-        "contrast": ("log lift against the layer’s other heads", other, "contrast_low", "contrast_high", False),
+        "contrast": ("log lift against the layer's other heads", other, "contrast_low", "contrast_high", False),
         "contrast_low": (f"contrast, low end of {level}", other, "", "", False),
         "contrast_high": (f"contrast, high end of {level}", other, "", "", False),
         "contrast_p_adjusted": ("contrast, adjusted p", other, "", "", False),
@@ -162,7 +165,7 @@ def prediction_columns(data):
     rows = [places.get(data.labels(*one), -1) for one in data.slices]
     level = f"{prediction.attributes['level']:.0%}"
     words = {
-        "change": "change of A’s loss, nats a sample",
+        "change": "change of A's loss, nats a sample",
         "low": f"change, low end of {level}",
         "high": f"change, high end of {level}",
         "first_order": "of which first order",
@@ -205,7 +208,7 @@ def type_column(data):
 
 
 def marks(data):
-    """Mark every slice: 2 if it survives the family-wise error, 1 if only the false discovery rate, 0 if neither, None untested."""
+    """Mark every slice: 2 survives the family-wise error, 1 only the false discovery rate, 0 neither, None was not tested."""
     if data.statistics is None:
         return None
     statistics = data.statistics

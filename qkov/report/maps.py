@@ -1,7 +1,7 @@
 """What the maps of a report can show, and in which colours.
 
-Colours are perceptually even: viridis from the smallest value up, and red to blue through a neutral middle for values with a
-sign. In print and for eyes that see no hue, lightness tells size, and a bar in the cell tells that a value is below the middle.
+Colours are perceptually even: viridis from the smallest value up, and red to blue through a neutral middle for values with
+a sign. In print and for eyes that see no hue, lightness tells size, and a bar in the cell that a value is below the middle.
 """
 
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ def _of_tests(data):
         column="lift",
         label="Lift of A into B",
         kind="diverging",
-        unit="lift; 1: A’s sensitive parameters are no more B’s than average",
+        unit="lift; 1: A's sensitive parameters are no more B's than average",
         note=data.statistics.attributes.get("lift_note", ""),
         logarithmic=True,
         conflict="high",
@@ -91,10 +91,10 @@ def _of_prediction(data):
     facts = data.prediction.attributes
     yield Map(
         column="change",
-        label="Predicted change of A’s loss",
+        label="Predicted change of A's loss",
         kind="diverging",
         unit=f"nats of a sample of A; {facts['optimiser']} step of size {data.prediction.step_size:.3g} on the slice alone",
-        note="Above 0 the step on B raises A’s loss. Predicted from gradients, not measured.",
+        note="Above 0 the step on B raises A's loss. Predicted from gradients, not measured.",
         conflict="high",
     )
 

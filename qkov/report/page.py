@@ -4,7 +4,7 @@ from importlib import resources
 
 from ..geometry import BLOCKS
 from . import maps, payload, provenance, summary
-from .markup import Markup, data_address, element, embedded_json, joined, name, source_hash, table
+from .markup import Markup, data_address, element, embedded_json, name, source_hash, table
 
 SCRIPTS = ("numbers.js", "slices.js", "maps.js", "details.js", "tables.js", "start.js")
 BLOCK_WORDS = {"Q": "query", "K": "key", "V": "value", "O": "output"}
@@ -137,8 +137,8 @@ def _opening(data, words):
 
 def _maps_section(data):
     help_ = (
-        "Point at a cell, click it, or move with the arrow keys; Enter holds it, Escape lets go. K and V weights exist once per"
-        " kv head: such a cell spans the query heads that it serves."
+        "Point at a cell, click it, or move with the arrow keys; Enter holds it, Escape lets go. K and V weights exist once"
+        " per kv head: such a cell spans the query heads that it serves."
     )
     return element(
         "section",
@@ -222,7 +222,7 @@ def _tests_section(data):
 
 def _reliability(statistics):
     frame = statistics.reliability_table()
-    heads = ("map", "reliability", "correlation with B’s norm", "change when tasks swap", "of a half", "slices")
+    heads = ("map", "reliability", "correlation with B's norm", "change when tasks swap", "of a half", "slices")
     rows = [
         tuple("—" if one is None or one != one else one if isinstance(one, str) else f"{one:.3g}" for one in row)
         for row in frame.itertuples(index=False)
@@ -293,10 +293,11 @@ def _pictures_section(pictures):
 
 
 def _provenance_section(data):
-    parts = [
-        element("h2", "Provenance"),
-        table([(element("span", what), element("code", value)) for what, value in provenance.rows(data)]),
-    ]
+    parts = [element("h2", "Provenance")]
+    for group in provenance.groups(data):
+        rows = [[row[0], *(element("code", cell) for cell in row[1:])] for row in group.rows]
+        parts += [element("h3", group.title), table(rows, heads=group.heads)]
+    parts += [element("p", one, class_="note") for one in provenance.notes(data)]
     if missing := provenance.not_run(data):
         parts += [element("h3", "Not run"), table(missing, heads=("what", "why"))]
     return element("section", *parts, id="provenance")

@@ -70,6 +70,7 @@ def _column(one):
     return {
         "name": one.name,
         "label": one.label,
+        "heading": one.heading or one.label,
         "group": one.group,
         "values": list(one.values),
         "low": one.low,
@@ -157,7 +158,7 @@ def _layer_table(data):
             labels[name] = label
     if data.prediction is not None:
         table = data.prediction.to_dataframe("layer").set_index("layer")
-        words = {"change": "predicted change of A’s loss", "low": "its low end", "high": "its high end"}
+        words = {"change": "predicted change of A's loss", "low": "its low end", "high": "its high end"}
         for name, label in words.items():
             columns_of[name] = [float(table[name].get(layer, np.nan)) for layer in data.first.layers]
             labels[name] = label

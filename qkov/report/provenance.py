@@ -1,11 +1,37 @@
-"""How the results of a report were made: rows of words and values, from the record of the run and from the results."""
+"""How the results of a report were made: tables of words and values, from the record of the run and from the results."""
+
+from dataclasses import dataclass
 
 from .. import escaping
 
+RUN = ("status", "started", "finished", "command", "device", "seeds", "seconds", "commit")
 
-def rows(data):
-    """Return ``(what, value)`` pairs: text only, names made visible."""
-    return [(what, escaping.visible(value)) for what, value in (*_of_run(data.record), *_of_results(data))]
+
+@dataclass(frozen=True)
+class Group:
+    """A table: a title, names of columns (none for words and values), rows of text."""
+
+    title: str
+    heads: tuple
+    rows: tuple
+
+
+def groups(data):
+    """Return every :class:`Group` that has rows; text only, what cannot be seen made visible."""
+    record = data.record
+    found = (
+        Group("Run", (), _pairs({name: record.get(name) for name in RUN})),
+        Group("Model", (), _pairs(_mapping(record.get("model")))),
+        _grid("Data", "task", _mapping(record.get("data"))),
+        _grid("Results", "file", _mapping(record.get("results")) or _fingerprints(data)),
+        Group("Environment", (), _pairs(_mapping(record.get("versions") or data.first.attributes.get("versions")))),
+    )
+    return tuple(one for one in found if one.rows)
+
+
+def notes(data):
+    """Return the notes of the run."""
+    return tuple(escaping.visible(one) for one in data.record.get("notes", ()))
 
 
 def not_run(data):
@@ -18,43 +44,36 @@ def not_run(data):
     return [(escaping.visible(what), escaping.visible(why)) for what, why in found]
 
 
-def _of_run(record):
-    for name in ("format", "status", "started", "finished", "command", "device", "threads"):
-        if record.get(name) is not None:
-            yield name, _text(record[name])
-    for name in ("model", "commit", "seeds", "versions", "seconds"):
-        yield from _nested(name, record.get(name))
-    for task, facts in (record.get("data") or {}).items():
-        yield from _nested(f"data, task {task}", facts)
-    for file, facts in (record.get("results") or {}).items():
-        yield from _nested(file, facts)
+def _pairs(facts):
+    return tuple((escaping.visible(name), _text(value)) for name, value in facts.items() if value is not None)
 
 
-def _of_results(data):
+def _grid(title, first, facts):
+    """A row per name, a column per fact that one of them has."""
+    entries = {name: _mapping(one) for name, one in facts.items()}
+    heads = tuple(dict.fromkeys(head for one in entries.values() for head in one))
+    rows = ((escaping.visible(name), *(_text(one.get(head)) for head in heads)) for name, one in entries.items())
+    return Group(title, (first, *map(escaping.visible, heads)), tuple(rows))
+
+
+def _fingerprints(data):
     results = {f"scores, {name}": one for one, name in zip(data.heatmaps, data.names, strict=True)}
     results |= {"statistics": data.statistics, "prediction": data.prediction, "top pairs": data.top_pairs}
-    for name, one in results.items():
-        if one is not None:
-            yield f"fingerprint of {name}", one.fingerprint
-    facts = data.first.attributes
-    if "model_fingerprint" in facts:
-        yield "fingerprint of the model’s weights", facts["model_fingerprint"]
-    if not data.record:
-        yield from _nested("versions", facts.get("versions"))
+    found = {name: {"fingerprint": one.fingerprint} for name, one in results.items() if one is not None}
+    model = data.first.attributes.get("model_fingerprint")
+    return found | ({"weights of the model": {"fingerprint": model}} if model else {})
 
 
-def _nested(name, facts):
-    if isinstance(facts, dict):
-        for key, value in facts.items():
-            if value is not None:
-                yield f"{name}: {key}", _text(value)
-    elif facts is not None:
-        yield name, _text(facts)
+def _mapping(value):
+    return value if isinstance(value, dict) else {}
 
 
 def _text(value):
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
+    """A value on one line."""
+    if value is None:
+        return ""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {one}" for name, one in value.items())
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+        return ", ".join(f"{escaping.visible(name)} {_text(one)}" for name, one in value.items() if one is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return f"{value:.6g}" if isinstance(value, float) else escaping.visible(value)

@@ -109,8 +109,8 @@ def _tests(data):
     yield from (_survivors if strong else _no_survivor)(data, tested, strong)
     if weak > strong:
         yield (
-            f"With the false discovery rate in place of the family-wise error (q ≤ {data.alpha:g}) the list has {weak} slices; of"
-            f" such a list up to {data.alpha:.0%} is expected to be false."
+            f"With the false discovery rate in place of the family-wise error (q ≤ {data.alpha:g}) the list has {weak}"
+            f" slices; of such a list up to {data.alpha:.0%} is expected to be false."
         )
     yield LIMITS[statistics.main_test]
 
@@ -151,22 +151,23 @@ def _prediction(data):
     if prediction is None:
         return
     facts, whole = prediction.attributes, prediction.to_dataframe("all").iloc[0]
-    step = f"one step ({facts['optimiser']}) of size {short(prediction.step_size)} on all slices for B"
     change, low, high = (whole[name] for name in ("change", "low", "high"))
-    if np.isnan(low):
-        yield (
-            f"Predicted from gradients, not measured: {step} is expected to change A’s loss by {short(change)} nats a sample. How certain"
-            " that is, is not known: samples have no clusters."
-        )
-        return
+    step = f"one step ({facts['optimiser']}) of size {short(prediction.step_size)} on all slices for B"
     interval = f"{facts['level']:.0%} interval {short(low)} to {short(high)}"
-    if low <= 0 <= high:
-        yield (
-            f"Predicted from gradients, not measured: {step} is expected to change A’s loss by {short(change)} nats a sample ({interval});"
-            " whether A’s loss rises or falls is not settled."
+    settled = low > 0 or high < 0
+    if settled:
+        moved = "raise" if change > 0 else "lower"
+        ends = sorted((abs(low), abs(high)))
+        interval = f"{facts['level']:.0%} interval {short(ends[0])} to {short(ends[1])}"
+        said = f"is expected to {moved} A's loss by {short(abs(change))} nats a sample ({interval})."
+    elif np.isnan(low):
+        said = (
+            f"is expected to change A's loss by {short(change)} nats a sample. How certain that is, is not known: samples"
+            " have no clusters."
         )
-        return
-    moved = "is expected to raise" if change > 0 else "is expected to lower"
-    size, ends = abs(change), sorted((abs(low), abs(high)))
-    interval = f"{facts['level']:.0%} interval {short(ends[0])} to {short(ends[1])}"
-    yield f"Predicted from gradients, not measured: {step} {moved} A’s loss by {short(size)} nats a sample ({interval})."
+    else:
+        said = (
+            f"is expected to change A's loss by {short(change)} nats a sample ({interval}); whether it goes up or down is not"
+            " settled."
+        )
+    yield f"Predicted from gradients, not measured: {step} {said}"

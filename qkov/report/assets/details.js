@@ -26,7 +26,7 @@ const numbersOf = (index) => {
     const value = one.values[index];
     const interval = one.low ? [columns.get(one.low).values[index], columns.get(one.high).values[index]] : null;
     const cell = make("dd", written(value), { "data-name": one.name });
-    if (interval && interval[0] !== null) cell.append(make("span", ` [${interval.map(written).join(", ")}]`, { class: "interval" }));
+    if (interval && interval[0] !== null) cell.append(make("span", ` [${interval.map((one) => written(one)).join(", ")}]`, { class: "interval" }));
     if (!groups.has(one.group)) groups.set(one.group, make("dl"));
     groups.get(one.group).append(make("dt", one.label), cell);
   }

@@ -25,10 +25,10 @@ const runs = (row) => {
   return found.filter(([kv]) => kv >= 0);
 };
 
-const LEFT = 40;
+const LEFT = 36;
 const TOP = 6;
 const BOTTOM = 36;
-const LEAST = 150; // room for the words below
+const LEAST = 160; // room for the words below
 
 const buildPanel = (block) => {
   const [wide, high] = cellSize();
@@ -215,9 +215,9 @@ const paint = () => {
 
 const colourBar = (block, map, kind, low, high) => {
   const place = document.querySelector(`#panel-${block} .bar`);
-  const bar = draw("svg", { width: 128, height: 10, class: kind, "aria-hidden": "true" });
-  for (let step = 0; step < map.steps; step += 1) bar.append(draw("rect", { x: step * 2, width: 2.2, height: 10, class: `c${step}` }));
-  const back = (value) => written(map.logarithmic ? Math.exp(value) : value);
+  const bar = draw("svg", { width: 160, height: 10, class: kind, "aria-hidden": "true" });
+  for (let step = 0; step < map.steps; step += 1) bar.append(draw("rect", { x: (step * 160) / map.steps, width: 160 / map.steps + 0.3, height: 10, class: `c${step}` }));
+  const back = (value) => written(map.logarithmic ? Math.exp(value) : value, 3);
   const middle = map.kind === "diverging" ? [make("span", map.logarithmic ? "1" : "0", { class: "middle" })] : [];
   const labels = make("div", [make("span", back(low)), ...middle, make("span", back(high))], { class: "ends" });
   place.replaceChildren(...(data.measured ? [make("div", [bar, labels], { class: "scale" })] : [make("em", "nothing was measured")]));

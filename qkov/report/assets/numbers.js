@@ -17,12 +17,12 @@ const NONE = "—";
 const CHANCE = /(^|_)(p|q|p_maxt|p_adjusted)$/;
 
 // Four significant digits, as one reads a single number.
-const written = (value) => {
+const written = (value, digits = 4) => {
   if (value === null || value === undefined) return NONE;
   if (typeof value === "string") return value;
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(3);
-  return String(Number(value.toPrecision(4)));
+  if (size !== 0 && (size < 1e-3 || size >= 1e5)) return value.toExponential(digits - 1);
+  return String(Number(value.toPrecision(digits)));
 };
 
 // One form for a whole column, so that its numbers stand digit under digit: {digits, power} or {exponent}. Shares of chance have
@@ -39,7 +39,7 @@ const columnForm = (values, name) => {
   if (most / least > 1e5) return { exponent: true };
   const power = most >= 1e-3 && most < 1e5 ? 0 : 3 * Math.floor(Math.log10(most) / 3);
   const lead = Math.floor(Math.log10(most)) - power;
-  return { power, digits: Math.max(CHANCE.test(name) ? 4 : 0, 3 - lead) };
+  return { power, digits: CHANCE.test(name) ? 4 : Math.max(0, 3 - lead) };
 };
 
 const inForm = (value, form) => {

@@ -175,7 +175,7 @@ const buildTables = () => {
     { name: "head", label: "head", values: range.map((at) => (ownKv(at) ? null : grid.heads[slices.unit[at]])) },
     { name: "kv_head", label: "kv head", values: kv },
   ];
-  const numbers = data.columns.map((one) => ({ ...one, text: one.name === "head_type", more: !one.main }));
+  const numbers = data.columns.map((one) => ({ ...one, label: one.heading, text: one.name === "head_type", more: !one.main }));
   const sliceRow = (line, at, cells) => {
     const button = make("button", slices.block[at], { type: "button", class: "open", title: `Show ${title(at)}` });
     button.addEventListener("click", () => choose(at));
