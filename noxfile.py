@@ -149,6 +149,12 @@ def reference(session):
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def appendix(session):
+    """Make the published methods appendix, LaTeX and, where there is pdflatex, PDF, from the last validation."""
+    run(session, "reports.appendix", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def lint(session):
     """Ruff, with the rules of pyproject.toml, and the spelling of everything."""
     run(session, "ruff", "check", ".", *session.posargs)

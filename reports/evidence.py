@@ -22,6 +22,8 @@ The file formats are the interface between the two packages:
     bad_input        case, group, situation, behaviour, expected, error and warning (class names or "none"),
                      exit_status or null, message, unchanged (null where it did not run), status ("passed", "failed",
                      "not run"), reason, seconds
+    misreadings      misreading, equation, noticed_by (comparisons), ratio of error to bound or null, status ("noticed",
+                     "missed"): wrong readings of the methods appendix; what was reproduced from its text is among the results
     determinism      settings (tier, setting, model, bits, bits_error, gradients_error, scores_error, ranks, compared,
                      status, reason), arrays (a record of the first run's), tiers_run and tiers_not_run in words; its
                      verdicts are among the results
