@@ -1,4 +1,4 @@
-"""Parts of pages that are made from programs: the help of every command, exit statuses, the examples of the repository."""
+"""Parts of pages that are made from programs: the help of every command, and the examples of the repository."""
 
 import ast
 import shutil
@@ -6,9 +6,7 @@ import shutil
 import click
 import typer
 
-from qkov import cli, errors, escaping
-
-from .tables import table
+from qkov import cli, escaping
 
 WIDTH = 88
 LANGUAGES = {".py": "python", ".sh": "bash", ".sbatch": "bash", ".yaml": "yaml", ".yml": "yaml", ".jsonl": "json"}
@@ -44,15 +42,6 @@ def commands_page(texts):
         for name, text in texts.items()
     ]
     return "\n".join(parts)
-
-
-def statuses_table():
-    """Exit statuses, with the errors that end a command with each."""
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.QKOVError)]
-    rows = {}
-    for kind in kinds:
-        rows.setdefault(kind.exit_status, []).append(kind.__name__)
-    return table(["status", "errors"], [[status, ", ".join(rows[status])] for status in sorted(rows)], align="rl")
 
 
 def opening(path):
@@ -95,11 +84,10 @@ def examples_page(folder, destination):
 
 
 def write_program_pages(folder, examples):
-    """Write `commands.md`, `statuses.md` and `examples.md` into the folder of generated parts."""
+    """Write `commands.md` and `examples.md` into the folder of generated parts."""
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         "commands": commands_page(help_texts()),
-        "statuses": statuses_table(),
         "examples": examples_page(examples, folder / "examples"),
     }
     for name, text in texts.items():

@@ -17,6 +17,7 @@ SECTIONS = {"Args:", "Attributes:", "Yields:", "Returns:", "Raises:", "Example:"
 # The end of a sentence, then names and a colon, as in "batch: Token ids. loss_fn: One loss per sample."
 NEXT_ARGUMENT = re.compile(r"(?<=[.;]) (?=[a-z_]\w*(?:, [a-z_]\w*)*: )")
 SEVERAL = re.compile(r"^(\s*)([a-z_]\w*(?:, [a-z_]\w*)+):")
+TYPED_RETURN = re.compile(r"^(:returns: (?:\* )?)\*(.+?)\* -- ")
 WITHOUT_SECTIONS = ("property", "attribute", "data")
 saved = {}  # name of an attribute -> its docstring as written
 # Between names that share a description; after a space Sphinx would take the first of them for a type.
@@ -62,9 +63,11 @@ def process(app, what, name, thing, options, lines):
 
 
 def restore(app, what, name, thing, options, lines):
-    """Called after napoleon, which takes what precedes a colon in a property's first line for a type."""
+    """Called after napoleon, which takes what precedes a colon for a type, in a property's first line and in "Returns"."""
     if what in WITHOUT_SECTIONS:
         lines[:] = saved.pop(name)
+    else:
+        lines[:] = [TYPED_RETURN.sub(r"\1\2: ", line) for line in lines]
 
 
 def find(path):
