@@ -21,7 +21,7 @@ class Page(HTMLParser):
         """Note the id of an element, and where it leads."""
         given = dict(attributes)
         self.places.update(filter(None, (given.get("id"), given.get("name") if tag == "a" else None)))
-        if address := given.get(ADDRESSES.get(tag, ""), None):
+        if address := given.get(ADDRESSES.get(tag, "")):
             self.addresses.append((tag, address))
 
 
@@ -62,4 +62,6 @@ def objection(address, path, pages):
 def external_links(html):
     """Addresses on other machines that a reader is sent to, each once, in order."""
     pages = (Page(path.read_text(encoding="utf-8")) for path in sorted(Path(html).rglob("*.html")))
-    return sorted({address for page in pages for tag, address in page.addresses if tag == "a" and urlsplit(address).netloc})
+    return sorted(
+        {address for page in pages for tag, address in page.addresses if tag == "a" and urlsplit(address).netloc}
+    )

@@ -68,7 +68,9 @@ def examples_page(folder, destination):
     shutil.rmtree(destination, ignore_errors=True)
     destination.mkdir(parents=True)
     parts = []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in LANGUAGES and "__pycache__" not in path.parts):
+    for path in sorted(
+        path for path in folder.rglob("*") if path.suffix in LANGUAGES and "__pycache__" not in path.parts
+    ):
         name = path.relative_to(folder).as_posix()
         copy = destination / name
         copy.parent.mkdir(parents=True, exist_ok=True)

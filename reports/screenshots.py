@@ -1,7 +1,7 @@
-"""`python -m reports.screenshots`: picture every page of the built book on a wide and a narrow window, and name what overflows.
+"""`python -m reports.screenshots`: picture every page of the built book on a wide and a narrow window, name what overflows.
 
-Needs Chromium; where there is none it says so and ends with status 3. A page overflows when it can be moved sideways as a whole:
-wide tables and formulas must move inside the page. The measured widths come from the browser that draws the page.
+Needs Chromium; where there is none it says so and ends with status 3. A page overflows when it can be moved sideways as a
+whole: wide tables and formulas must move inside the page. The measured widths come from the browser that draws the page.
 """
 
 import argparse
@@ -124,7 +124,9 @@ def shoot(browser, page, folder, *, name, window, mode="light", max_height=12000
 def pages_of(folder):
     """HTML files of a built book that are ours, by name."""
     found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.html"))}
-    return {name: path for name, path in found.items() if f"{name}.html" not in MADE_BY_SPHINX and "_static" not in name}
+    return {
+        name: path for name, path in found.items() if f"{name}.html" not in MADE_BY_SPHINX and "_static" not in name
+    }
 
 
 def parse_arguments(arguments):

@@ -50,7 +50,9 @@ def test_references_are_found(path, thing):
     assert docstrings.find(path) is thing
 
 
-@pytest.mark.parametrize("path", ["qkov.no_such_name", "qkov.collector.nothing", "qkov.Heatmap.no_field", "nowhere.at.all"])
+@pytest.mark.parametrize(
+    "path", ["qkov.no_such_name", "qkov.collector.nothing", "qkov.Heatmap.no_field", "nowhere.at.all"]
+)
 def test_references_to_nothing_are_not(path):
     with pytest.raises(LookupError):
         docstrings.find(path)
@@ -62,3 +64,26 @@ def test_names_are_sought_in_class_module_and_package():
     assert paths[:2] == ["to_dataframe", "qkov.Heatmap.to_dataframe"]
     assert "qkov.heatmap.to_dataframe" in paths
     assert list(docstrings.candidates({"reftarget": "qkov.store"})) == ["qkov.store"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (":returns: *The run* -- as open_run gives it", ":returns: The run: as open_run gives it"),
+        (":returns: * *The run* -- first", ":returns: * The run: first"),
+        (":returns: A run -- *really*", ":returns: A run -- *really*"),
+        (":param x: *One* -- two", ":param x: *One* -- two"),
+    ],
+)
+def test_words_before_a_colon_are_no_type(line, said):
+    lines = [line]
+    docstrings.restore(None, "function", "f", None, None, lines)
+    assert lines == [said]
+
+
+def test_first_sentence_of_a_property_stays_as_written():
+    lines = ["Where it is: here."]
+    docstrings.process(None, "property", "C.p", None, None, lines)
+    lines[:] = ["here.", "", ":type: Where it is"]  # as napoleon leaves it
+    docstrings.restore(None, "property", "C.p", None, None, lines)
+    assert lines == ["Where it is: here."]

@@ -122,7 +122,17 @@ def test_glossary_is_in_order_and_holds_the_vocabulary():
     text = (BOOK / "glossary.md").read_text(encoding="utf-8")
     terms = re.findall(r"^(\S.*)$", re.search(r"```\{glossary\}\n(.*?)```", text, re.DOTALL)[1], re.MULTILINE)
     assert terms == sorted(terms, key=lambda term: term.lower().replace("_", " "))
-    words = {"aggregate", "block", "contribution", "damping", "Fisher diagonal", "fisher_pool", "gradient", "head", "head_dim"}
+    words = {
+        "aggregate",
+        "block",
+        "contribution",
+        "damping",
+        "Fisher diagonal",
+        "fisher_pool",
+        "gradient",
+        "head",
+        "head_dim",
+    }
     assert words | {"kv head", "sample", "slice", "task A, task B", "variant"} <= set(terms)
 
 

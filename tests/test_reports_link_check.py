@@ -42,5 +42,7 @@ def test_a_link_is_followed(html, tag, said):
 
 
 def test_external_links_are_listed_once(html):
-    (html / "a.html").write_text(PAGE.format('<a href="https://github.com/x">1</a><a href="https://github.com/x">2</a>'))
+    (html / "a.html").write_text(
+        PAGE.format('<a href="https://github.com/x">1</a><a href="https://github.com/x">2</a>')
+    )
     assert link_check.external_links(html) == ["https://github.com/x"]

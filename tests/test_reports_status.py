@@ -10,7 +10,12 @@ from .test_reports_evidence import GOOD
 
 MANIFEST = {
     "commit": "0123456789abcdef" * 2,
-    "environment": {"python": "3.11.7", "versions": {"torch": "2.13.0", "numpy": "2.4.6"}, "threads": 1, "platform": "Linux"},
+    "environment": {
+        "python": "3.11.7",
+        "versions": {"torch": "2.13.0", "numpy": "2.4.6"},
+        "threads": 1,
+        "platform": "Linux",
+    },
 }
 
 
@@ -21,7 +26,9 @@ def test_totals_are_of_everything_that_was_counted():
     assert status.totals(evidence.count(GOOD))[1] == 0
 
 
-@pytest.mark.parametrize(("numbers", "word"), [((5, 0), "passed"), ((5, 1), "failed"), ((0, 1), "failed"), ((0, 0), "empty")])
+@pytest.mark.parametrize(
+    ("numbers", "word"), [((5, 0), "passed"), ((5, 1), "failed"), ((0, 1), "failed"), ((0, 0), "empty")]
+)
 def test_state_is_a_word(numbers, word):
     assert status.state(*numbers) == word
 

@@ -1,8 +1,8 @@
 """Sphinx extension: docstrings of the reference pages, as this project writes them.
 
-Several arguments on one line get a line each. A property's first sentence may hold a colon. A cross reference leads to the public
-name where the thing has one; a thing that exists and has none stands there as plain code. Any other reference stays unresolved,
-which fails the build.
+Several arguments on one line get a line each. A property's first sentence may hold a colon. A cross reference leads to the
+public name where the thing has one; a thing that exists and has none stands there as plain code. Any other reference
+stays unresolved, which fails the build.
 """
 
 import builtins
