@@ -80,7 +80,7 @@ def examples_page(folder, destination):
         parts.append(
             f"## {escaping.for_markdown(name)}\n\n{escaping.for_markdown(first)}\n\n"
             f"{{download}}`{name} <{place}>`\n\n"
-            f"```{{literalinclude}} {place}\n:language: {LANGUAGES[path.suffix]}\n```\n"
+            f":::{{dropdown}} The program\n```{{literalinclude}} {place}\n:language: {LANGUAGES[path.suffix]}\n```\n:::\n"
         )
     return "\n".join(parts)
 
