@@ -156,6 +156,7 @@ def appendix(session):
 
 @nox.session(venv_backend="none", requires=["environment"])
 def lint(session):
-    """Ruff and mypy, with the rules of pyproject.toml."""
+    """Ruff, mypy and spelling, with the rules of pyproject.toml."""
     run(session, "ruff", "check", ".", *session.posargs)
     run(session, "mypy")
+    session.run(str(Path(python()).with_name("typos")), "--format", "brief")

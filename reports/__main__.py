@@ -28,11 +28,13 @@ from . import (
     notebooks,
     prediction_pictures,
     prediction_tables,
+    program_pages,
     real_size_tables,
     reliability_tables,
     remedies_pictures,
     remedies_tables,
     statistics_tables,
+    status,
     store_tables,
     tables,
 )
@@ -131,6 +133,9 @@ def build_book(options, found, manifest, comparisons, planted, written):
     of_studies |= independent_tables.independent_tables(found) | appendix_page.appendix_tables(written)
     shown = determinism_tables.without_arrays(manifest)
     tables.write_tables(sources / "generated", found, shown, comparisons, planted, **of_studies)
+    program_pages.write_program_pages(sources / "generated", ROOT / "examples")
+    counts = evidence.count(found) | {"notebooks": outcome(comparisons), "planted notebooks": outcome(planted)}
+    status.write_status(sources / "generated", found, manifest, counts, evidence.audit(found))
     for pictures in (prediction_pictures, remedies_pictures, bench_pictures):
         pictures.write_pictures(sources / "generated", found)
     numbers = tables.substitutions(found, evidence.count(found), comparisons)

@@ -28,7 +28,8 @@ PAGE = """\
 def small_book(folder, page=PAGE):
     """A book with the configuration of the real one, one page and one notebook."""
     (folder / "notebooks").mkdir(parents=True)
-    (folder / "_ext").symlink_to(ROOT / "book" / "_ext")
+    for name in ("_ext", "references.bib"):
+        (folder / name).symlink_to(ROOT / "book" / name)
     (folder / "_config.yml").write_text((ROOT / "book" / "_config.yml").read_text())
     (folder / "_toc.yml").write_text("format: jb-book\nroot: laws\nchapters:\n- file: notebooks/first\n")
     (folder / "laws.md").write_text(page)
