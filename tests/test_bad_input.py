@@ -208,7 +208,7 @@ def sealed_unseen(_original):
         ("nan_gradient_skipped", "gradients.collect_factors", whole_pass_dropped),
         ("squares_underflow", "interference._has_gradient", always(False)),
         ("edited_score", "result_file.digest", always("")),
-        ("terminal_commands_printed", "cli._echo", lambda _original: print),
+        ("terminal_commands_printed", "commands.console.echo", lambda _original: print),
         ("one_token", "gradients._check_losses", nothing),
         ("disk_enospc", "durable._write_all", nothing),
         ("short_write", "durable._write_all", lambda _original: lambda handle, data: durable.os.write(handle, data)),

@@ -15,8 +15,9 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from typer.testing import CliRunner
 
 import qkov
-from qkov import cli, inspection
+from qkov import cli, inspection, model_loading
 from qkov.checks import CheckResult
+from qkov.commands import inspect as inspect_command
 from qkov.geometry import AttentionLayout, Projection
 from qkov.packings import split_layout
 
@@ -105,7 +106,7 @@ def test_layer_and_every_head_narrow_and_widen_the_table(folders):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
 def test_json_holds_the_slices_that_the_indexer_gives(folders, family):
     found = answer(folders / family)
-    model = cli.load_model(str(folders / family))
+    model = model_loading.load_model(str(folders / family))
     assert found["class"] == type(model).__name__
     parts = {
         (layout["layer"], block["block"], unit): (block["param_name"], block["head_axis"], start, block["width"])
@@ -130,7 +131,7 @@ def test_what_no_head_owns_is_listed_and_counted(folders):
     summary = found["summary"]
     missing = sum(entry["size"] for entry in found["not_covered"])
     assert summary["num_parameters_in_heads"] + missing == summary["num_parameters_in_attention"]
-    model = cli.load_model(str(folders / "bert"))
+    model = model_loading.load_model(str(folders / "bert"))
     indexer = qkov.QKOVIndexer(qkov.QKOVConfig.from_model(model))
     owned = 0
     for *_, part in indexer:
@@ -199,11 +200,11 @@ def test_prove_refuses_a_wrong_layout(folders, monkeypatch):
     class SwappedAttention(LlamaAttention):
         """Registered below with keys and values exchanged."""
 
-    model = cli.load_model(str(folders / "llama"))
+    model = model_loading.load_model(str(folders / "llama"))
     for layer in model.model.layers:
         layer.self_attn.__class__ = SwappedAttention
     qkov.register_layout(SwappedAttention, partial(split_layout, key="v_proj", value="k_proj"))
-    monkeypatch.setattr(cli, "load_model", lambda *arguments, **options: model)
+    monkeypatch.setattr(model_loading, "load_model", lambda *arguments, **options: model)
     assert inspect("wrong").exit_code == 0
     result = inspect("wrong", "--prove")
     assert result.exit_code == 4
@@ -232,10 +233,10 @@ def test_kind_of_attention_is_chosen_where_there_are_several(folders):
 
 
 def test_prove_asks_for_a_batch_where_the_model_reads_neither_tokens_nor_images(folders, monkeypatch):
-    model = cli.load_model(str(folders / "bert"))
+    model = model_loading.load_model(str(folders / "bert"))
     monkeypatch.setattr(type(model), "main_input_name", "input_values")
     with pytest.raises(qkov.errors.LayoutError, match=r"input_values.*prove_layout\(model, batch\)"):
-        cli._random_batch(model, 0)
+        inspect_command._random_batch(model, 0)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +278,7 @@ def test_other_errors_of_ours_count_as_data_and_interruption_has_its_status(monk
         def fail(*arguments, raised=error, **options):
             raise raised
 
-        monkeypatch.setattr(cli, "load_model", fail)
+        monkeypatch.setattr(model_loading, "load_model", fail)
         assert inspect("any").exit_code == status
 
 
@@ -297,7 +298,7 @@ def test_names_are_plain_text(monkeypatch):
     model = build_model("llama", layers=1)
     holder = nn.ModuleDict({"[red]\x1b[2J\u202e": model})
     holder.get_output_embeddings = model.get_output_embeddings
-    monkeypatch.setattr(cli, "load_model", lambda *arguments, **options: holder)
+    monkeypatch.setattr(model_loading, "load_model", lambda *arguments, **options: holder)
     result = inspect("any", "--layer", 0)
     assert "layer 0: [red]\\x1b[2J\\u202e.model.layers.0.self_attn" in result.stdout
     assert "\x1b" not in result.stdout
@@ -312,7 +313,7 @@ def test_causal_class_is_chosen_by_what_the_checkpoint_was_saved_as():
         (transformers.LlamaConfig(), causal),
         (transformers.ViTConfig(), plain),
     ):
-        assert cli._auto_class(config) is expected, config.architectures
+        assert model_loading._auto_class(config) is expected, config.architectures
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["inspect", "--help"], ["plan", "--help"]], ids=" ".join)

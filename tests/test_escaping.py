@@ -20,7 +20,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import qkov
-from qkov import cli, errors, escaping, head_statistics, plots
+from qkov import errors, escaping, head_statistics, plots
+from qkov.commands import console
 from reports import book, tables
 from tests.heatmaps import make_heatmap
 from tests.statistics_models import three_tasks
@@ -345,6 +346,6 @@ def test_the_built_page_gives_back_every_name(built_page):
 
 
 def test_the_command_line_goes_through_the_same_module():
-    assert "escaping.for_terminal" in Path(cli.__file__).read_text(encoding="utf-8")
+    assert "escaping.for_terminal" in Path(console.__file__).read_text(encoding="utf-8")
     assert head_statistics.escaping is escaping
     assert qkov.errors.escaping is escaping

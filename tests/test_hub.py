@@ -7,7 +7,7 @@ import torch
 import transformers
 from typer.testing import CliRunner
 
-from qkov import cli, errors, hub
+from qkov import cli, errors, hub, model_loading
 from validation import __main__ as validation
 from validation import models, pretrained, suite
 
@@ -49,8 +49,8 @@ def asked(monkeypatch, remote):
 
 
 LOADERS = {
-    "command line": lambda name, **options: cli.load_model(name, **options),
-    "configuration": lambda name, **options: cli.load_model(name, config_only=True, **options),
+    "command line": lambda name, **options: model_loading.load_model(name, **options),
+    "configuration": lambda name, **options: model_loading.load_model(name, config_only=True, **options),
     "validation": lambda name, **options: pretrained.load_causal_lm(name, **options),
 }
 
@@ -110,7 +110,7 @@ def test_the_command_line_passes_both_on(monkeypatch):
         seen.update(options)
         raise errors.LayoutError("seen")
 
-    monkeypatch.setattr(cli, "load_model", stop)
+    monkeypatch.setattr(model_loading, "load_model", stop)
     CliRunner().invoke(cli.app, ["inspect", "owner/model", "--trust-remote-code", "--revision", COMMIT])
     assert (seen["revision"], seen["trust_remote_code"]) == (COMMIT, True)
 

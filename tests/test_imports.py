@@ -116,7 +116,7 @@ LEVELS = (
     ("importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
     ("operations", "stored_sizes", "pace", "peaks", "planning"),
-    ("inspection", "cli", "__main__"),
+    ("inspection", "model_loading", "commands", "cli", "__main__"),
 )
 POSITION = {name: position for position, name in enumerate(name for level in LEVELS for name in level)}
 HEAVY = ("torch", "transformers", "xarray", "matplotlib", "pandas", "scipy", "statsmodels")

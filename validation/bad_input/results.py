@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import qkov
-from qkov import cli, errors
+from qkov import errors, model_loading
 
 from . import registry
 from .registry import require
@@ -125,6 +125,6 @@ def remote_code(ground):
             f"import pathlib\npathlib.Path({str(trace)!r}).touch()\n", encoding="utf-8"
         )
         try:
-            cli.load_model(folder)
+            model_loading.load_model(folder)
         finally:
             require(not trace.exists(), "the code in the folder was run")

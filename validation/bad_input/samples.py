@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 import qkov
-from qkov import cli, errors, losses
+from qkov import errors, losses
+from qkov.commands import console
 
 from .. import families
 from . import registry
@@ -336,7 +337,7 @@ def terminal_commands_printed(ground):
     """Printed as escapes, which no terminal obeys."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        cli._echo("layer \x1b[2J\x07 of \u202e")
+        console.echo("layer \x1b[2J\x07 of \u202e")
     require(said.getvalue() == "layer \\x1b[2J\\x07 of \\u202e\n", f"printed as {said.getvalue()!r}")
 
 

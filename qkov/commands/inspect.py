@@ -1,0 +1,110 @@
+"""``qkov inspect``: where every head of a model lives, and experiments that prove it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import LayoutError
+from . import options
+from .console import Form, echo, echo_json, finite, told_errors
+
+
+def inspect(
+    model: options.Model,
+    prove: Annotated[bool, typer.Option("--prove", help="Prove the layout by experiment on the model.")] = False,
+    attention: options.Attention = None,
+    layer: Annotated[list[int] | None, typer.Option(help="Only this layer; may be given several times.")] = None,
+    every_head: Annotated[bool, typer.Option("--every-head", help="One line per head in place of a pattern.")] = False,
+    config_only: options.ConfigOnly = False,
+    form: options.OutputForm = Form.table,
+    device: Annotated[str, typer.Option(help="Where the model runs, for example cuda.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Of the random inputs of --prove and the weights of --config-only.")] = 0,
+    revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    with_traceback: options.Traceback = False,
+) -> None:
+    """Show where every attention head of a model lies in its weights, and what belongs to no head.
+
+    A causal language model is loaded as one, if its configuration says so; any other model is loaded without a head.
+    No code that comes with a model is run, unless --trust-remote-code is given with a --revision of 40 digits.
+    """
+    with told_errors(with_traceback):
+        from .. import inspection, model_loading
+
+        network = model_loading.load_model(
+            model,
+            device=device,
+            config_only=config_only,
+            seed=seed,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        config = inspection.chosen_layers(network, layer, attention=attention)
+        found = inspection.describe_model(network, config)
+        origin = "random weights, built from the configuration" if config_only else "weights loaded"
+        if form is Form.table:
+            echo(f"{found['class']}: {origin}\n")
+            echo(config.describe() if every_head else inspection.layout_table(found["layers"]))
+            echo("\n" + inspection.not_covered_table(found["not_covered"]))
+            echo("\n" + inspection.summary_line(found["summary"]))
+        results = _prove(network, seed, attention) if prove else None
+        if form is Form.json:
+            proof = None if results is None else [finite(asdict(result)) for result in results]
+            echo_json({"model": model, "weights": origin, **found, "proof": proof})
+        elif results is not None:
+            echo("\n" + "\n".join(str(result) for result in results))
+            echo(proof_line(results))
+        if results and not any(result.status == "passed" for result in results):
+            raise LayoutError("The layout is not proven: no experiment could be run on this model.")
+
+
+def proof_line(results: list[Any]) -> str:
+    """Write the verdict of experiments of which none failed."""
+    count = Counter(result.status for result in results)
+    open_part = f", {count['not run']} not run" if count["not run"] else ""
+    verdict = "proven" if count["passed"] else "not proven"
+    return f"layout {verdict}: {count['passed']} experiments passed{open_part}"
+
+
+def _prove(model: Any, seed: int, attention: str | None) -> list[Any]:
+    from .. import checks
+
+    loss_fn = None if model.get_output_embeddings() is not None else _state_loss
+    settings = {"loss_fn": loss_fn, "attention": attention, "progress": sys.stderr.isatty()}
+    return checks.prove_layout(model, _random_batch(model, seed), **settings)
+
+
+def _state_loss(model: Any, batch: dict[str, Any]) -> Any:
+    """Score a model without logits by where its states point, ``[N]``; any smooth function of them shows the heads."""
+    import torch
+
+    states = model(**batch).last_hidden_state
+    # Uneven weights: the plain sum and the norm of a normalised state are constant.
+    direction = torch.linspace(-1, 2, states.shape[-1], dtype=states.dtype, device=states.device)
+    return (states * direction).mean((1, 2))
+
+
+def _random_batch(model: Any, seed: int) -> dict[str, Any]:
+    """Draw two samples: token ids ``[2, 8]`` of the model's vocabulary, without padding, or images of its size."""
+    import torch
+
+    generator, config = torch.Generator().manual_seed(seed), model.config
+    if model.main_input_name == "pixel_values" and isinstance(getattr(config, "image_size", None), int):
+        shape = (2, getattr(config, "num_channels", 3), config.image_size, config.image_size)
+        return {"pixel_values": torch.randn(shape, generator=generator).to(model.device)}
+    if model.main_input_name != "input_ids":
+        raise LayoutError(
+            f"{type(model).__name__} reads {model.main_input_name!r}, and --prove draws only token ids and square "
+            "images. Call qkov.prove_layout(model, batch) with a batch of your own."
+        )
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(vocabulary, (2, 8), generator=generator).to(model.device)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if config.is_encoder_decoder:
+        batch["decoder_input_ids"] = ids.flip(0)
+    return batch
