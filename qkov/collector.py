@@ -123,6 +123,9 @@ class FisherCollector:
             path: Folder of the store. allow_unsealed: Also where collection has not ended; scores then rest on part of
                 the samples.
 
+        Returns:
+            A collector to compute with.
+
         Raises:
             StoreNotFoundError, StoreVersionError: If there is no store that this version reads.
             StoreDamagedError: If something that was committed is missing or changed. Shards are also checked at each
@@ -182,7 +185,7 @@ class FisherCollector:
 
     @property
     def left_out(self):
-        """``{param_name: reason}`` of matrices inside the groups asked for that cannot be held."""
+        """Name the matrices inside the groups asked for that cannot be held, ``{param_name: reason}``."""
         return dict(self._left_out)
 
     def collect_fisher(
@@ -259,6 +262,12 @@ class FisherCollector:
     def samples(self, task):
         """Return the samples of a task in the order of collection, to compute with.
 
+        Args:
+            task: A collected task.
+
+        Returns:
+            A tuple of samples.
+
         Raises:
             UnknownTaskError: If the task was never collected.
             UnsealedStoreError: If the collection is stored and has not ended, and that is not allowed.
@@ -277,7 +286,19 @@ class FisherCollector:
         return tuple(self._tasks[task].values())
 
     def sample(self, task, sample_id):
-        """Return one sample of a task by its id."""
+        """Return one sample of a task by its id.
+
+        Args:
+            task: A collected task.
+            sample_id: The id that it was collected under.
+
+        Returns:
+            The sample.
+
+        Raises:
+            UnknownTaskError: If the task was never collected.
+            UnknownSampleError: If the task holds no such id.
+        """
         for one in self._members(task):
             if one.sample_id == sample_id and isinstance(sample_id, str) == isinstance(one.sample_id, str):
                 return one
@@ -288,16 +309,18 @@ class FisherCollector:
         )
 
     def sample_ids(self, task):
-        """Return the ids of a task's samples in the order of collection."""
+        """Return the ids of the samples of ``task`` in the order of collection."""
         return tuple(one.sample_id for one in self._members(task))
 
     def skipped(self, task):
-        """Return ``{id: reason}`` of the samples that ``non_finite="skip"`` has left out and that are not there since."""
+        """Return ``{id: reason}`` of the samples of ``task`` that ``non_finite="skip"`` has left out and that are not
+        there since.
+        """
         self._members(task)  # refuses a task that was never collected
         return dict(self._skipped.get(task, {}))
 
     def clusters(self, task):
-        """Return ``{id: cluster label or None}``."""
+        """Return ``{id: cluster label or None}`` of the samples of ``task``."""
         return {one.sample_id: one.cluster for one in self._members(task)}
 
     @property
@@ -306,7 +329,9 @@ class FisherCollector:
         return LazyMapping(self._tasks, self._task_contributions, UnknownTaskError)
 
     def get_sample_gradients(self, task, sample_id):
-        """Return ``{param_name: g}`` of one sample: raw gradients of its summed loss, built on demand."""
+        """Return ``{param_name: g}`` of one sample, by ``task`` and ``sample_id``: raw gradients of its summed loss,
+        built on demand.
+        """
         return self._gradients(self.sample(task, sample_id))
 
     def get_group_fisher(self, task, mode="ema", layers=None):
@@ -332,7 +357,15 @@ class FisherCollector:
         return means
 
     def group_statistics(self, task, layers=None):
-        """Return ``{(layer, block): Welford}`` over samples of the per-head sums of ``C_ik``: mean, variance, error."""
+        """Return ``{(layer, block): Welford}`` over samples of the per-head sums of ``C_ik``: mean, variance, error.
+
+        Args:
+            task: A collected task.
+            layers: Layer numbers; default all.
+
+        Returns:
+            A state for each layer and block, of shape ``[heads]``; K and V have one entry per kv head.
+        """
         return {key: fisher.Welford.of(values) for key, values in self._group_contributions(task, layers).items()}
 
     def _group_contributions(self, task, layers=None):

@@ -111,6 +111,14 @@ def slice_factors(factors, projection, unit):
 
     U holds the head's own columns: of delta for Q, K and V, of x for O. A slice's canonical shape is
     ``[width, other]`` whatever the storage order of the weight.
+
+    Args:
+        factors: Of one sample, by module name.
+        projection: Where the heads of the block lie.
+        unit: A query head for Q and O, a kv head for K and V.
+
+    Returns:
+        Two matrices with a row for each token.
     """
     start, stop = projection.interval(unit)
     pair = factors[projection.module_name]
@@ -120,13 +128,27 @@ def slice_factors(factors, projection, unit):
 
 
 def slice_gradient(factors, projection, unit, out, columns=(None, None)):
-    """Write a slice's gradient, or some of its columns, into ``out [width, columns]`` in ``out``'s dtype."""
+    """Write the gradient of a slice, ``U^T V``, or some of its columns, in the dtype of what it is written to.
+
+    Args:
+        factors: Of one sample, by module name.
+        projection, unit: The slice.
+        out: Where to write, ``[width, columns]``.
+        columns: ``(start, stop)`` of the other axis; default all.
+    """
     head, other = slice_factors(factors, projection, unit)
     torch.matmul(head.T.to(out), other[:, slice(*columns)].to(out), out=out)
 
 
 def bias_gradient(factors, projection, unit, out):
-    """Write the gradient of a slice's bias, the sum of delta over tokens, into ``out [width]``."""
+    """Write the gradient of a slice's bias, the sum of delta over tokens, into ``out [width]``.
+
+    Args:
+        factors: Of one sample, by module name.
+        projection: Where the heads of the block lie.
+        unit: A query head for Q, a kv head for K and V.
+        out: Where to write, ``[width]``.
+    """
     if factors[projection.module_name].bias is not None:
         out.copy_(_head_bias(factors, projection, unit))
         return
@@ -135,7 +157,15 @@ def bias_gradient(factors, projection, unit, out):
 
 
 def parameter_gradient(factors, weight):
-    """Return the gradient of a whole :class:`LinearWeight`, in its stored orientation, float32 or wider."""
+    """Return the gradient of a whole :class:`LinearWeight`, in its stored orientation, float32 or wider.
+
+    Args:
+        factors: Of one sample, by module name.
+        weight: Where the weight is, and how it is stored.
+
+    Returns:
+        The gradient, in the shape of the stored weight.
+    """
     pair = factors[weight.module_name]
     inputs, deltas = widened(pair.inputs), widened(pair.deltas)
     return deltas.T @ inputs if weight.out_axis == 0 else inputs.T @ deltas  # stored [out, in], else Conv1D's [in, out]
@@ -146,12 +176,28 @@ def squared_norm(factors, projection, grams=None):
 
     Both Gram matrices are symmetric, so that of four quarters three are computed. ``grams`` is a dict that holds those of V
     from one block of a layer to the next: Q, K and V read one tensor.
+
+    Args:
+        factors: Of one sample, by module name.
+        projection: Where the heads of the block lie.
+        grams: A dict that holds Gram matrices from one block to the next, or None.
+
+    Returns:
+        The sum, a float, in units of squared gradient.
     """
     return float(_squared_norm(factors, projection, {} if grams is None else grams))
 
 
 def squared_norms(factors, layout):
-    """Return ``{block: squared norm}`` of all blocks of a layer, asked of the device at once; see :func:`squared_norm`."""
+    """Return ``{block: squared norm}`` of all blocks of a layer, asked of the device at once; see :func:`squared_norm`.
+
+    Args:
+        factors: Of one sample, by module name.
+        layout: The layer.
+
+    Returns:
+        A float for each block.
+    """
     grams = {}
     found = torch.stack([_squared_norm(factors, one, grams) for one in layout.projections])
     return {one.block: value for one, value in zip(layout.projections, found.tolist(), strict=True)}
@@ -178,7 +224,9 @@ def _gram_quarters(rows):
 
 
 def squared_bias_norm(factors, projection):
-    """Sum the squared bias gradient over all heads of a block."""
+    """Sum the squared bias gradient over all heads of a block; ``factors`` are one sample's, ``projection`` is the
+    block's.
+    """
     heads = [_head_bias(factors, projection, unit) for unit in range(projection.num_units)]
     return float(sum(head.square().sum(dtype=torch.float64) for head in heads))
 
@@ -192,6 +240,13 @@ def _head_bias(factors, projection, unit):
 
 def require_tokens(sample, module_name):
     """Return the factors of a module, or say that only its whole gradient is held.
+
+    Args:
+        sample: A collected sample.
+        module_name: One of its modules.
+
+    Returns:
+        The factors.
 
     Raises:
         OptionError: If so.
@@ -207,13 +262,13 @@ def require_tokens(sample, module_name):
 
 
 def widened(tensor):
-    """Return the tensor in float32 or wider."""
+    """Return a ``tensor`` in float32 or wider."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 @contextlib.contextmanager
 def evaluation(model):
-    """Put a model in eval mode with every parameter frozen, and restore each module's and parameter's flag after."""
+    """Put a ``model`` in eval mode with every parameter frozen, and restore each module's and parameter's flag after."""
     training = [(module, module.training) for module in model.modules()]
     requires = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:

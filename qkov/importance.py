@@ -93,6 +93,12 @@ class FisherImportance:
         """Sum what pruning a query head would take away: ``{layer: float64 [query heads]}``.
 
         Its Q and O, and its equal share of the K and V that its group reads, so that heads add up to the layer.
+
+        Returns:
+            ``{layer: float64 [query heads]}``.
+
+        Raises:
+            UnknownParameterError: If a layer was collected with some of its four blocks only.
         """
         heads, totals = self.heads(), {}
         for layout in parts.require_config(self.config, "importance by head").layers:
@@ -152,7 +158,15 @@ class FisherImportance:
         return table
 
     def ranking(self, level="head", *, top_k=10, rank_by="sum"):
-        """Return the ``top_k`` rows of :meth:`to_dataframe`, highest first; of every block, for heads."""
+        """Return the ``top_k`` rows of :meth:`to_dataframe`, highest first; of every block, for heads.
+
+        Args:
+            level, rank_by: As for :meth:`to_dataframe`.
+            top_k: How many rows.
+
+        Returns:
+            A pandas ``DataFrame``.
+        """
         table = self.to_dataframe(level, rank_by=rank_by)
         table = table[table["rank"] <= top_k]
         if level == "head":
@@ -212,7 +226,7 @@ class FisherImportance:
         return content, {name: value.numpy() for name, value in self.values.items()}
 
     def save(self, path):
-        """Write one safetensors file whose tensors are keyed like the checkpoint, atomically. Returns the path."""
+        """Write one safetensors file to ``path``, its tensors keyed like the checkpoint, atomically. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _headline(self):
@@ -295,6 +309,12 @@ def compute_fisher_importance(fisher, *, normalisation="none", saliency="fisher"
 
 def load_fisher_importance(path):
     """Load what :meth:`FisherImportance.save` wrote, checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not such a result, or is damaged.

@@ -27,7 +27,7 @@ RECORDED_PACKAGES = ("qkov", "torch", "transformers", "numpy", "scipy", "statsmo
 
 
 def tensor_digest(*tensors):
-    """Hash tensors by dtype, shape and value, sha256 hex; independent of strides and device."""
+    """Hash ``tensors`` by dtype, shape and value, sha256 hex; independent of strides and device."""
     digest = hashlib.sha256()
     for tensor in tensors:
         tensor = tensor.detach().cpu().contiguous()
@@ -39,7 +39,9 @@ def tensor_digest(*tensors):
 
 
 def model_fingerprint(model):
-    """Hash a model's class, its configuration, and its parameters: names, dtypes, shapes, sums and strided values."""
+    """Hash the class of a ``model``, its configuration, and its parameters: names, dtypes, shapes, sums and strided
+    values.
+    """
     digest = hashlib.sha256(f"{type(model).__qualname__} {_configuration(model)}".encode())
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -54,7 +56,7 @@ def model_fingerprint(model):
 
 
 def tokenizer_fingerprint(tokenizer):
-    """Hash what a tokenizer makes of text: its vocabulary, its special tokens, and the ids of a sample text."""
+    """Hash what a ``tokenizer`` makes of text: its vocabulary, its special tokens, and the ids of a sample text."""
     probe = "qkov  Probe 0123456789\n\ttab, naïve café — ΑΒΓ 你好 🙂 'quoted' x_y-z."
     content = (
         sorted(tokenizer.get_vocab().items()),
@@ -75,7 +77,7 @@ def _configuration(model):
 
 @contextlib.contextmanager
 def deterministic(threads=None):
-    """Ask torch for deterministic algorithms, and for a number of threads, until the block ends."""
+    """Ask torch for deterministic algorithms, and for a number of ``threads``, until the block ends."""
     was, threads_were = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)

@@ -78,7 +78,7 @@ class TopPairs:
     __hash__ = None
 
     def save(self, path):
-        """Write one file, atomically; equal results give equal bytes. Returns the path."""
+        """Write one file to ``path``, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _parts(self):
@@ -188,6 +188,12 @@ def split_labels(batch, *, seed):
 
 def load_top_pairs(path):
     """Load what :meth:`TopPairs.save` wrote, checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not such a result, or is damaged.
