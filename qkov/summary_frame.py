@@ -59,10 +59,10 @@ class SummaryFrame:
 
     def put(self, block, place, column, marginals, scores=None):
         """Place one slice's means, lift and health, and keep its strongest pairs where its scores ``[n_a, n_b]`` are given."""
-        self.by_a[block][:, place, column] = marginals.by_a
-        self.by_b[block][:, place, column] = marginals.by_b
+        self.by_a[block][:, place, column] = marginals.by_a.numpy()
+        self.by_b[block][:, place, column] = marginals.by_b.numpy()
         if self.has_lift:
-            self.lift[block][:, place, column] = marginals.lift
+            self.lift[block][:, place, column] = marginals.lift.numpy()
         for name, value in marginals.health.items():
             self.health[name][block][place, column] = value
         if scores is not None:
