@@ -64,9 +64,18 @@ _HOME = {
     "detect_conflicts": "conflicts",
     "load_conflicts": "sample_conflicts",
     "SampleConflicts": "sample_conflicts",
+    # runs
+    "compare_runs": "comparison",
+    "Comparison": "comparison",
     # what it will take
     "plan": "planning",
     "Plan": "planning",
+    # whole runs, from files to a folder
+    "RunConfig": "run_config",
+    "read_config": "run_config",
+    "run_measurement": "running",
+    "RunFolder": "run_folder",
+    "open_run": "run_folder",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",

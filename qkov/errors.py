@@ -2,7 +2,8 @@
 
 Each class derives from :class:`QKOVError` and from the built-in exception that a caller would expect, so that both
 ``except qkov.errors.QKOVError`` and ``except ValueError`` work. ``exit_status`` is what the command line ends with:
-2 usage, 3 data, 4 model, 5 store damaged, 6 store busy, 7 disk, 8 memory, 130 interrupted.
+1 runs differ more than they may, 2 usage, 3 data, 4 model, 5 store damaged, 6 store busy, 7 disk, 8 memory, 130
+interrupted. (1 is also what Python ends with after an error that nobody foresaw.)
 
 Messages quote names of tasks, ids and files; read as text, they hold nothing that a terminal would obey.
 """
@@ -42,6 +43,12 @@ class LayoutError(QKOVError, ValueError):
     """An attention module whose heads cannot be located with certainty."""
 
     exit_status = 4
+
+
+class ConfigError(QKOVError, ValueError):
+    """A description of a run that lacks something, names something unknown, or holds a value without meaning."""
+
+    exit_status = 2
 
 
 class SliceIndexError(QKOVError, IndexError):
@@ -94,6 +101,18 @@ class StatisticsError(QKOVError, ValueError):
     """Data or options for which a test, an interval or its claim would not be valid."""
 
 
+class LawFailedError(QKOVError, ArithmeticError):
+    """A law of the metric that does not hold on a model, or none that could be tried."""
+
+    exit_status = 4
+
+
+class RunsDifferError(QKOVError, ValueError):
+    """Two runs that differ more than what is different in their making allows, or that measured different things."""
+
+    exit_status = 1
+
+
 class PatternError(QKOVError, ValueError):
     """A model that gives no attention patterns, or gives some that cannot be those of its heads."""
 
@@ -102,6 +121,20 @@ class PatternError(QKOVError, ValueError):
 
 class ResultFileError(QKOVError, ValueError):
     """A file that is not a result of this package, or is damaged."""
+
+
+class TaskFileError(QKOVError, ValueError):
+    """A file of samples that is missing, or of which a line cannot be used."""
+
+
+class TokenizerError(QKOVError, ValueError):
+    """A model without a tokenizer that can be loaded, or one that does not fit its model."""
+
+    exit_status = 4
+
+
+class RunFolderError(QKOVError, ValueError):
+    """A folder that is no run, or one that is not complete or was edited."""
 
 
 class StoreNotFoundError(QKOVError, FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Load a model of transformers by name or folder, float32 and in eval mode, without running code that nobody pinned."""
+"""Load a model of transformers by name or folder, in eval mode, without running code that nobody pinned."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def load_model(
     name_or_path: str,
     *,
     device: str = "cpu",
+    dtype: str = "float32",
     config_only: bool = False,
     seed: int = 0,
     revision: str | None = None,
@@ -27,13 +28,14 @@ def load_model(
     Args:
         name_or_path: A local folder, or a name on the hub.
         device: For example ``"cuda"``; ``"meta"`` with ``config_only``: shapes alone.
+        dtype: Of its weights: "float32" or "bfloat16".
         config_only: Build the model with random weights instead of reading them.
         seed: Of these weights.
         revision: Branch, tag or commit of a name on the hub.
         trust_remote_code: Run code that comes with the model, see :func:`qkov.hub.loading_options`.
 
     Returns:
-        The model, float32, in eval mode.
+        The model, in eval mode.
 
     Raises:
         LayoutError: If it cannot be loaded, with the reason that transformers gives.
@@ -62,9 +64,9 @@ def load_model(
         if config_only:
             torch.manual_seed(seed)
             with place if place.type == "meta" else nullcontext():  # shapes alone take no memory
-                built = auto.from_config(config, dtype=torch.float32, **_code_options(config, auto, options))
+                built = auto.from_config(config, dtype=getattr(torch, dtype), **_code_options(config, auto, options))
         else:
-            built = auto.from_pretrained(source, config=config, dtype=torch.float32, **options)
+            built = auto.from_pretrained(source, config=config, dtype=getattr(torch, dtype), **options)
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise LayoutError(

@@ -15,9 +15,8 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from typer.testing import CliRunner
 
 import qkov
-from qkov import cli, inspection, model_loading
+from qkov import cli, drawn_batches, inspection, model_loading
 from qkov.checks import CheckResult
-from qkov.commands import inspect as inspect_command
 from qkov.geometry import AttentionLayout, Projection
 from qkov.packings import split_layout
 
@@ -235,8 +234,8 @@ def test_kind_of_attention_is_chosen_where_there_are_several(folders):
 def test_prove_asks_for_a_batch_where_the_model_reads_neither_tokens_nor_images(folders, monkeypatch):
     model = model_loading.load_model(str(folders / "bert"))
     monkeypatch.setattr(type(model), "main_input_name", "input_values")
-    with pytest.raises(qkov.errors.LayoutError, match=r"input_values.*prove_layout\(model, batch\)"):
-        inspect_command._random_batch(model, 0)
+    with pytest.raises(qkov.errors.LayoutError, match=r"input_values.*prove_layout"):
+        drawn_batches.random_batch(model, 0)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,8 @@ def test_tree_holds_nothing_else():
 
 def test_exit_statuses_are_those_of_the_table():
     found = {one.exit_status for one in RAISED}
-    assert found == {2, 3, 4, 5, 6, 7, 8, 130}
+    assert found == {1, 2, 3, 4, 5, 6, 7, 8, 130}
+    assert errors.RunsDifferError.exit_status == 1
     assert errors.OptionError.exit_status == 2
     assert errors.BatchError.exit_status == 3
     assert errors.LayoutError.exit_status == 4

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import qkov
-from qkov import formula, reproducibility
+from qkov import formula, reproducibility, tiers
 from tests import builders
 
 pytestmark = pytest.mark.gpu
 BATCHES = {"a": builders.build_batch([9, 6, 8, 7], seed=1), "b": builders.build_batch([7, 8, 5], seed=2)}
-D3 = 1e-3
+D3 = tiers.D3_SINGLE
 
 
 def collect_on(device, family, dtype=torch.float32):

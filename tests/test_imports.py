@@ -23,6 +23,7 @@ LEVELS = (
         "canonical",
         "links",
         "agreement",
+        "tiers",
         "durable",
         "journal",
         "store_lock",
@@ -116,7 +117,23 @@ LEVELS = (
     ("importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
     ("operations", "stored_sizes", "pace", "peaks", "planning"),
-    ("inspection", "model_loading", "commands", "cli", "__main__"),
+    ("run_yaml", "run_config", "task_files", "run_folder"),
+    ("result_agreement", "head_moves", "run_differences", "comparison", "run_tests"),
+    (
+        "inspection",
+        "model_loading",
+        "drawn_batches",
+        "checkout",
+        "task_tokens",
+        "checked_batches",
+        "run_inputs",
+        "run_stages",
+        "run_summary",
+        "running",
+        "commands",
+        "cli",
+        "__main__",
+    ),
 )
 POSITION = {name: position for position, name in enumerate(name for level in LEVELS for name in level)}
 HEAVY = ("torch", "transformers", "xarray", "matplotlib", "pandas", "scipy", "statsmodels")

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 import qkov
-from qkov import checks, escaping, reproducibility
+from qkov import checks, escaping, reproducibility, tiers
 from qkov.errors import QKOVWarning, StatisticsWarning
 
 from . import models, suite
@@ -46,7 +46,7 @@ CASES = (
     "llama-sdpa", "gpt2-sdpa", "qwen3-sdpa", "bert-sdpa", "llama-eager",
 )  # fmt: skip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-D3 = 1e-3
+D3 = tiers.D3_SINGLE
 NO_DEVICE = "no CUDA device"
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import qkov
-from qkov import checks, interference, reference, reproducibility
+from qkov import checks, interference, reference, reproducibility, tiers
 from qkov.errors import QKOVWarning
 from qkov.geometry import BLOCKS
 
@@ -30,7 +30,7 @@ from . import decisions, decisions_evidence, models, reference_models, suite, ta
 ROOT = Path(__file__).resolve().parent.parent
 FORMAT = "qkov-reference-1"
 PATH = decisions.FOLDER / "values.json"
-SINGLE, EXACT = 1e-3, 1e-9
+SINGLE, EXACT = tiers.D3_SINGLE, 1e-9
 """What D3 promises in float32, and float64 loops on any machine."""
 TRAINED = ("trained-llama", "trained-gpt2")
 LOOPED = ("unsigned", "natural", "signed", "symmetric", "dot")

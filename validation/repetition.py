@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from scipy import stats
 
-from qkov import checks, reproducibility, result_file
+from qkov import checks, reproducibility, result_file, tiers
 
 from . import environments, models, repeated_run, suite
 from .repeated_run import Setting
 
 MODELS = ("trained-llama", "trained-gpt2")
-D2_GRADIENTS, D2_SCORES, D2_RANKS = 1e-5, 1e-4, 0.9999
+D2_GRADIENTS, D2_SCORES, D2_RANKS = tiers.D2_GRADIENTS, tiers.D2_SCORES, tiers.D2_RANKS
 """Relative to the norm of a sample's gradient of a weight, and to the block's largest score; rank correlation of heads.
 
 The bound of gradients is loosened as those of the laws are, ``checks.Case.conditioning``: trained models amplify rounding."""
@@ -199,8 +199,8 @@ def compare_maps(comparison, first, second):
         if one.shape != two.shape:
             continue
         comparison.true(ranks(one, two) >= D2_RANKS)
-        top = np.argsort(-one, axis=None, kind="stable")[:10]
-        # The tenth pair may trade places with one that equals it within the bound.
+        top = np.argsort(-one, axis=None, kind="stable")[: tiers.TOP_PAIRS]
+        # The last pair may trade places with one that equals it within the bound.
         lowest = np.sort(two, axis=None)[-len(top)] - D2_SCORES * np.abs(one).max()
         comparison.true(bool((two.ravel()[top] >= lowest).all()), len(top))
 

@@ -32,6 +32,10 @@ def inspect(
 
     A causal language model is loaded as one, if its configuration says so; any other model is loaded without a head.
     No code that comes with a model is run, unless --trust-remote-code is given with a --revision of 40 digits.
+
+    \b
+    Example:
+      qkov inspect gpt2 --prove
     """
     with told_errors(with_traceback):
         from .. import inspection, model_loading
@@ -72,39 +76,7 @@ def proof_line(results: list[Any]) -> str:
 
 
 def _prove(model: Any, seed: int, attention: str | None) -> list[Any]:
-    from .. import checks
+    from .. import checks, drawn_batches
 
-    loss_fn = None if model.get_output_embeddings() is not None else _state_loss
-    settings = {"loss_fn": loss_fn, "attention": attention, "progress": sys.stderr.isatty()}
-    return checks.prove_layout(model, _random_batch(model, seed), **settings)
-
-
-def _state_loss(model: Any, batch: dict[str, Any]) -> Any:
-    """Score a model without logits by where its states point, ``[N]``; any smooth function of them shows the heads."""
-    import torch
-
-    states = model(**batch).last_hidden_state
-    # Uneven weights: the plain sum and the norm of a normalised state are constant.
-    direction = torch.linspace(-1, 2, states.shape[-1], dtype=states.dtype, device=states.device)
-    return (states * direction).mean((1, 2))
-
-
-def _random_batch(model: Any, seed: int) -> dict[str, Any]:
-    """Draw two samples: token ids ``[2, 8]`` of the model's vocabulary, without padding, or images of its size."""
-    import torch
-
-    generator, config = torch.Generator().manual_seed(seed), model.config
-    if model.main_input_name == "pixel_values" and isinstance(getattr(config, "image_size", None), int):
-        shape = (2, getattr(config, "num_channels", 3), config.image_size, config.image_size)
-        return {"pixel_values": torch.randn(shape, generator=generator).to(model.device)}
-    if model.main_input_name != "input_ids":
-        raise LayoutError(
-            f"{type(model).__name__} reads {model.main_input_name!r}, and --prove draws only token ids and square "
-            "images. Call qkov.prove_layout(model, batch) with a batch of your own."
-        )
-    vocabulary = model.get_input_embeddings().num_embeddings
-    ids = torch.randint(vocabulary, (2, 8), generator=generator).to(model.device)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if config.is_encoder_decoder:
-        batch["decoder_input_ids"] = ids.flip(0)
-    return batch
+    settings = {"loss_fn": drawn_batches.loss_for(model), "attention": attention, "progress": sys.stderr.isatty()}
+    return checks.prove_layout(model, drawn_batches.random_batch(model, seed), **settings)

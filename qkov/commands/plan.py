@@ -53,6 +53,10 @@ def plan(
     """Say what memory, disk and time collecting two tasks and scoring all pairs will take.
 
     The configuration of the model is enough; no weights are read.
+
+    \b
+    Example:
+      qkov plan gpt2 --samples-a 100 --samples-b 100 --tokens 512 --memory-budget 16GB
     """
     with told_errors(with_traceback):
         from .. import model_loading, planning

@@ -17,7 +17,12 @@ def info(
     form: options.OutputForm = Form.table,
     with_traceback: options.Traceback = False,
 ) -> None:
-    """Say what a store holds, from its header and journal; shards are not read."""
+    """Say what a store holds, from its header and journal; shards are not read.
+
+    \b
+    Example:
+      qkov store info math-code.store
+    """
     with told_errors(with_traceback):
         from .. import store_repair
 
@@ -30,7 +35,12 @@ def verify(
     form: options.OutputForm = Form.table,
     with_traceback: options.Traceback = False,
 ) -> None:
-    """Read every byte of a store and compare it with what was written. Ends with 5 if something is damaged."""
+    """Read every byte of a store and compare it with what was written. Ends with 5 if something is damaged.
+
+    \b
+    Example:
+      qkov store verify math-code.store
+    """
     with told_errors(with_traceback):
         from .. import store_repair
 
@@ -50,7 +60,12 @@ def repair(
     form: options.OutputForm = Form.table,
     with_traceback: options.Traceback = False,
 ) -> None:
-    """Keep what is sound of a damaged store, set the rest aside, and name what was lost. Ends with 5 if anything was."""
+    """Keep what is sound of a damaged store, set the rest aside, and name what was lost. Ends with 5 if anything was.
+
+    \b
+    Example:
+      qkov store repair math-code.store
+    """
     with told_errors(with_traceback):
         from .. import store_repair
 
