@@ -32,6 +32,7 @@ MPL = "asks that changes to its own files be published, and it is used unchanged
 EXCEPTIONS = {
     "certifi": MPL + "a list of certificates, needed by what transformers and the book bring along",
     "hypothesis": MPL + "a tool of the tests",
+    "pathspec": MPL + "a tool of building the package",
     "tqdm": MPL + "progress bars; MPL-2.0 and MIT by parts",
     "docutils": "public domain in the main; the classifier GPL is of a file for Emacs that is not installed",
 }
