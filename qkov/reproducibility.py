@@ -108,6 +108,8 @@ def environment_record():
 def _version(package):
     if package == "qkov":  # this very code, installed or run from a checkout
         return sys.modules[__package__].__version__
+    if package == "torch":  # which says the build too, such as "+cu130"; metadata of PyPI's do not
+        return str(torch.__version__)
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
