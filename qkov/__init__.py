@@ -73,6 +73,12 @@ if TYPE_CHECKING:  # the same names for type checkers, which do not run __getatt
         get_fisher_pruning_masks as get_fisher_pruning_masks,
         load_pruning_masks as load_pruning_masks,
     )
+    from .store_merging import merge_stores as merge_stores
+    from .comparison import compare_runs as compare_runs, Comparison as Comparison
+    from .run_config import RunConfig as RunConfig, read_config as read_config
+    from .running import run_measurement as run_measurement
+    from .run_folder import RunFolder as RunFolder, open_run as open_run
+    from .report import make_report as make_report, write_report as write_report
     from .sample_conflicts import SampleConflicts as SampleConflicts, load_conflicts as load_conflicts
     from .top_pairs import (
         TopPairs as TopPairs,
@@ -92,6 +98,7 @@ _HOME = {
     "register_layout": "locate",
     # collection
     "FisherCollector": "collector",
+    "merge_stores": "store_merging",
     "FisherDiagonal": "diagonal",
     "collect_fisher_diagonal": "diagonal",
     "load_fisher_diagonal": "diagonal",
@@ -153,6 +160,9 @@ _HOME = {
     "run_measurement": "running",
     "RunFolder": "run_folder",
     "open_run": "run_folder",
+    # results as one page
+    "make_report": "report",
+    "write_report": "report",
     # the laws, on your own model
     "check_model": "checks",
     "prove_layout": "checks",

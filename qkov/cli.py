@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands import check, compare, console, inspect, plan, run, store, test
+from .commands import check, compare, console, inspect, plan, report, run, store, test
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -51,7 +51,9 @@ def program(
     """
 
 
-for _command in (inspect.inspect, check.check, plan.plan, run.run, test.run_test, compare.compare):
+for _command in (
+    inspect.inspect, check.check, plan.plan, run.run, test.run_test, report.report, compare.compare,
+):  # fmt: skip
     app.command(_command.__module__.rpartition(".")[2])(_command)
 app.add_typer(store.app, name="store")
 

@@ -174,6 +174,9 @@ class FisherCollector:
             path: Folder of the store. allow_unsealed: Also where collection has not ended; scores then rest on part of
                 the samples.
 
+        Returns:
+            A collector to compute with.
+
         Raises:
             StoreNotFoundError, StoreVersionError: If there is no store that this version reads.
             StoreDamagedError: If something that was committed is missing or changed. Shards are also checked at each
@@ -235,7 +238,7 @@ class FisherCollector:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """``{param_name: reason}`` of matrices inside the groups asked for that cannot be held."""
+        """Name the matrices inside the groups asked for that cannot be held, ``{param_name: reason}``."""
         return dict(self._left_out)
 
     def collect_fisher(
@@ -321,6 +324,12 @@ class FisherCollector:
     def samples(self, task: str) -> tuple[Sample, ...]:
         """Return the samples of a task in the order of collection, to compute with.
 
+        Args:
+            task: A collected task.
+
+        Returns:
+            A tuple of samples.
+
         Raises:
             UnknownTaskError: If the task was never collected.
             UnsealedStoreError: If the collection is stored and has not ended, and that is not allowed.
@@ -339,7 +348,19 @@ class FisherCollector:
         return tuple(self._tasks[task].values())
 
     def sample(self, task: str, sample_id: SampleId) -> Sample:
-        """Return one sample of a task by its id."""
+        """Return one sample of a task by its id.
+
+        Args:
+            task: A collected task.
+            sample_id: The id that it was collected under.
+
+        Returns:
+            The sample.
+
+        Raises:
+            UnknownTaskError: If the task was never collected.
+            UnknownSampleError: If the task holds no such id.
+        """
         for one in self._members(task):
             if one.sample_id == sample_id and isinstance(sample_id, str) == isinstance(one.sample_id, str):
                 return one
@@ -350,16 +371,18 @@ class FisherCollector:
         )
 
     def sample_ids(self, task: str) -> tuple[SampleId, ...]:
-        """Return the ids of a task's samples in the order of collection."""
+        """Return the ids of the samples of ``task`` in the order of collection."""
         return tuple(one.sample_id for one in self._members(task))
 
     def skipped(self, task: str) -> dict[SampleId, str]:
-        """Return ``{id: reason}`` of the samples that ``non_finite="skip"`` has left out and that are not there since."""
+        """Return ``{id: reason}`` of the samples of ``task`` that ``non_finite="skip"`` has left out and that are not
+        there since.
+        """
         self._members(task)  # refuses a task that was never collected
         return dict(self._skipped.get(task, {}))
 
     def clusters(self, task: str) -> dict[SampleId, Any]:
-        """Return ``{id: cluster label or None}``."""
+        """Return ``{id: cluster label or None}`` of the samples of ``task``."""
         return {one.sample_id: one.cluster for one in self._members(task)}
 
     @property
@@ -368,7 +391,9 @@ class FisherCollector:
         return LazyMapping(self._tasks, self._task_contributions, UnknownTaskError)
 
     def get_sample_gradients(self, task: str, sample_id: SampleId) -> Mapping[str, torch.Tensor]:
-        """Return ``{param_name: g}`` of one sample: raw gradients of its summed loss, built on demand."""
+        """Return ``{param_name: g}`` of one sample, by ``task`` and ``sample_id``: raw gradients of its summed loss,
+        built on demand.
+        """
         return self._gradients(self.sample(task, sample_id))
 
     def get_group_fisher(
@@ -396,7 +421,15 @@ class FisherCollector:
         return means
 
     def group_statistics(self, task: str, layers: Iterable[int] | None = None) -> dict[tuple[int, str], fisher.Welford]:
-        """Return ``{(layer, block): Welford}`` over samples of the per-head sums of ``C_ik``: mean, variance, error."""
+        """Return ``{(layer, block): Welford}`` over samples of the per-head sums of ``C_ik``: mean, variance, error.
+
+        Args:
+            task: A collected task.
+            layers: Layer numbers; default all.
+
+        Returns:
+            A state for each layer and block, of shape ``[heads]``; K and V have one entry per kv head.
+        """
         return {key: fisher.Welford.of(values) for key, values in self._group_contributions(task, layers).items()}
 
     def _group_contributions(

@@ -64,7 +64,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """ "same", "within", "no promise", "broken" or "not comparable"; the worst of all results."""
+        """Say how the runs agree: "same", "within", "no promise", "broken" or "not comparable"; the worst of all results."""
         if not self.results or any(one.expected == ANOTHER for one in self.results):
             return "not comparable"
         if not all(one.kept for one in self.results):

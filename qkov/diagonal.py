@@ -144,7 +144,7 @@ class FisherDiagonal:
         return result_file.digest(*self._parts())
 
     def identical(self, other: object) -> bool:
-        """Tell whether another result has the same facts and every bit of every array of F."""
+        """Tell whether ``other`` has the same facts and every bit of every array of F."""
         return isinstance(other, FisherDiagonal) and self.fingerprint == other.fingerprint
 
     def save(self, path: PathLike, *, grad_mean: PathLike | None = None) -> Path:
@@ -264,6 +264,9 @@ def load_fisher_diagonal(path: PathLike, *, grad_mean: PathLike | None = None) -
 
     Args:
         path: The file of F. grad_mean: The file of the mean gradient, if there is one and it is wanted.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If a file is not such a result, is damaged, contradicts itself, or the two do not belong

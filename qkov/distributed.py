@@ -47,6 +47,9 @@ def ranks(*, timeout: datetime.timedelta = TIMEOUT) -> Iterator[Ranks]:
         timeout: After how long a rank that says nothing counts as lost. A process that ends is noticed at once; this is for
             machines that vanish. It must be longer than the longest pass, and the longest share of scores.
 
+    Yields:
+        The :class:`Ranks` of this process.
+
     Example:
         >>> import torch, transformers, tempfile, qkov
         >>> config = transformers.LlamaConfig(
@@ -163,8 +166,12 @@ class Ranks:
             metric: A ``QKOVInterferenceMetric`` on a collector that holds the same samples on every rank.
             task_a, task_b, options: As for ``metric.compute_heatmap``.
 
+        Returns:
+            The ``Heatmap``, the same on every rank.
+
         Raises:
             RanksDifferError: If samples, options or arguments differ between ranks.
+            OptionError: If there are several ranks and ``scores_path`` is given.
         """
         if options.get("scores_path") is not None and self.size > 1:
             raise OptionError(

@@ -32,6 +32,18 @@ def sample_weights(num_samples: int, source: str = "contributions", decay: float
 
     The second is what a bias-corrected exponential moving average with one update per sample in the submitted order
     amounts to; the order is part of the result.
+
+    Args:
+        num_samples: How many samples make F.
+        source: "contributions" and "head" (plain mean) or "ema".
+        decay: The :math:`\beta` of "ema", between 0 and 1.
+
+    Returns:
+        Float64 ``[samples]``.
+
+    Raises:
+        EmptyTaskError: If there is no sample.
+        OptionError: If the source is not known, or the decay is not between 0 and 1.
     """
     require_choice("fisher_source", source, FISHER_SOURCES)
     if num_samples == 0:
@@ -45,7 +57,18 @@ def sample_weights(num_samples: int, source: str = "contributions", decay: float
 
 
 def weighted_fisher(contributions: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    r"""Average contributions over samples: ``F_k = sum_i w_i C_ik``, ``[slice]``, in the contributions' dtype."""
+    r"""Average contributions over samples: ``F_k = sum_i w_i C_ik``, ``[slice]``, in the contributions' dtype.
+
+    Args:
+        contributions: Squared gradients, ``[samples, slice]``, float32 or wider.
+        weights: ``[samples]``, see :func:`sample_weights`.
+
+    Returns:
+        F, ``[slice]``.
+
+    Raises:
+        ShapeError: If there is not one weight for each sample.
+    """
     require_wide(contributions)
     if contributions.shape[0] != weights.shape[0]:
         raise ShapeError(f"{contributions.shape[0]} samples but {weights.shape[0]} weights; expected one weight each.")
@@ -53,7 +76,15 @@ def weighted_fisher(contributions: torch.Tensor, weights: torch.Tensor) -> torch
 
 
 def pool_fisher(fisher_a: Values, fisher_b: Values, pool: str = "A") -> Values:
-    r"""Choose whose Fisher normalises: A's, B's, or the mean ``(F_A + F_B) / 2``."""
+    r"""Choose whose Fisher normalises: A's, B's, or the mean ``(F_A + F_B) / 2``.
+
+    Args:
+        fisher_a, fisher_b: Fisher diagonals of the two tasks, ``[slice]``.
+        pool: "A", "B" or "pooled".
+
+    Returns:
+        One Fisher diagonal, ``[slice]``.
+    """
     require_choice("fisher_pool", pool, FISHER_POOLS)
     if pool == "A":
         return fisher_a
@@ -66,6 +97,12 @@ def reduce_heads(contributions: torch.Tensor) -> torch.Tensor:
     r"""Reduce already squared gradients of a slice to one number per sample: ``sum_k C_ik``, float64 ``[samples]``.
 
     Squares first, sums second: for ``g = [1, -1]`` this is 2; the square of the sum would be 0.
+
+    Args:
+        contributions: Squared gradients, ``[samples, slice]``.
+
+    Returns:
+        Float64 ``[samples]``.
     """
     return require_wide(contributions).sum(-1, dtype=torch.float64)
 
@@ -89,7 +126,14 @@ class Welford:
 
     @classmethod
     def of(cls, contributions: torch.Tensor) -> Welford:
-        """Start from contributions ``[samples, ...]``; with no samples the state is an exact zero of merging."""
+        """Start from contributions ``[samples, ...]``; with no samples the state is an exact zero of merging.
+
+        Args:
+            contributions: Squared gradients, ``[samples, ...]``.
+
+        Returns:
+            The state of these samples.
+        """
         values = require_wide(contributions).double()
         if not len(values):
             zero = torch.zeros(values.shape[1:], dtype=torch.float64)
@@ -98,7 +142,17 @@ class Welford:
         return cls(len(values), mean, (values - mean).square().sum(0))
 
     def merge(self, other: Welford) -> Welford:
-        """Combine two disjoint sets of samples, in any order and grouping."""
+        """Combine two disjoint sets of samples, in any order and grouping.
+
+        Args:
+            other: The state of other samples, of the same shape.
+
+        Returns:
+            The state of both.
+
+        Raises:
+            ShapeError: If the shapes differ.
+        """
         if self.mean.shape != other.mean.shape:
             raise ShapeError(f"cannot merge means of shapes {tuple(self.mean.shape)} and {tuple(other.mean.shape)}.")
         count = self.count + other.count
@@ -121,20 +175,37 @@ class Welford:
 
 @dataclasses.dataclass(frozen=True)
 class ExponentialMean:
-    """Bias-corrected exponential moving average with one update per sample, in float64."""
+    """Hold a bias-corrected exponential moving average with one update per sample, in float64.
+
+    Attributes:
+        decay: Weight of what was there before, between 0 and 1.
+        count: Number of updates.
+        biased: The average as it is updated, starting from 0; see :attr:`mean`.
+    """
 
     decay: float = EMA_DECAY
     count: int = 0
     biased: torch.Tensor | float = 0.0
 
     def update(self, sample_contribution: torch.Tensor) -> ExponentialMean:
-        """Take one more sample's contribution, any shape."""
+        """Take one more sample's contribution, any shape.
+
+        Args:
+            sample_contribution: Its squared gradients, any shape, the same each time.
+
+        Returns:
+            The new average; this one is left as it was.
+        """
         value = require_wide(sample_contribution).double()
         return ExponentialMean(self.decay, self.count + 1, self.decay * self.biased + (1 - self.decay) * value)
 
     @property
     def mean(self) -> torch.Tensor:
-        """The average with the start-up bias divided out."""
+        """Average with the start-up bias divided out.
+
+        Raises:
+            EmptyTaskError: If there was no update.
+        """
         if self.count == 0:
             raise EmptyTaskError("an exponential mean of 0 samples is not defined; update it first.")
         return self.biased / (1 - self.decay**self.count)  # type: ignore[return-value]  # a sum that starts at 0

@@ -28,13 +28,33 @@ MATRIX_RIDGE = 0.1  # of a mean eigenvalue: the matrices are singular, and their
 
 
 def require_choice(name: str, value: str | None, choices: Sequence[str | None]) -> None:
-    """Raise OptionError unless ``value`` is one of ``choices``."""
+    """Raise OptionError unless ``value`` is one of ``choices``.
+
+    Args:
+        name: Of the option, for the message.
+        value: What was given.
+        choices: What may be given.
+
+    Raises:
+        OptionError: If so.
+    """
     if value not in choices:
         raise OptionError(f"{name}={value!r} is not known; expected one of {', '.join(map(repr, choices))}.")
 
 
 def require_wide(tensor: torch.Tensor, what: str = "contributions") -> torch.Tensor:
-    """Raise PrecisionError for half precision: most squares of gradients underflow there (float16: 92 % at 1e-4)."""
+    """Refuse half precision: most squares of gradients underflow there (float16: 92 % at 1e-4).
+
+    Args:
+        tensor: What will be squared, any shape.
+        what: What it is, for the message.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        PrecisionError: If it is neither float32 nor float64.
+    """
     if tensor.dtype not in (torch.float32, torch.float64):
         raise PrecisionError(
             f"{what} have dtype {tensor.dtype}; expected torch.float32 or torch.float64. "
@@ -60,7 +80,14 @@ def normalise(grad: torch.Tensor, num_tokens: torch.Tensor, normalisation: str =
 
 
 def contribution(h: torch.Tensor) -> torch.Tensor:
-    r"""Square elementwise, before anything is averaged: ``C_ik = h_ik^2``, ``[samples, slice]``."""
+    r"""Square elementwise, before anything is averaged: ``C_ik = h_ik^2``, ``[samples, slice]``.
+
+    Args:
+        h: Normalised gradients, ``[samples, slice]``, float32 or wider.
+
+    Returns:
+        C, ``[samples, slice]``, in units of squared gradient.
+    """
     return require_wide(h, "gradients").square()
 
 
@@ -103,12 +130,30 @@ def is_noise(block_mean: float, largest_mean: float, dtype: torch.dtype) -> bool
 
     with the machine epsilon of the gradients' dtype. Q and K of a sample whose tokens are all equal are such a case:
     their exact gradient is 0. A block that is noise scores 0, as a dead one does.
+
+    Args:
+        block_mean: Mean of F over the heads of a layer and block, a number.
+        largest_mean: The largest such mean of the layer.
+        dtype: Of the gradients, as torch names it.
+
+    Returns:
+        A bool.
     """
     return block_mean <= (16 * torch.finfo(dtype).eps) ** 2 * largest_mean
 
 
 def left_factor(variant: str, grad_a: torch.Tensor, h_a: torch.Tensor, damped_a: torch.Tensor) -> torch.Tensor:
-    r"""Task A's side of the product, ``[n_a, slice]``; ``damped_a`` is the D that the variant divides by."""
+    r"""Form task A's side of the product, ``[n_a, slice]``.
+
+    Args:
+        variant: Which score.
+        grad_a: Per-sample gradients of A, ``[n_a, slice]``.
+        h_a: The same, normalised.
+        damped_a: The D that the variant divides by, ``[slice]``.
+
+    Returns:
+        ``[n_a, slice]``.
+    """
     if variant == "dot":
         return grad_a
     if variant == "signed":
@@ -126,7 +171,19 @@ def right_factor(
     num_tokens_b: torch.Tensor,
     normalize_gj: str = "none",
 ) -> torch.Tensor:
-    r"""Task B's side of the product, ``[n_b, slice]``; ``damped_b`` is B's own D and enters only "natural"."""
+    r"""Form task B's side of the product, ``[n_b, slice]``.
+
+    Args:
+        variant: Which score.
+        grad_b: Per-sample gradients of B, signed, ``[n_b, slice]``.
+        h_b: The same, normalised.
+        damped_b: B's own D, ``[slice]``; it enters only "natural".
+        num_tokens_b: Tokens of each sample, ``[n_b]``.
+        normalize_gj: "none", or "per_token" to divide "unsigned" by them.
+
+    Returns:
+        ``[n_b, slice]``.
+    """
     if variant == "dot":
         return grad_b
     if variant == "signed":
@@ -141,7 +198,18 @@ def right_factor(
 
 
 def pair_scores(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    r"""Sum over the parameters of the slice: ``M_ij = sum_k left_ik right_jk``, ``[n_a, n_b]``."""
+    r"""Sum over the parameters of the slice: ``M_ij = sum_k left_ik right_jk``, ``[n_a, n_b]``.
+
+    Args:
+        left: From :func:`left_factor`, ``[n_a, slice]``.
+        right: From :func:`right_factor`, ``[n_b, slice]``.
+
+    Returns:
+        Sums over the slice, ``[n_a, n_b]``.
+
+    Raises:
+        ShapeError: If the slices differ in size.
+    """
     if left.shape[-1] != right.shape[-1]:
         raise ShapeError(
             f"task A's slice has {left.shape[-1]} parameters and task B's has {right.shape[-1]}; expected the same "
@@ -151,7 +219,16 @@ def pair_scores(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def aggregate_scores(total: torch.Tensor, num_parameters: int, aggregate: str = "mean") -> torch.Tensor:
-    """Turn sums over a slice into the reported score: the mean over its parameters, or the sum itself."""
+    """Turn sums over a slice into the reported score: the mean over its parameters, or the sum itself.
+
+    Args:
+        total: Sums over a slice, any shape.
+        num_parameters: Size of the slice.
+        aggregate: "mean" or "sum".
+
+    Returns:
+        Scores in the shape of ``total``.
+    """
     return total / num_parameters if aggregate == "mean" else total
 
 

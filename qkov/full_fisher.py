@@ -25,14 +25,30 @@ MIN_RIDGE_SINGULAR = 1e-3
 
 
 def weighted_gram(gram: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return ``S = W^1/2 K W^1/2``, symmetric to the last bit, ``[N, N]``."""
+    """Return ``S = W^1/2 K W^1/2``, symmetric to the last bit, ``[N, N]``.
+
+    Args:
+        gram: Inner products K of the stacked samples, ``[N, N]``.
+        weights: Of each sample in F, ``[N]``.
+
+    Returns:
+        ``[N, N]``.
+    """
     root = weights.sqrt()
     weighted = root[:, None] * gram * root
     return (weighted + weighted.T) / 2
 
 
 def rank_bound(weights: torch.Tensor, num_parameters: int) -> int:
-    """Return the largest rank that F can have: samples that weigh something, or parameters, whichever are fewer."""
+    """Return the largest rank that F can have: samples that weigh something, or parameters, whichever are fewer.
+
+    Args:
+        weights: Of each sample in F, ``[N]``.
+        num_parameters: Size of the slice.
+
+    Returns:
+        An int.
+    """
     return max(1, min(int((weights > 0).sum()), num_parameters))
 
 
@@ -71,7 +87,21 @@ def checked_ridge(
     least: float = MIN_RIDGE,
     why: str = "below which float64 keeps no inverse",
 ) -> float:
-    """Return the damping, ``relative * mean`` or the absolute one; OptionError below ``least`` mean eigenvalues."""
+    """Return the damping, ``relative * mean`` or the absolute one, if it is not too small.
+
+    Args:
+        mean: Mean eigenvalue of the Fisher matrix of a slice.
+        relative: Damping in units of the mean eigenvalue.
+        absolute: Damping itself; takes the place of ``relative``.
+        least: The least damping that is taken, in units of the mean eigenvalue.
+        why: What happens below, for the message.
+
+    Returns:
+        The damping, in units of squared gradient.
+
+    Raises:
+        OptionError: If it is below ``least`` mean eigenvalues.
+    """
     damping = relative * mean if absolute is None else absolute
     if damping < least * mean:
         raise OptionError(
@@ -141,6 +171,13 @@ def inverse_power(
 
 
 def spectrum(symmetric: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return eigenvalues (rounding below 0 taken away) and eigenvectors of a positive semidefinite matrix."""
+    """Return eigenvalues (rounding below 0 taken away) and eigenvectors of a positive semidefinite matrix.
+
+    Args:
+        symmetric: The matrix, ``[N, N]``.
+
+    Returns:
+        Eigenvalues ``[N]`` in rising order, and eigenvectors as columns, ``[N, N]``.
+    """
     values, vectors = torch.linalg.eigh(symmetric)
     return values.clamp_min(0), vectors

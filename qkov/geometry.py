@@ -153,14 +153,14 @@ class Projection:
         return len(self.starts)
 
     def interval(self, unit: int) -> Interval:
-        """Return ``(start, stop)`` of a unit on the head axis."""
+        """Return ``(start, stop)`` of a ``unit`` on the head axis."""
         kind = "kv head" if self.block in "KV" else "head"
         unit = checked_index(unit, self.num_units, f"{kind} of block {self.block} in {self.module_name!r}")
         start = self.starts[unit]
         return start, start + self.width
 
     def slice_of(self, unit: int) -> BlockHeadSlice:
-        """Return the slice of a unit: a query head for Q and O, a kv head for K and V."""
+        """Return the slice of a ``unit``: a query head for Q and O, a kv head for K and V."""
         interval = self.interval(unit)
         rows, cols = (interval, None) if self.head_axis == 0 else (None, interval)
         return BlockHeadSlice(self.param_name, rows, cols, self.bias_name, interval if self.bias_name else None)
@@ -222,21 +222,33 @@ class AttentionLayout:
         _check_disjoint(self)
 
     def projection(self, block: str) -> Projection:
-        """Return the projection of a block."""
+        """Return the projection of a block.
+
+        Args:
+            block: "Q", "K", "V" or "O".
+
+        Returns:
+            Where its heads lie.
+
+        Raises:
+            SliceIndexError: If there is no such block.
+        """
         if block not in BLOCKS:
             raise SliceIndexError(f"Block {block!r} does not exist; valid blocks are {', '.join(BLOCKS)}.")
         return self.projections[BLOCKS.index(block)]
 
     def kv_head(self, head: int) -> int:
-        """Return the kv head that a query head reads."""
+        """Return the kv head that a query ``head`` reads."""
         return kv_head_of(head, self.num_heads, self.num_kv_heads)
 
     def num_units(self, block: str) -> int:
-        """Return the number of separate slices of a block."""
+        """Return the number of separate slices of a ``block``."""
         return self.projection(block).num_units
 
     def unit(self, block: str, head: int) -> int:
-        """Return which slice of a block a query head shows: the head itself for Q and O, its kv head for K and V."""
+        """Return which slice of a ``block`` a query ``head`` shows: the head itself for Q and O, its kv head for K and
+        V.
+        """
         kv = self.projection(block).block in "KV"
         checked_index(head, self.num_heads, f"head in layer {self.layer} ({self.module_name})")
         return self.kv_head(head) if kv else operator.index(head)
@@ -246,6 +258,14 @@ def kv_head_of(head: int, num_heads: int, num_kv_heads: int) -> int:
     r"""Return the kv head that a query head reads: neighbours share one.
 
     .. math:: h_{kv} = \lfloor h / (H / H_{kv}) \rfloor
+
+    Args:
+        head: A query head.
+        num_heads: Number of query heads.
+        num_kv_heads: Number of kv heads, a divisor of it.
+
+    Returns:
+        The kv head.
 
     Example:
         >>> [kv_head_of(head, 8, 2) for head in range(8)]
@@ -257,6 +277,14 @@ def kv_head_of(head: int, num_heads: int, num_kv_heads: int) -> int:
 
 def checked_index(value: Any, size: int, what: str) -> int:
     """Return an index in ``0 .. size - 1`` as a plain int; negative indices are refused, not wrapped around.
+
+    Args:
+        value: What was given.
+        size: How many there are.
+        what: What is counted, for the message.
+
+    Returns:
+        The index.
 
     Raises:
         SliceIndexError: If it is not an integer, or outside, naming the valid range.

@@ -140,6 +140,14 @@ def slice_factors(
 
     U holds the head's own columns: of delta for Q, K and V, of x for O. A slice's canonical shape is
     ``[width, other]`` whatever the storage order of the weight.
+
+    Args:
+        factors: Of one sample, by module name.
+        projection: Where the heads of the block lie.
+        unit: A query head for Q and O, a kv head for K and V.
+
+    Returns:
+        Two matrices with a row for each token.
     """
     start, stop = projection.interval(unit)
     pair = factors[projection.module_name]
@@ -155,13 +163,27 @@ def slice_gradient(
     out: torch.Tensor,
     columns: tuple[int | None, int | None] = (None, None),
 ) -> None:
-    """Write a slice's gradient, or some of its columns, into ``out [width, columns]`` in ``out``'s dtype."""
+    """Write the gradient of a slice, ``U^T V``, or some of its columns, in the dtype of what it is written to.
+
+    Args:
+        factors: Of one sample, by module name.
+        projection, unit: The slice.
+        out: Where to write, ``[width, columns]``.
+        columns: ``(start, stop)`` of the other axis; default all.
+    """
     head, other = slice_factors(factors, projection, unit)
     torch.matmul(head.T.to(out), other[:, slice(*columns)].to(out), out=out)
 
 
 def bias_gradient(factors: Mapping[str, Factors], projection: Projection, unit: int, out: torch.Tensor) -> None:
-    """Write the gradient of a slice's bias, the sum of delta over tokens, into ``out [width]``."""
+    """Write the gradient of a slice's bias, the sum of delta over tokens, into ``out [width]``.
+
+    Args:
+        factors: Of one sample, by module name.
+        projection: Where the heads of the block lie.
+        unit: A query head for Q, a kv head for K and V.
+        out: Where to write, ``[width]``.
+    """
     if factors[projection.module_name].bias is not None:
         out.copy_(_head_bias(factors, projection, unit))
         return
@@ -170,7 +192,15 @@ def bias_gradient(factors: Mapping[str, Factors], projection: Projection, unit: 
 
 
 def parameter_gradient(factors: Mapping[str, Factors], weight: LinearWeight) -> torch.Tensor:
-    """Return the gradient of a whole :class:`LinearWeight`, in its stored orientation, float32 or wider."""
+    """Return the gradient of a whole :class:`LinearWeight`, in its stored orientation, float32 or wider.
+
+    Args:
+        factors: Of one sample, by module name.
+        weight: Where the weight is, and how it is stored.
+
+    Returns:
+        The gradient, in the shape of the stored weight.
+    """
     pair = factors[weight.module_name]
     inputs, deltas = widened(pair.inputs), widened(pair.deltas)
     return deltas.T @ inputs if weight.out_axis == 0 else inputs.T @ deltas  # stored [out, in], else Conv1D's [in, out]
@@ -181,12 +211,28 @@ def squared_norm(factors: Mapping[str, Factors], projection: Projection, grams: 
 
     Both Gram matrices are symmetric, so that of four quarters three are computed. ``grams`` is a dict that holds those of V
     from one block of a layer to the next: Q, K and V read one tensor.
+
+    Args:
+        factors: Of one sample, by module name.
+        projection: Where the heads of the block lie.
+        grams: A dict that holds Gram matrices from one block to the next, or None.
+
+    Returns:
+        The sum, a float, in units of squared gradient.
     """
     return float(_squared_norm(factors, projection, {} if grams is None else grams))
 
 
 def squared_norms(factors: Mapping[str, Factors], layout: AttentionLayout) -> dict[str, float]:
-    """Return ``{block: squared norm}`` of all blocks of a layer, asked of the device at once; see :func:`squared_norm`."""
+    """Return ``{block: squared norm}`` of all blocks of a layer, asked of the device at once; see :func:`squared_norm`.
+
+    Args:
+        factors: Of one sample, by module name.
+        layout: The layer.
+
+    Returns:
+        A float for each block.
+    """
     grams: dict[Any, Any] = {}
     found = torch.stack([_squared_norm(factors, one, grams) for one in layout.projections])
     return {one.block: value for one, value in zip(layout.projections, found.tolist(), strict=True)}
@@ -213,7 +259,9 @@ def _gram_quarters(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def squared_bias_norm(factors: Mapping[str, Factors], projection: Projection) -> float:
-    """Sum the squared bias gradient over all heads of a block."""
+    """Sum the squared bias gradient over all heads of a block; ``factors`` are one sample's, ``projection`` is the
+    block's.
+    """
     heads = [_head_bias(factors, projection, unit) for unit in range(projection.num_units)]
     return float(sum(head.square().sum(dtype=torch.float64) for head in heads))
 
@@ -227,6 +275,13 @@ def _head_bias(factors: Mapping[str, Factors], projection: Projection, unit: int
 
 def require_tokens(sample: Sample, module_name: str) -> Factors:
     """Return the factors of a module, or say that only its whole gradient is held.
+
+    Args:
+        sample: A collected sample.
+        module_name: One of its modules.
+
+    Returns:
+        The factors.
 
     Raises:
         OptionError: If so.
@@ -242,13 +297,13 @@ def require_tokens(sample: Sample, module_name: str) -> Factors:
 
 
 def widened(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor in float32 or wider."""
+    """Return a ``tensor`` in float32 or wider."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 @contextlib.contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode with every parameter frozen, and restore each module's and parameter's flag after."""
+    """Put a ``model`` in eval mode with every parameter frozen, and restore each module's and parameter's flag after."""
     training = [(module, module.training) for module in model.modules()]
     requires = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:

@@ -83,7 +83,7 @@ class HeadStatistics:
 
     @property
     def main_test(self) -> str:
-        """ "source" with a reference task, else "exchange"."""
+        """Name the test that conclusions rest on: "source" with a reference task, else "exchange"."""
         return self.attributes["main_test"]
 
     @property
@@ -97,7 +97,14 @@ class HeadStatistics:
         return self.attributes["tests"][self.main_test]["alternative"]
 
     def conclusion(self, alpha: float = ALPHA, criterion: str = "p_maxt") -> str:
-        """Say in words what may be concluded, and what may not."""
+        """Say in words what may be concluded, and what may not.
+
+        Args:
+            alpha, criterion: As for :meth:`survives`.
+
+        Returns:
+            Sentences that may be quoted.
+        """
         facts, number = self.attributes, int(self.survives(alpha, criterion).sum())
         tested = int((~np.isnan(self.columns[f"{self.main_test}_p"])).sum())
         names = f"A is {facts['task_a']!r}, B is {facts['task_b']!r}"
@@ -117,6 +124,12 @@ class HeadStatistics:
             alpha: Level.
             criterion: "p_maxt" (family-wise error), "q" (false discovery rate) or "p" (of a single slice named
                 beforehand).
+
+        Returns:
+            Bool ``[slices]``.
+
+        Raises:
+            OptionError: If the criterion is not known.
         """
         if criterion not in CRITERIA:
             raise errors.OptionError(f"criterion={criterion!r} is not known; expected one of {', '.join(CRITERIA)}.")
@@ -186,7 +199,7 @@ class HeadStatistics:
 
     @cached_property
     def data(self) -> xr.Dataset:
-        """``xarray.Dataset`` with a variable per column on a dimension ``slice`` labelled by block, layer and unit."""
+        """Show all columns: ``xarray.Dataset`` on a dimension ``slice`` labelled by block, layer and unit."""
         import xarray as xr
 
         coords = {
@@ -205,6 +218,9 @@ class HeadStatistics:
 
         Args:
             values: Name of a column, or ``[slices]``.
+
+        Returns:
+            A dict of arrays.
         """
         values = self.columns[values] if isinstance(values, str) else np.asarray(values, np.float64)
         return lay_out(self.blocks, self.layers, self.units, values, self.kv_index)
@@ -222,6 +238,9 @@ class HeadStatistics:
 
         Args:
             alpha, criterion: As for :meth:`survives`.
+
+        Returns:
+            A matplotlib ``Figure``.
         """
         from . import plots
 
@@ -257,11 +276,11 @@ class HeadStatistics:
         return result_file.digest(*self._parts())
 
     def identical(self, other: object) -> bool:
-        """Tell whether another result has the same labels, attributes and every bit of every array."""
+        """Tell whether ``other`` has the same labels, attributes and every bit of every array."""
         return isinstance(other, HeadStatistics) and self.fingerprint == other.fingerprint
 
     def save(self, path: PathLike) -> Path:
-        """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
+        """Write one safetensors file to ``path``, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -289,6 +308,12 @@ class HeadStatistics:
 
 def load_statistics(path: PathLike) -> HeadStatistics:
     """Load what :meth:`HeadStatistics.save` wrote, checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not such a result, is damaged, or contradicts itself.

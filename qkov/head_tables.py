@@ -102,6 +102,12 @@ def export_head_table(
 def load_head_table(path: PathLike) -> pd.DataFrame:
     """Read what :func:`export_head_table` wrote: equal to :func:`head_table` in every bit.
 
+    Args:
+        path: The CSV file.
+
+    Returns:
+        The table, as pandas ``DataFrame``.
+
     Raises:
         ResultFileError: If the columns are not those of such a table.
         OSError: If it cannot be opened.

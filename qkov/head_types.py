@@ -81,7 +81,14 @@ class HeadTypes:
         _check_threshold(facts["threshold"])
 
     def score(self, name: str) -> np.ndarray:
-        """Return one type's scores, ``[layer, head]``."""
+        """Return one type's scores, ``[layer, head]``.
+
+        Args:
+            name: Of the type.
+
+        Returns:
+            Float64 ``[layer, head]``, NaN for an absent head.
+        """
         return self.scores[self._row(name)]
 
     def _row(self, name: str) -> int:
@@ -108,6 +115,9 @@ class HeadTypes:
 
         Args:
             threshold: In (0, 1]; that of the attributes, 0.5, if not given: more than half of what could be there.
+
+        Returns:
+            Strings ``[layer, head]``.
         """
         threshold = _check_threshold(self.attributes["threshold"] if threshold is None else threshold)
         above = self.above_chance()
@@ -119,11 +129,18 @@ class HeadTypes:
         return np.where(self.present, found, "").astype(str)
 
     def with_threshold(self, threshold: float) -> HeadTypes:
-        """Return the same scores with another threshold for their labels."""
+        """Return the same scores with another ``threshold`` for their labels, in (0, 1]."""
         return replace(self, attributes=self.attributes | {"threshold": _check_threshold(threshold)})
 
     def select(self, layers: Sequence[int], heads: Sequence[int]) -> HeadTypes:
         """Return the result for some layers and heads, in the order given.
+
+        Args:
+            layers: Layer numbers.
+            heads: Query heads.
+
+        Returns:
+            A new result; this one is left as it was.
 
         Raises:
             SliceIndexError: If one of them was not scored.
@@ -195,7 +212,7 @@ class HeadTypes:
         return result_file.digest(*self.parts())
 
     def identical(self, other: object) -> bool:
-        """Tell whether another result has the same labels, attributes and every bit of every array."""
+        """Tell whether ``other`` has the same labels, attributes and every bit of every array."""
         return isinstance(other, HeadTypes) and self.fingerprint == other.fingerprint
 
     def parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -206,7 +223,7 @@ class HeadTypes:
         }
 
     def save(self, path: PathLike) -> Path:
-        """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
+        """Write one safetensors file to ``path``, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self.parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _counts(self) -> dict[str, int]:
@@ -291,6 +308,12 @@ def fitting(types: HeadTypes, heatmap: Heatmap) -> HeadTypes:
 
 def load_head_types(path: PathLike) -> HeadTypes:
     """Load what :meth:`HeadTypes.save` wrote, checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not such a result, is damaged, or contradicts itself.

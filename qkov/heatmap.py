@@ -168,11 +168,13 @@ class Heatmap(Mapping):
         return checked
 
     def exists(self, block: str) -> np.ndarray:
-        """Return which slices of a block the model has, bool ``[layers, units]``; all others are NaN."""
+        """Return which slices of a ``block`` the model has, bool ``[layers, units]``; all others are NaN."""
         return self.slices.exists(block)
 
     def on_query_heads(self, block: str, values: np.ndarray) -> np.ndarray:
-        """Repeat ``[..., layers, units]`` onto query heads ``[..., layers, heads]``; NaN where a slice is absent."""
+        """Repeat ``values [..., layers, units]`` of a ``block`` onto query heads ``[..., layers, heads]``; NaN where a
+        slice is absent.
+        """
         return self.slices.on_query_heads(block, values)
 
     def first_heads(self) -> np.ndarray:
@@ -185,14 +187,18 @@ class Heatmap(Mapping):
         return any(isinstance(scores, MappedScores) for scores in self._stored.values())
 
     def slice_scores(self, block: str, layer: int, unit: int) -> np.ndarray:
-        """Copy the scores of one slice, ``[n_a, n_b]``, C-contiguous; ``layer`` and ``unit`` are places on their axes."""
+        """Copy the scores of one slice of a ``block``, ``[n_a, n_b]``, C-contiguous; ``layer`` and ``unit`` are places
+        on their axes.
+        """
         stored = self._stored[block]
         if isinstance(stored, MappedScores):
             return stored.slice(layer, unit)
         return stored[:, :, layer, unit].copy()
 
     def each_slice(self, block: str) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-        """Yield ``(layer, unit), scores [n_a, n_b]`` of the slices that exist, by place: never more than a layer at a time."""
+        """Yield ``(layer, unit), scores [n_a, n_b]`` of the slices of a ``block`` that exist, by place: never more than
+        a layer at a time.
+        """
         exists, stored = self.exists(block), self._stored[block]
         for layer, row in enumerate(exists):
             if not isinstance(stored, MappedScores):
@@ -203,7 +209,7 @@ class Heatmap(Mapping):
                 yield (layer, unit), one
 
     def mean_map(self, block: str) -> np.ndarray:
-        """Average over all pairs, ``[layers, units]``: zeros without pairs, NaN where a slice is absent."""
+        """Average a ``block`` over all pairs, ``[layers, units]``: zeros without pairs, NaN where a slice is absent."""
         if block not in self._mean_maps:
             found = np.where(self.exists(block), 0.0, np.nan)
             if self.sample_a and self.sample_b:
@@ -217,7 +223,7 @@ class Heatmap(Mapping):
         return {}
 
     def block_average(self, block: str) -> float:
-        """Average over all pairs and slices of a block, each kv head once; NaN if the block has no slice."""
+        """Average a ``block`` over all pairs and slices, each kv head once; NaN if it has no slice."""
         exists = self.exists(block)
         return float(self.mean_map(block)[exists].mean()) if exists.any() else float("nan")
 
@@ -265,7 +271,14 @@ class Heatmap(Mapping):
         return self.on_query_heads(block, self.arrays[block])
 
     def require_memory(self, what: str) -> None:
-        """Refuse what copies the scores of a block onto query heads, if they are in files and do not fit the memory."""
+        """Refuse what copies the scores of a block onto query heads, if they are in files and do not fit the memory.
+
+        Args:
+            what: What would copy them, for the message.
+
+        Raises:
+            MemoryLimitError: If so.
+        """
         count = len(self.sample_a) * len(self.sample_b) * self.present.size
         if self.memory_mapped:
             memory.require(8 * count, what, "Use slice_scores, each_slice, by_slice or to_dataframe('slice').")
@@ -287,31 +300,46 @@ class Heatmap(Mapping):
         return result_file.digest(*self._parts())
 
     def identical(self, other: object) -> bool:
-        """Tell whether another result has the same labels, attributes and every bit of every array."""
+        """Tell whether ``other`` has the same labels, attributes and every bit of every array."""
         return isinstance(other, Heatmap) and self.fingerprint == other.fingerprint
 
     @cached_property
     def data(self) -> xr.Dataset:
-        """``xarray.Dataset`` on query heads, dims (block, layer, head, sample_a, sample_b); built once, on demand."""
+        """Show everything on query heads: ``xarray.Dataset``, dims (block, layer, head, sample_a, sample_b); built
+        once, on demand.
+        """
         from . import tables
 
         return tables.query_head_dataset(self)
 
     @cached_property
     def by_slice(self) -> xr.Dataset:
-        """``xarray.Dataset`` of the truth, a variable per block: Q and O on ``head``, K and V on ``kv_head``."""
+        """Show each slice once: ``xarray.Dataset``, a variable per block, Q and O on ``head``, K and V on ``kv_head``."""
         from . import tables
 
         return tables.truth_dataset(self)
 
     def to_dataframe(self, level: str = "pair") -> pd.DataFrame:
-        """Return a tidy table of the truth: a row per slice and pair of samples ("pair"), or per slice ("slice")."""
+        """Return a tidy table in which every slice stands once.
+
+        Args:
+            level: "pair" for a row per slice and pair of samples, "slice" for a row per slice.
+
+        Returns:
+            A pandas ``DataFrame``.
+        """
         from . import tables
 
         return tables.table(self, level)
 
     def with_head_types(self, types: HeadTypes) -> Heatmap:
         """Return the same result that also holds a :class:`qkov.HeadTypes`: as coordinates of ``data``, and in its file.
+
+        Args:
+            types: From :func:`qkov.score_head_types`, of the same model.
+
+        Returns:
+            A new result; this one is left as it was.
 
         Raises:
             ModelChangedError: If the types were measured on another model.
@@ -323,6 +351,13 @@ class Heatmap(Mapping):
         """Average a block by head type: a pandas table of ``num_units, mean, sd, lowest, highest``, a row per type.
 
         A kv head counts once in K and V: with the type that all its query heads share, or as "mixed".
+
+        Args:
+            block: "Q", "K", "V" or "O".
+            threshold: As for :meth:`qkov.HeadTypes.label`.
+
+        Returns:
+            A pandas ``DataFrame``.
         """
         from . import tables
 
@@ -354,7 +389,7 @@ class Heatmap(Mapping):
         return content, arrays
 
     def save(self, path: PathLike) -> Path:
-        """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
+        """Write one safetensors file to ``path``, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _summary(self) -> Iterator[tuple[str, str, str]]:
@@ -407,6 +442,9 @@ def load_heatmap(path: PathLike, *, scores_path: PathLike | None = None) -> Heat
         scores_path: None for scores in memory, or a new or empty folder: there they are laid out in files and
             memory-mapped, as by ``compute_heatmap``. They take as much disk again; the files must stay, and stay as they
             are, as long as the result is used.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not a heatmap of this package, is damaged, or contradicts itself.

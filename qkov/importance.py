@@ -109,6 +109,12 @@ class FisherImportance:
         """Sum what pruning a query head would take away: ``{layer: float64 [query heads]}``.
 
         Its Q and O, and its equal share of the K and V that its group reads, so that heads add up to the layer.
+
+        Returns:
+            ``{layer: float64 [query heads]}``.
+
+        Raises:
+            UnknownParameterError: If a layer was collected with some of its four blocks only.
         """
         heads, totals = self.heads(), {}
         for layout in parts.require_config(self.config, "importance by head").layers:
@@ -168,7 +174,15 @@ class FisherImportance:
         return table
 
     def ranking(self, level: ImportanceLevel = "head", *, top_k: int = 10, rank_by: RankBy = "sum") -> pd.DataFrame:
-        """Return the ``top_k`` rows of :meth:`to_dataframe`, highest first; of every block, for heads."""
+        """Return the ``top_k`` rows of :meth:`to_dataframe`, highest first; of every block, for heads.
+
+        Args:
+            level, rank_by: As for :meth:`to_dataframe`.
+            top_k: How many rows.
+
+        Returns:
+            A pandas ``DataFrame``.
+        """
         table = self.to_dataframe(level, rank_by=rank_by)
         table = table[table["rank"] <= top_k]
         if level == "head":
@@ -228,7 +242,7 @@ class FisherImportance:
         return content, {name: value.numpy() for name, value in self.values.items()}
 
     def save(self, path: PathLike) -> Path:
-        """Write one safetensors file whose tensors are keyed like the checkpoint, atomically. Returns the path."""
+        """Write one safetensors file to ``path``, its tensors keyed like the checkpoint, atomically. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _headline(self) -> str:
@@ -321,6 +335,12 @@ def compute_fisher_importance(
 
 def load_fisher_importance(path: PathLike) -> FisherImportance:
     """Load what :meth:`FisherImportance.save` wrote, checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not such a result, or is damaged.

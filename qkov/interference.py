@@ -432,6 +432,12 @@ class QKOVInterferenceMetric:
 
         (without 1/K for aggregate "sum"; divided by tokens for normalize_gj "per_token"). This is what the average over A of
         "unsigned" scores with A's own Fisher equals, whatever task A is.
+
+        Args:
+            task: A collected task.
+
+        Returns:
+            Float64 arrays by block.
         """
         side = self._side(task, None)
         norms = {}

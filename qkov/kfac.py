@@ -34,7 +34,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KroneckerFactors:
-    """``own``: B ``[width, width]``, of the head's own features; ``other``: A ``[other, other]``."""
+    """Hold the two factors of the Fisher matrix of a slice.
+
+    Attributes:
+        own: B ``[width, width]``, of the head's own features.
+        other: A ``[other, other]``, of the features on the other side.
+    """
 
     own: torch.Tensor
     other: torch.Tensor
@@ -42,7 +47,12 @@ class KroneckerFactors:
 
 @dataclass(frozen=True)
 class Eigenbasis:
-    """Eigenvalues and eigenvectors (columns) of both factors; the matrix has eigenvalues ``own_i other_j``."""
+    """Hold eigenvalues and eigenvectors of both factors; the matrix has eigenvalues ``own_i other_j``.
+
+    Attributes:
+        own_values, own_vectors: Of the head's own features, ``[width]`` and, as columns, ``[width, width]``.
+        other_values, other_vectors: Of the other side, ``[other]`` and ``[other, other]``.
+    """
 
     own_values: torch.Tensor
     own_vectors: torch.Tensor
@@ -85,7 +95,15 @@ def kronecker_factors(
 
 
 def token_moment(rows: Sequence[torch.Tensor], token_weights: torch.Tensor | Sequence[float]) -> torch.Tensor:
-    r"""Return ``sum_i omega_i X_i^T X_i``, ``[features, features]``, of a list of ``X_i [tokens, features]``."""
+    r"""Return ``sum_i omega_i X_i^T X_i``, ``[features, features]``, of a list of ``X_i [tokens, features]``.
+
+    Args:
+        rows: ``X_i [tokens, features]`` of each sample.
+        token_weights: The ``omega_i`` of each sample, of all its tokens alike.
+
+    Returns:
+        ``[features, features]``.
+    """
     total = torch.zeros(rows[0].shape[1], rows[0].shape[1], dtype=torch.float64, device=rows[0].device)
     for tokens, weight in zip(rows, token_weights, strict=True):
         wide = tokens.double()
@@ -94,19 +112,36 @@ def token_moment(rows: Sequence[torch.Tensor], token_weights: torch.Tensor | Seq
 
 
 def token_mean_moment(rows: Sequence[torch.Tensor], token_weights: torch.Tensor | Sequence[float]) -> torch.Tensor:
-    r"""Return the weighted mean over tokens of ``x x^T``: the moment over ``sum_i omega_i tokens_i``."""
+    r"""Return the weighted mean over tokens of ``x x^T``: the moment over ``sum_i omega_i tokens_i``.
+
+    Args:
+        rows: ``X_i [tokens, features]`` of each sample.
+        token_weights: The ``omega_i`` of each sample, of all its tokens alike.
+
+    Returns:
+        ``[features, features]``.
+    """
     mass = sum(float(weight) * len(tokens) for tokens, weight in zip(rows, token_weights, strict=True))
     return token_moment(rows, token_weights) / mass if mass > 0 else token_moment(rows, token_weights)
 
 
 def eigenbasis(factors: KroneckerFactors) -> Eigenbasis:
-    """Decompose both factors."""
+    """Decompose both of the ``factors``."""
     own, other = full_fisher.spectrum(factors.own), full_fisher.spectrum(factors.other)
     return Eigenbasis(*own, *other)
 
 
 def ridge(basis: Eigenbasis, *, relative: float, absolute: float | None = None) -> float:
-    """Return the damping, ``relative`` times the mean eigenvalue of the Kronecker product, or the absolute one."""
+    """Return the damping, ``relative`` times the mean eigenvalue of the Kronecker product, or the absolute one.
+
+    Args:
+        basis: Eigenvalues of the factors.
+        relative: Damping in units of the mean eigenvalue.
+        absolute: Damping itself; takes the place of ``relative``.
+
+    Returns:
+        The damping, in units of squared gradient.
+    """
     return full_fisher.checked_ridge(basis.mean, relative=relative, absolute=absolute)
 
 

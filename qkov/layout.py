@@ -32,6 +32,9 @@ class QKOVConfig:
 
     Sizes are ints where all layers agree and tuples, one entry per attention layer, where they do not.
 
+    Attributes:
+        layers: An :class:`AttentionLayout` for each layer with attention, in rising order.
+
     Example:
         >>> from transformers import LlamaConfig, LlamaModel
         >>> model = LlamaModel(LlamaConfig(hidden_size=24, intermediate_size=8, vocab_size=11, num_hidden_layers=2,
@@ -52,7 +55,15 @@ class QKOVConfig:
 
     @classmethod
     def from_model(cls, model: nn.Module, *, attention: str | None = None) -> QKOVConfig:
-        """Locate every head of a model; see :func:`qkov.locate.find_attention` for ``attention`` and what is refused."""
+        """Locate every head of a model; see :func:`qkov.locate.find_attention` for what is refused.
+
+        Args:
+            model: A model, or what ``torch.compile`` made of one.
+            attention: Which kind of attention, in a model with several.
+
+        Returns:
+            The layouts of its layers.
+        """
         return cls(locate.find_attention(uncompiled(model), attention))
 
     @property
@@ -102,6 +113,12 @@ class QKOVConfig:
 
     def layer(self, index: int) -> AttentionLayout:
         """Return the layout of a layer by the model's own index.
+
+        Args:
+            index: The layer as the model numbers it.
+
+        Returns:
+            Its layout.
 
         Raises:
             SliceIndexError: If no attention was found there, naming the layers that have it.
@@ -165,12 +182,23 @@ class QKOVIndexer:
     """Answer where a head lies, and cut it out of a tensor.
 
     K and V exist once per kv head: heads that share one get the same slice.
+
+    Attributes:
+        config: The layouts of the model.
     """
 
     config: QKOVConfig
 
     def get_slice(self, layer: int, head: int, block: str) -> BlockHeadSlice:
         """Return the slice of a query head in a block.
+
+        Args:
+            layer: The layer as the model numbers it.
+            head: A query head.
+            block: "Q", "K", "V" or "O".
+
+        Returns:
+            Where the slice lies; for K and V that of the kv head that the query head reads.
 
         Raises:
             SliceIndexError: If the layer, the head or the block does not exist, naming those that do.

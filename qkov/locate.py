@@ -106,6 +106,9 @@ def register_layout(attention_class: type | str, finder: Finder) -> None:
             Use :func:`split_layout`, :func:`concatenated_layout` or :func:`interleaved_layout`, with
             ``functools.partial`` where their options are needed.
 
+    Raises:
+        LayoutError: If the finder cannot be called.
+
     Example:
         >>> from functools import partial
         >>> from qkov.locate import register_layout, split_layout
@@ -119,7 +122,7 @@ def register_layout(attention_class: type | str, finder: Finder) -> None:
 
 
 def found_by(module: nn.Module) -> str:
-    """Say what places the heads of an attention module: "a layout of its class", or "the general rule"."""
+    """Say what places the heads of an attention ``module``: "a layout of its class", or "the general rule"."""
     return "a layout of its class" if is_registered(module) else "the general rule"
 
 

@@ -24,7 +24,17 @@ IGNORED = -100  # the label that enters no loss, as in transformers
 
 
 def real_tokens(batch: Mapping[str, Any]) -> torch.Tensor:
-    """Return which positions hold a token, bool ``[N, T]``: the attention mask, or everything."""
+    """Return which positions hold a token, bool ``[N, T]``: the attention mask, or everything.
+
+    Args:
+        batch: Mapping with ``input_ids`` or ``inputs_embeds``, and perhaps ``attention_mask`` and ``labels``.
+
+    Returns:
+        Bool ``[N, T]``.
+
+    Raises:
+        BatchError: If there are neither ``input_ids`` nor ``inputs_embeds``, or a shape does not fit.
+    """
     mask = batch.get("attention_mask")
     name, axes = ("input_ids", "[N, T]") if "input_ids" in batch else ("inputs_embeds", "[N, T, hidden]")
     if name not in batch:
@@ -52,6 +62,15 @@ def target_labels(batch: Mapping[str, Any]) -> torch.Tensor:
 
     Position t counts when it and its predecessor are real tokens: with padding on the left, the label of the first
     real token would be predicted by a padding position, which is no prediction at all.
+
+    Args:
+        batch: Mapping with ``input_ids`` or ``inputs_embeds``, and perhaps ``attention_mask`` and ``labels``.
+
+    Returns:
+        Integers ``[N, T]``.
+
+    Raises:
+        BatchError: If there are no labels, or a shape does not fit.
     """
     real = real_tokens(batch)
     if "labels" in batch:
@@ -68,12 +87,14 @@ def target_labels(batch: Mapping[str, Any]) -> torch.Tensor:
 
 
 def position_ids(batch: Mapping[str, Any]) -> torch.Tensor:
-    """Count real tokens from the left, 0-based, ``[N, T]``; padding gets position 0, which nothing attends to."""
+    """Count the real tokens of a ``batch`` from the left, 0-based, ``[N, T]``; padding gets position 0, which nothing
+    attends to.
+    """
     return (real_tokens(batch).long().cumsum(-1) - 1).clamp_min(0)
 
 
 def accepts(model: nn.Module, name: str) -> bool:
-    """Tell whether the model's forward takes an argument of this name, itself or by passing ``**kwargs`` on."""
+    """Tell whether the forward of ``model`` takes an argument ``name``, itself or by passing ``**kwargs`` on."""
     parameters = inspect.signature(model.forward).parameters
     if name in parameters:
         return True

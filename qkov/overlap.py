@@ -84,7 +84,17 @@ class MaskOverlap:
         return self._combined(lambda kept: torch.stack(kept).all(0))
 
     def unique(self, task: str) -> dict[str, torch.Tensor]:
-        """Return what this task keeps and no other does, ``{param_name: bool tensor}``."""
+        """Return what this task keeps and no other does, ``{param_name: bool tensor}``.
+
+        Args:
+            task: One of the tasks.
+
+        Returns:
+            A dict.
+
+        Raises:
+            UnknownTaskError: If it was not compared.
+        """
         if task not in self.masks:
             raise errors.UnknownTaskError(
                 f"no task {task!r} was compared; the tasks are {', '.join(map(repr, self.tasks))}."
@@ -127,7 +137,7 @@ class MaskOverlap:
         return content, arrays
 
     def save(self, path: PathLike) -> Path:
-        """Write one file with the masks of all tasks, atomically. Returns the path."""
+        """Write one file with the masks of all tasks to ``path``, atomically. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _summary(self) -> Iterator[str]:
@@ -227,6 +237,12 @@ def expected_jaccard(num_units: int, size_a: int, size_b: int) -> float:
 
 def load_mask_overlap(path: PathLike) -> MaskOverlap:
     """Load what :meth:`MaskOverlap.save` wrote, checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not such a result, or is damaged.

@@ -56,6 +56,9 @@ def split_layout(
             output (Qwen3-Next): :math:`out_Q = 2 H d_k`. Rows of a gate belong to no block.
         num_heads, num_kv_heads: Head counts; by default those that the module and its configuration state.
 
+    Returns:
+        The layout; :func:`register_layout` puts the number of the layer in.
+
     Raises:
         LayoutError: If the sizes are unknown or contradict each other.
     """
@@ -95,7 +98,19 @@ def concatenated_layout(
 
     .. math:: out = H d_k + H_{kv} (d_k + d_v), \quad in_O = H d_v
 
-    Arguments and errors as for :func:`split_layout`; ``fused`` is the path of the joint projection.
+    Args:
+        module: The attention module.
+        name: Its name in the model.
+        config: Configuration that applies to it, or None.
+        fused: Path of the joint projection below the module.
+        output: Path of the output projection below the module.
+        num_heads, num_kv_heads: Head counts; by default those that the module and its configuration state.
+
+    Returns:
+        The layout; :func:`register_layout` puts the number of the layer in.
+
+    Raises:
+        LayoutError: If the sizes are unknown or contradict each other.
     """
     qkv, o = Linear.at(module, name, fused), Linear.at(module, name, output)
     stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_kv_heads)
@@ -172,7 +187,19 @@ def interleaved_layout(
 
     .. math:: out = H (2 d_k + d_v), \quad in_O = H d_v, \quad H_{kv} = H
 
-    Arguments and errors as for :func:`split_layout`; ``fused`` is the path of the joint projection.
+    Args:
+        module: The attention module.
+        name: Its name in the model.
+        config: Configuration that applies to it, or None.
+        fused: Path of the joint projection below the module.
+        output: Path of the output projection below the module.
+        num_heads: Head count; by default the one that the module and its configuration state.
+
+    Returns:
+        The layout; :func:`register_layout` puts the number of the layer in.
+
+    Raises:
+        LayoutError: If the sizes are unknown or contradict each other.
     """
     stated = _Stated(module, name, config, num_heads=num_heads, num_kv_heads=num_heads)
     heads = stated.get("num_heads")

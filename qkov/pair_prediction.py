@@ -61,13 +61,15 @@ def predict_pairs(
             ``decrease`` nats a token, on average and to first order, when all slices step.
         curvature_task: A collected task whose gradients make the diagonal curvature; not with "gradient".
         computation_device, tile_elements, progress: As for :func:`qkov.predict_change`.
+        decrease: By how much a sample of B lowers its own loss where no ``step_size`` is given, in nats a token.
 
     Returns:
         A :class:`~qkov.heatmap.Heatmap` in nats; conflict is positive. A sample that is on both sides predicts how it helps
         itself, which says nothing of others.
 
     Raises:
-        As :func:`qkov.predict_change` does.
+        OptionError: If an option has no meaning, or two exclude each other.
+        Others: As :func:`qkov.predict_change` does.
     """
     device = scoring.checked_device(computation_device)
     if curvature == "gradient" and curvature_task is not None:

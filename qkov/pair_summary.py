@@ -159,26 +159,35 @@ class PairSummary:
         return len(self.sample_a) * len(self.sample_b)
 
     def exists(self, block: str) -> np.ndarray:
-        """Return which slices of a block the model has, bool ``[layers, units]``; all others are NaN."""
+        """Return which slices of a ``block`` the model has, bool ``[layers, units]``; all others are NaN."""
         return self.slices.exists(block)
 
     def on_query_heads(self, block: str, values: np.ndarray) -> np.ndarray:
-        """Repeat ``[..., layers, units]`` onto query heads ``[..., layers, heads]``; NaN where a slice is absent."""
+        """Repeat ``values [..., layers, units]`` of a ``block`` onto query heads ``[..., layers, heads]``; NaN where a
+        slice is absent.
+        """
         return self.slices.on_query_heads(block, values)
 
     def mean_map(self, block: str) -> np.ndarray:
-        """Average over all pairs, ``[layers, units]``: zeros without pairs, NaN where a slice is absent."""
+        """Average a ``block`` over all pairs, ``[layers, units]``: zeros without pairs, NaN where a slice is absent."""
         if not self.num_pairs:
             return np.where(self.exists(block), 0.0, np.nan)
         return self.by_a[block].mean(0)
 
     def block_average(self, block: str) -> float:
-        """Average over all pairs and slices of a block, each kv head once; NaN if the block has no slice."""
+        """Average a ``block`` over all pairs and slices, each kv head once; NaN if it has no slice."""
         exists = self.exists(block)
         return float(self.mean_map(block)[exists].mean()) if exists.any() else float("nan")
 
     def top_conflicts(self, block: str, *, top_k: int | None = None) -> list[dict[str, Any]]:
         """List the strongest conflicts of a block, as ``Heatmap.top_conflicts`` does; by default all that were kept.
+
+        Args:
+            block: "Q", "K", "V" or "O".
+            top_k: Length of the list.
+
+        Returns:
+            Dicts, as of ``Heatmap.top_conflicts``.
 
         Raises:
             OptionError: If more are asked for than were kept.
@@ -201,12 +210,14 @@ class PairSummary:
         return result_file.digest(*self._parts())
 
     def identical(self, other: object) -> bool:
-        """Tell whether another result has the same labels, attributes and every bit of every array."""
+        """Tell whether ``other`` has the same labels, attributes and every bit of every array."""
         return isinstance(other, PairSummary) and self.fingerprint == other.fingerprint
 
     @cached_property
     def data(self) -> xr.Dataset:
-        """``xarray.Dataset`` on query heads: ``by_a, by_b, lift``, ``layer_head_avg`` and health, by true numbers and ids."""
+        """Show everything on query heads, by true numbers and ids: ``xarray.Dataset`` of ``by_a, by_b, lift``,
+        ``layer_head_avg`` and health.
+        """
         from . import summary_tables
 
         return summary_tables.dataset(self)
@@ -228,7 +239,7 @@ class PairSummary:
         return plots.plot_heatmap(self)
 
     def save(self, path: PathLike) -> Path:
-        """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
+        """Write one safetensors file to ``path``, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -288,6 +299,12 @@ class PairSummary:
 
 def load_pair_summary(path: PathLike) -> PairSummary:
     """Load what :meth:`PairSummary.save` wrote, checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not such a summary, is damaged, or contradicts itself.

@@ -79,7 +79,15 @@ def score_patterns(
 
 
 def targets(tokens: torch.Tensor, *, causal: bool = True) -> dict[str, torch.Tensor]:
-    """Mark the target keys of every query: name to bool ``[batch, T, T]``, query by key."""
+    """Mark the target keys of every query: name to bool ``[batch, T, T]``, query by key.
+
+    Args:
+        tokens: Token ids, ``[batch, T]``.
+        causal: Whether a query sees only keys up to its own place.
+
+    Returns:
+        A dict.
+    """
     length = tokens.shape[1]
     query = torch.arange(length, device=tokens.device)[:, None]
     key = query.T
@@ -110,6 +118,9 @@ def pattern_sums(
 
     Args:
         patterns, tokens, real, special, causal, window: As for :func:`score_patterns`.
+
+    Returns:
+        Tensors by name; sums over queries, most of them one for each head.
     """
     real = torch.ones_like(tokens, dtype=torch.bool) if real is None else real
     special = torch.zeros_like(real) if special is None else special
@@ -174,7 +185,15 @@ def _offset_sums(
 
 
 def finished(sums: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, float], torch.Tensor]:
-    """Turn the sums of :func:`pattern_sums` into ``(scores, chance, offset)``."""
+    """Turn the sums of :func:`pattern_sums` into ``(scores, chance, offset)``.
+
+    Args:
+        sums: Of one part of the data, or added up over several.
+
+    Returns:
+        Scores by type, ``[heads]`` each; what even attention would score, a number by type; and the favourite offset,
+        ``[heads]``.
+    """
     heads = sums["distance"]
     missing = torch.full_like(heads, float("nan"))
     scores, chance = {}, {}
@@ -202,6 +221,12 @@ def position_share(sums: Mapping[str, torch.Tensor]) -> torch.Tensor:
     :math:`A_{iq}` is the row of query position q in sequence i, :math:`\bar A_q` its mean over the :math:`n_q` sequences
     that have it, :math:`U_q` even attention. 1 if every sequence has the same rows; 0 on average if rows depend on
     content alone (the factor makes it so for few sequences), and if attention is even; NaN with fewer than two sequences.
+
+    Args:
+        sums: From :func:`pattern_sums`.
+
+    Returns:
+        Float64 ``[heads]``.
     """
     count = sums["position.count"]
     several = count > 1
@@ -230,7 +255,14 @@ def _check(patterns: torch.Tensor, tokens: torch.Tensor, real: torch.Tensor, spe
 
 
 def check_padding(real: torch.Tensor) -> None:
-    """Refuse ``real [batch, T]`` with padding before a token, so that positions of different sequences can be compared."""
+    """Refuse ``real [batch, T]`` with padding before a token, so that positions of different sequences can be compared.
+
+    Args:
+        real: Which positions hold a token, bool ``[batch, T]``.
+
+    Raises:
+        ShapeError: If a position without a token comes before one with.
+    """
     if (real[:, 1:] & ~real[:, :-1]).any():
         raise errors.ShapeError(
             "a sequence has a real token after padding; expected padding on the right, so that positions of different"

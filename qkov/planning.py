@@ -152,6 +152,9 @@ def plan(
         timing: "measure": do a little of the work here, some seconds long; "skip".
         rate: Operations per second that another machine's matrix products sustain; the time then follows from operations.
 
+    Returns:
+        A :class:`Plan`: numbers, and as text what the command line prints.
+
     Raises:
         OptionError: If a number or word has no meaning, or samples are longer than the model's table of positions.
         LayoutError: If heads cannot be located, or the model cannot be planned from its shapes.

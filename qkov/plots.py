@@ -81,6 +81,13 @@ class Picture(Figure):
 
     _repr_svg_ = to_svg
 
+    @_in_style
+    def to_png(self, *, dpi=150):
+        """Return the picture as the bytes of a PNG file; equal figures give equal bytes."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        return buffer.getvalue()
+
 
 @_in_style
 def save_picture(figure: Figure, path: PathLike, *, dpi: int = 150) -> Path:

@@ -98,7 +98,7 @@ class Prediction:
         return self.blocks, self.layers, self.units
 
     def at(self, step_size: float) -> Prediction:
-        """Return the same prediction for another step size."""
+        """Return the same prediction for another ``step_size``."""
         return dataclasses.replace(self, step_size=step_size)
 
     @property
@@ -118,6 +118,12 @@ class Prediction:
             level: "slice"; "kv_head" (K and V of it with Q and O of the query heads that it serves); "layer"; "block"
                 (of a layer); "all". A group's first-order change and diagonal curvature are sums over its slices;
                 curvature "gradient" is that of the joint step.
+
+        Returns:
+            A pandas ``DataFrame``.
+
+        Raises:
+            OptionError: If the level is not known.
         """
         import pandas as pd
 
@@ -191,7 +197,14 @@ class Prediction:
         return changes.mean() + rest - half, changes.mean() + rest + half
 
     def maps(self, values: np.ndarray | pd.Series | None = None) -> dict[str, np.ndarray]:
-        """Lay values of the slices (default: the changes) out as ``{block: [layers, query heads]}``, NaN where absent."""
+        """Lay values of the slices out by layer and query head, NaN where absent.
+
+        Args:
+            values: ``[slices]``; default the changes.
+
+        Returns:
+            ``{block: [layers, query heads]}``, float64.
+        """
         values = self.change if values is None else np.asarray(values, np.float64)
         return head_statistics.lay_out(*self._labels, values, self.kv_index)
 
@@ -238,7 +251,7 @@ class Prediction:
         return result_file.digest(*self._parts())
 
     def identical(self, other: object) -> bool:
-        """Tell whether another result has the same labels, attributes and every bit of every array."""
+        """Tell whether ``other`` has the same labels, attributes and every bit of every array."""
         return isinstance(other, Prediction) and self.fingerprint == other.fingerprint
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -248,7 +261,7 @@ class Prediction:
         return content, {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def save(self, path: PathLike) -> Path:
-        """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
+        """Write one safetensors file to ``path``, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _said(self) -> str:
@@ -291,6 +304,12 @@ def _variance(values: np.ndarray, codes: np.ndarray) -> float:
 
 def load_prediction(path: PathLike) -> Prediction:
     """Load what :meth:`Prediction.save` wrote, checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not such a result, is damaged, or contradicts itself.

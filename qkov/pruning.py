@@ -89,7 +89,7 @@ class PruningMasks:
 
     @property
     def structure(self) -> str:
-        """ "head", "channel" or "unstructured": what is kept or pruned as one."""
+        """Say what is kept or pruned as one: "head", "channel" or "unstructured"."""
         return self.attributes["structure"]
 
     @property
@@ -148,7 +148,9 @@ class PruningMasks:
         return content, {name: mask.numpy() for name, mask in self.masks.items()}
 
     def save(self, path: PathLike) -> Path:
-        """Write one safetensors file of bool tensors keyed like the checkpoint, atomically. Returns the path."""
+        """Write one safetensors file of bool tensors to ``path``, keyed like the checkpoint, atomically. Returns the
+        path.
+        """
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _headline(self) -> str:
@@ -274,6 +276,12 @@ def apply_masks(model: nn.Module, masks: PruningMasks | Mapping[str, torch.Tenso
 
 def load_pruning_masks(path: PathLike) -> PruningMasks:
     """Load what :meth:`PruningMasks.save` wrote, checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not such a result, or is damaged.

@@ -97,7 +97,16 @@ def _user_loss(model: nn.Module, batch: Mapping[str, Any], row: int, loss_fn: Lo
 
 
 def predictions(model: nn.Module, batch: Mapping[str, Any], row: int) -> torch.Tensor:
-    """Predict each label of a sample that counts, the sample alone without padding, float64 ``[labels, classes]``."""
+    """Predict each label of a sample that counts, the sample alone without padding, float64 ``[labels, classes]``.
+
+    Args:
+        model: A causal language model.
+        batch: Mapping with ``input_ids``, and perhaps ``attention_mask`` and ``labels``.
+        row: Which sample.
+
+    Returns:
+        Probabilities, float64 ``[labels, classes]``.
+    """
     twin = copy.deepcopy(model).eval()
     mask = batch["attention_mask"][row] if "attention_mask" in batch else torch.ones(batch["input_ids"].shape[1])
     real = [t for t in range(len(mask)) if mask[t] != 0]
@@ -112,7 +121,16 @@ def predictions(model: nn.Module, batch: Mapping[str, Any], row: int) -> torch.T
 def cut(
     grad: Mapping[str, np.ndarray], layout: AttentionLayout, block: str, unit: int, include_bias: bool = False
 ) -> np.ndarray:
-    """Cut one slice out of ``{param_name: array}`` as a flat float64 array; ``unit`` is a kv head for K and V."""
+    """Cut one slice out of the gradients of a model as a flat array.
+
+    Args:
+        grad: ``{param_name: array}`` in the shapes of the stored weights.
+        layout, block, unit: The slice; ``unit`` is a kv head for K and V.
+        include_bias: Whether the bias that belongs to the slice is appended.
+
+    Returns:
+        Float64 ``[slice]``.
+    """
     where = layout.projection(block).slice_of(unit)
     rows, columns = where.row_slice or (0, None), where.col_slice or (0, None)
     part = grad[where.param_name][rows[0] : rows[1], columns[0] : columns[1]].ravel()
@@ -142,7 +160,21 @@ def scores(
     ridge_lambda_rel: float = 1e-8,
     ema_decay: float = 0.99,
 ) -> np.ndarray:
-    """Score all pairs on one slice by the definitions, a pair and a parameter at a time; float64 ``[n_a, n_b]``."""
+    """Score all pairs on one slice by the definitions, a pair and a parameter at a time.
+
+    Args:
+        grads_a, grads_b: Per-sample gradients of A and B, ``{param_name: array}`` each, from :func:`sample_gradients`.
+        tokens_a, tokens_b: Their token counts.
+        layout, block, unit: The slice; ``unit`` is a kv head for K and V.
+        variant, fisher_pool, fisher_source, aggregate, normalize_gj, contribution_normalisation, include_bias, epsilon,
+            ridge_lambda, ridge_lambda_rel, ema_decay: As for ``QKOVInterferenceMetric``.
+
+    Returns:
+        Float64 ``[n_a, n_b]``.
+
+    Raises:
+        OptionError: If the variant is not known.
+    """
     units = range(layout.num_units(block))
     sliced_a = [[cut(grad, layout, block, one, include_bias) for one in units] for grad in grads_a]
     sliced_b = [[cut(grad, layout, block, one, include_bias) for one in units] for grad in grads_b]
@@ -218,7 +250,18 @@ def full_scores(
     ridge_lambda_rel: float = 0.1,
     ema_decay: float = 0.99,
 ) -> np.ndarray:
-    """Score all pairs on one slice with its p x p Fisher matrix, formed as a sum of outer products and solved."""
+    """Score all pairs on one slice with its p x p Fisher matrix, formed as a sum of outer products and solved.
+
+    Args:
+        grads_a, grads_b: Per-sample gradients of A and B, ``{param_name: array}`` each, from :func:`sample_gradients`.
+        tokens_a, tokens_b: Their token counts.
+        layout, block, unit: The slice; ``unit`` is a kv head for K and V.
+        fisher_pool, fisher_source, aggregate, contribution_normalisation, include_bias, ridge_lambda, ridge_lambda_rel,
+            ema_decay: As for ``QKOVInterferenceMetric``.
+
+    Returns:
+        Float64 ``[n_a, n_b]``.
+    """
     sides = []
     for grads, tokens in ((grads_a, tokens_a), (grads_b, tokens_b)):
         roots = [math.sqrt(t) if contribution_normalisation == "tokens" else 1.0 for t in tokens]
@@ -241,6 +284,15 @@ def token_factors(
 
     Tokens at which a module and its peers (Q, K and V where they see as many tokens; O by itself) get no gradient are left
     out: they are no data points of these weights.
+
+    Args:
+        model: The model.
+        batch: As for ``collect_fisher``.
+        config: Where its heads lie.
+        loss_fn: As for ``collect_fisher``.
+
+    Returns:
+        A dict for each sample.
     """
     twin = copy.deepcopy(model).eval().requires_grad_(True)
     for tensor in (*twin.parameters(), *twin.buffers()):
@@ -310,6 +362,12 @@ def kfac_scores(
 
     Args:
         factors_a, factors_b: From :func:`token_factors`. tokens_a, tokens_b: Token counts, from :func:`sample_gradients`.
+        layout, block, unit: The slice; ``unit`` is a kv head for K and V.
+        fisher_pool, fisher_source, aggregate, contribution_normalisation, include_bias, ridge_lambda, ridge_lambda_rel,
+            ema_decay: As for ``QKOVInterferenceMetric``.
+
+    Returns:
+        Float64 ``[n_a, n_b]``.
     """
     projection = layout.projection(block)
     start, stop = projection.interval(unit)

@@ -35,7 +35,7 @@ RECORDED_PACKAGES = ("qkov", "torch", "transformers", "numpy", "scipy", "statsmo
 
 
 def tensor_digest(*tensors: torch.Tensor) -> str:
-    """Hash tensors by dtype, shape and value, sha256 hex; independent of strides and device."""
+    """Hash ``tensors`` by dtype, shape and value, sha256 hex; independent of strides and device."""
     digest = hashlib.sha256()
     for tensor in tensors:
         tensor = tensor.detach().cpu().contiguous()
@@ -47,7 +47,9 @@ def tensor_digest(*tensors: torch.Tensor) -> str:
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """Hash a model's class, its configuration, and its parameters: names, dtypes, shapes, sums and strided values."""
+    """Hash the class of a ``model``, its configuration, and its parameters: names, dtypes, shapes, sums and strided
+    values.
+    """
     digest = hashlib.sha256(f"{type(model).__qualname__} {_configuration(model)}".encode())
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
@@ -62,7 +64,7 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Hash what a tokenizer makes of text: its vocabulary, its special tokens, and the ids of a sample text."""
+    """Hash what a ``tokenizer`` makes of text: its vocabulary, its special tokens, and the ids of a sample text."""
     probe = "qkov  Probe 0123456789\n\ttab, naïve café — ΑΒΓ 你好 🙂 'quoted' x_y-z."
     content = (
         sorted(tokenizer.get_vocab().items()),
@@ -83,7 +85,7 @@ def _configuration(model: nn.Module) -> str:
 
 @contextlib.contextmanager
 def deterministic(threads: int | None = None) -> Iterator[None]:
-    """Ask torch for deterministic algorithms, and for a number of threads, until the block ends."""
+    """Ask torch for deterministic algorithms, and for a number of ``threads``, until the block ends."""
     was, threads_were = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
     only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True)
@@ -114,6 +116,8 @@ def environment_record() -> dict[str, Any]:
 def _version(package: str) -> str:
     if package == "qkov":  # this very code, installed or run from a checkout
         return sys.modules[__package__].__version__
+    if package == "torch":  # which says the build too, such as "+cu130"; metadata of PyPI's do not
+        return str(torch.__version__)
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -72,7 +72,11 @@ class RunFolder:
         """Load the scores of a variant, by default the first.
 
         Args:
-            variant: One of :attr:`variants`. scores_path: As for :func:`qkov.load_heatmap`.
+            variant: One of :attr:`variants`.
+            scores_path: As for :func:`qkov.load_heatmap`.
+
+        Returns:
+            The :class:`qkov.Heatmap`.
 
         Raises:
             OptionError: If there are no scores of it.
@@ -108,6 +112,12 @@ class RunFolder:
     def texts(self, task: str) -> dict[SampleId, str]:
         """Read the texts of a task from its file, ``{sample_id: text}``; samples given as token ids have none.
 
+        Args:
+            task: Its name.
+
+        Returns:
+            Text by sample id.
+
         Raises:
             OptionError: If there is no such task.
             ResultFileError: If the file is not there any more, or has changed since.
@@ -134,7 +144,11 @@ def open_run(path: Path | str, *, allow_incomplete: bool = False) -> RunFolder:
     """Open a run, and compare every result with its record.
 
     Args:
-        path: Its folder. allow_incomplete: Also a run that was interrupted.
+        path: Its folder.
+        allow_incomplete: Also a run that was interrupted.
+
+    Returns:
+        The :class:`RunFolder`.
 
     Raises:
         RunFolderError: If it is no run, of another version, or not complete.

@@ -114,10 +114,13 @@ class SampleConflicts:
         return np.ascontiguousarray(np.moveaxis(self._every_cosine[:, :n_a, n_a:], 0, -1))
 
     def within_cosines(self, side: Literal["a", "b"]) -> np.ndarray:
-        """Cosine of every pair inside a task, ``[n, n, labels]``, 1 between a sample and itself.
+        """Return the cosine of every pair inside a task, 1 between a sample and itself.
 
         Args:
             side: "a" or "b".
+
+        Returns:
+            Float64 ``[n, n, labels]``.
         """
         mine = self._side(side)
         return np.ascontiguousarray(np.moveaxis(self._every_cosine[:, mine, mine], 0, -1))
@@ -156,7 +159,9 @@ class SampleConflicts:
         return self.inner if len(self.labels) == len(self.groups) else natural_gram.with_total(self.inner)
 
     def sample_means(self, side: Literal["a", "b"]) -> np.ndarray:
-        """Mean cosine of each sample of side "a" or "b" with the other task, float64 ``[n, labels]``."""
+        """Return the mean cosine of each sample of a ``side``, "a" or "b", with the other task, float64 ``[n,
+        labels]``.
+        """
         self._side(side)
         return cosine_summary.mean_known(self.cosines, 1 if side == "a" else 0)
 
@@ -165,6 +170,12 @@ class SampleConflicts:
 
         Args:
             groups: Labels, or None for all.
+
+        Returns:
+            Float64 ``[n_a + n_b, n_a + n_b]``, samples of A first.
+
+        Raises:
+            OptionError: If a label is not known, or given twice.
         """
         if groups is None:
             return self.inner.sum(0)
@@ -180,7 +191,13 @@ class SampleConflicts:
         return self.inner[[names.index(name) for name in chosen]].sum(0)
 
     def in_conflict(self, group: str = natural_gram.TOTAL) -> tuple[SampleId, ...]:
-        """Ids of A's samples that conflict with B more than the reference's do, at the result's q; one named group.
+        """List the samples of A that conflict with B more than the reference's do, at the result's q.
+
+        Args:
+            group: One group, by its label.
+
+        Returns:
+            Their ids.
 
         Raises:
             StatisticsError: If nothing was tested.
@@ -199,7 +216,14 @@ class SampleConflicts:
         n_splits: int = 50,
         seed: int,
     ) -> ConflictAdvice:
-        """Suggest what to do with B; see :func:`qkov.conflict_advice.advise`, a heuristic judged on held-out clusters of A."""
+        """Suggest what to do with B; see :func:`qkov.conflict_advice.advise`, a heuristic judged on held-out clusters of A.
+
+        Args:
+            method, groups, most, n_splits, seed: As for :func:`qkov.conflict_advice.advise`.
+
+        Returns:
+            A :class:`qkov.conflict_advice.ConflictAdvice`.
+        """
         return conflict_advice.advise(
             self.inner_of(groups), np.array(self.clusters_a), self.sample_b,
             method=method, most=most, n_splits=n_splits, seed=seed,
@@ -207,7 +231,15 @@ class SampleConflicts:
         )  # fmt: skip
 
     def cluster_samples(self, num_clusters: int = 4, *, groups: Iterable[str] | None = None) -> SampleClusters:
-        """Group samples of both tasks by the direction of their gradients; see :mod:`qkov.conflict_clusters`: no p value."""
+        """Group samples of both tasks by the direction of their gradients; see :mod:`qkov.conflict_clusters`: no p value.
+
+        Args:
+            num_clusters: How many groups of samples.
+            groups: Labels of groups of weights, or None for all.
+
+        Returns:
+            A :class:`qkov.conflict_clusters.SampleClusters`.
+        """
         inner = self.inner_of(groups)
         norms = np.diag(inner)
         facts = self.attributes
@@ -222,6 +254,12 @@ class SampleConflicts:
 
         Args:
             level: "group", "sample" or "pair".
+
+        Returns:
+            A pandas ``DataFrame``.
+
+        Raises:
+            OptionError: If the level is not known.
         """
         import pandas as pd
 
@@ -288,7 +326,7 @@ class SampleConflicts:
     __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     def save(self, path: PathLike) -> Path:
-        """Write one safetensors file, atomically; equal results give equal bytes. Returns the path."""
+        """Write one safetensors file to ``path``, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -337,6 +375,12 @@ class SampleConflicts:
 
 def load_conflicts(path: PathLike) -> SampleConflicts:
     """Load what :meth:`SampleConflicts.save` wrote, checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not such a result, is damaged, or contradicts itself.

@@ -80,10 +80,10 @@ class SummaryFrame:
         self, block: str, place: int, column: int, marginals: SliceMarginals | Means, scores: torch.Tensor | None = None
     ) -> None:
         """Place one slice's means, lift and health, and keep its strongest pairs where its scores ``[n_a, n_b]`` are given."""
-        self.by_a[block][:, place, column] = marginals.by_a
-        self.by_b[block][:, place, column] = marginals.by_b
+        self.by_a[block][:, place, column] = marginals.by_a.numpy()
+        self.by_b[block][:, place, column] = marginals.by_b.numpy()
         if self.has_lift:
-            self.lift[block][:, place, column] = marginals.lift  # type: ignore[union-attr]  # of marginals alone
+            self.lift[block][:, place, column] = marginals.lift.numpy()  # type: ignore[union-attr]  # of marginals alone
         for name, value in marginals.health.items():
             self.health[name][block][place, column] = value
         if scores is not None:

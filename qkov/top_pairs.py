@@ -93,7 +93,7 @@ class TopPairs:
     __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     def save(self, path: PathLike) -> Path:
-        """Write one file, atomically; equal results give equal bytes. Returns the path."""
+        """Write one file to ``path``, atomically; equal results give equal bytes. Returns the path."""
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -211,6 +211,12 @@ def split_labels(batch: Mapping[str, Any], *, seed: int) -> tuple[dict[str, Any]
 
 def load_top_pairs(path: PathLike) -> TopPairs:
     """Load what :meth:`TopPairs.save` wrote, checked.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The result, equal to the one that was saved.
 
     Raises:
         ResultFileError: If the file is not such a result, or is damaged.

@@ -22,19 +22,25 @@ from . import (
     determinism_tables,
     evidence,
     fault_tables,
+    independent_tables,
     measured_tables,
     mutant_tables,
     notebooks,
     prediction_pictures,
     prediction_tables,
+    program_pages,
     real_size_tables,
     reliability_tables,
     remedies_pictures,
     remedies_tables,
     statistics_tables,
+    status,
     store_tables,
     tables,
 )
+from .appendix import __main__ as appendix_program
+from .appendix import build as appendix
+from .appendix import page as appendix_page
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -108,8 +114,15 @@ def run_controls(options):
     return planted
 
 
-def build_book(options, found, manifest, comparisons, planted):
-    """Write the tables, build the book, say what is wrong with it."""
+def build_appendix(options, found, manifest):
+    """Write the methods appendix beside the book, and say what is wrong with it."""
+    written = appendix.build(found, manifest, options.output.parent / "appendix")
+    appendix_program.say_what_was_made(written)
+    return written
+
+
+def build_book(options, found, manifest, comparisons, planted, written):
+    """Write the tables, build the book, say what is wrong with it; `written` is the appendix that it links to."""
     sources = options.output / "sources"
     of_studies = statistics_tables.statistics_tables(found) | remedies_tables.remedies_tables(found)
     of_studies |= prediction_tables.prediction_tables(found) | reliability_tables.reliability_tables(found)
@@ -117,8 +130,12 @@ def build_book(options, found, manifest, comparisons, planted):
     of_studies |= fault_tables.fault_tables(found) | store_tables.store_tables(found)
     of_studies |= mutant_tables.mutant_tables(found) | bench_tables.bench_tables(found)
     of_studies |= real_size_tables.real_size_tables(found) | measured_tables.measured_tables(found)
+    of_studies |= independent_tables.independent_tables(found) | appendix_page.appendix_tables(written)
     shown = determinism_tables.without_arrays(manifest)
     tables.write_tables(sources / "generated", found, shown, comparisons, planted, **of_studies)
+    program_pages.write_program_pages(sources / "generated", ROOT / "examples")
+    counts = evidence.count(found) | {"notebooks": outcome(comparisons), "planted notebooks": outcome(planted)}
+    status.write_status(sources / "generated", found, manifest, counts, evidence.audit(found))
     for pictures in (prediction_pictures, remedies_pictures, bench_pictures):
         pictures.write_pictures(sources / "generated", found)
     numbers = tables.substitutions(found, evidence.count(found), comparisons)
@@ -126,7 +143,8 @@ def build_book(options, found, manifest, comparisons, planted):
     numbers |= prediction_tables.prediction_numbers(found) | reliability_tables.reliability_numbers(found)
     numbers |= store_tables.store_numbers(found) | mutant_tables.mutant_numbers(found)
     numbers |= bench_tables.bench_numbers(found)
-    numbers |= real_size_tables.real_size_numbers(found)
+    numbers |= real_size_tables.real_size_numbers(found) | independent_tables.independent_numbers(found)
+    appendix_page.copy_files(written, sources / "generated")
     book.assemble(options.book, options.output / "notebooks", sources, numbers)
     started = time.perf_counter()
     built = book.build(sources, options.output / "pages")
@@ -136,13 +154,14 @@ def build_book(options, found, manifest, comparisons, planted):
     return built
 
 
-def summarise(counts, audited, comparisons, planted, built):
+def summarise(counts, audited, comparisons, planted, built, written):
     """Print the final table and return the exit status."""
     rows = {
         **counts,
         "verdicts": (int(not audited), len(audited), 0),
         "notebooks": outcome(comparisons),
         "planted": outcome(planted),
+        "appendix": written.counts,
         "book": (int(not built.problems), len(built.problems), 0),
     }
     say(f"\n{'':<12}{'passed':>8}{'failed':>8}{'not run':>9}")
@@ -178,8 +197,9 @@ def main(arguments=None):
     name_outcomes(found)
     comparisons = run_notebooks(options)
     planted = run_controls(options)
-    built = build_book(options, found, manifest, comparisons, planted)
-    return summarise(evidence.count(found), audited, comparisons, planted, built)
+    written = build_appendix(options, found, manifest)
+    built = build_book(options, found, manifest, comparisons, planted, written)
+    return summarise(evidence.count(found), audited, comparisons, planted, built, written)
 
 
 if __name__ == "__main__":

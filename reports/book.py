@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from . import link_check
+
 # Attributes through which a page loads something as soon as it is opened; a plain link (a[href]) is not among them.
 LOADING = {
     "script": ("src",),
@@ -114,6 +116,7 @@ def build(sources, destination):
     if not pages:
         problems.append("the book has no page")
     problems += remote_resources(html)
+    problems += link_check.broken_links(html)
     return Book(html / "index.html", len(pages), tuple(problems))
 
 

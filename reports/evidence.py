@@ -22,6 +22,8 @@ The file formats are the interface between the two packages:
     bad_input        case, group, situation, behaviour, expected, error and warning (class names or "none"),
                      exit_status or null, message, unchanged (null where it did not run), status ("passed", "failed",
                      "not run"), reason, seconds
+    misreadings      misreading, equation, noticed_by (comparisons), ratio of error to bound or null, status ("noticed",
+                     "missed"): wrong readings of the methods appendix; what was reproduced from its text is among the results
     determinism      settings (tier, setting, model, bits, bits_error, gradients_error, scores_error, ranks, compared,
                      status, reason), arrays (a record of the first run's), tiers_run and tiers_not_run in words; its
                      verdicts are among the results
@@ -121,6 +123,8 @@ def audit(evidence):
             wrong.append(f"fault {fault['fault']} is called caught, but not by {fault['expected']}")
         elif fault["ratio"] is not None and not fault["ratio"] >= MARGIN:
             wrong.append(f"fault {fault['fault']} is called caught, but by {fault['ratio']:.3g} times the bound only")
+    wrong += [f"misreading {one['misreading']} is called noticed, but by nothing" for one in evidence.get("misreadings", [])
+              if one["status"] == "noticed" and not one["noticed_by"]]  # fmt: skip
     return wrong + audit_equivalents(faults) + audit_redundancy(evidence)
 
 

@@ -159,8 +159,8 @@ def limits_table(evidence):
 
 def largest_size(evidence, pair, family, optimiser):
     """The largest size that was tried."""
-    wheres = (row["where"] for row in rows_of(evidence, "rank", family) if row["pair"] == pair)
-    return max(float(where.partition("size ")[2]) for where in wheres if where.startswith(optimiser))
+    places = (row["where"] for row in rows_of(evidence, "rank", family) if row["pair"] == pair)
+    return max(float(where.partition("size ")[2]) for where in places if where.startswith(optimiser))
 
 
 def pairs_table(evidence):

@@ -9,6 +9,7 @@ from qkov import errors
 from .tables import cell, table, unique
 
 MEANINGS = {
+    1: "a comparison that does not hold",
     2: "usage: an option or a request that has no meaning",
     3: "data: samples, ids, tasks or files",
     4: "model: heads that cannot be located, other weights",

@@ -69,6 +69,7 @@ LEVELS = (
         "store_staging",
         "store",
         "store_repair",
+        "store_merging",
         "passes",
         "score_options",
         "sides",
@@ -119,7 +120,7 @@ LEVELS = (
     ("importance", "head_tables", "pruning", "overlap", "merging"),
     ("checks",),
     ("operations", "stored_sizes", "pace", "peaks", "planning"),
-    ("run_yaml", "run_config", "task_files", "run_folder"),
+    ("run_yaml", "run_config", "task_files", "run_folder", "report"),
     ("result_agreement", "head_moves", "run_differences", "comparison", "run_tests"),
     (
         "inspection",

@@ -32,9 +32,10 @@ def counted_by_hand(model):
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_operations_are_those_of_matrices_and_attention(family, monkeypatch):
     model = build_model(family, dtype=torch.float32)
-    assert traced(model).operations == counted_by_hand(model)
+    angles = 2 * TOKENS * model.config.head_dim // 2  # of positions: a product of matrices before transformers 5.1
+    assert traced(model).operations - counted_by_hand(model) in (0, angles)
     monkeypatch.setattr(operations, "_ATTENTION", {})  # as torch counts by itself
-    assert traced(model).operations != counted_by_hand(model)
+    assert traced(model).operations - counted_by_hand(model) not in (0, angles)
 
 
 def test_operations_of_llama_are_near_four_times_parameters_and_tokens():

@@ -90,10 +90,11 @@ import json, torch, transformers, qkov
 from validation import plans
 torch.set_num_threads(1)
 config = transformers.GPT2Config(n_layer=2, n_embd=256, n_head=4, vocab_size=2000, bos_token_id=0, eos_token_id=0)
+auto = transformers.AutoModelForCausalLM  # imported here: version 5.0 cannot be on the meta device
 with torch.device("meta"):
-    shapes = transformers.AutoModelForCausalLM.from_config(config)
+    shapes = auto.from_config(config)
 found = qkov.plan(shapes, samples_a=80, samples_b=80, tokens=128, timing="skip")
-model = transformers.AutoModelForCausalLM.from_config(config)
+model = auto.from_config(config)
 held = qkov.FisherCollector()
 _, collecting = plans._peak(lambda: plans._collect(held, model, 80, 128))
 _, scoring = plans._peak(lambda: plans._score(held))

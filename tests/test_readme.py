@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import qkov
 from qkov import cli, task_files
+from validation import tiny_models
 
 from .runs import make_model
 
@@ -73,6 +74,7 @@ def test_example_of_statistics_has_8_lines():
     assert len(next(one for one in BLOCKS if "QKOVStatistics" in one).splitlines()) == 8
 
 
+@pytest.mark.skipif(tiny_models.is_older(), reason="what is shown is of the pinned transformers; this one is older")
 def test_plan_prints_what_is_shown(tmp_path, monkeypatch):
     """The sizes of Llama-3-8B; nothing of this machine is in it, as the time is at a given rate and the device a GPU."""
     monkeypatch.chdir(tmp_path)

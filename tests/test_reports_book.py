@@ -1,5 +1,6 @@
 """The book is built without warnings and loads nothing from other machines; `python -m reports` ends with a verdict."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,13 @@ import yaml
 
 from reports import __main__ as program
 from reports import book
+from reports.appendix.build import Appendix
 
 from .test_reports_evidence import GOOD, changed, write
 from .test_reports_notebooks import write as write_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
+APPENDIX = Appendix(Path("appendix"), 1, 1, Path("appendix.pdf"), ())
 PAGE = """\
 # Laws
 
@@ -25,7 +28,8 @@ PAGE = """\
 def small_book(folder, page=PAGE):
     """A book with the configuration of the real one, one page and one notebook."""
     (folder / "notebooks").mkdir(parents=True)
-    (folder / "_ext").symlink_to(ROOT / "book" / "_ext")
+    for name in ("_ext", "references.bib"):
+        (folder / name).symlink_to(ROOT / "book" / name)
     (folder / "_config.yml").write_text((ROOT / "book" / "_config.yml").read_text())
     (folder / "_toc.yml").write_text("format: jb-book\nroot: laws\nchapters:\n- file: notebooks/first\n")
     (folder / "laws.md").write_text(page)
@@ -37,12 +41,13 @@ def small_book(folder, page=PAGE):
 def test_everything_from_evidence_to_pages(tmp_path, capsys, monkeypatch):
     one = {"random-number": program.controls.CONTROLS["random-number"]}  # all of them run in test_reports_notebooks.py
     monkeypatch.setattr(program.controls, "CONTROLS", one)
+    monkeypatch.setattr(program.appendix, "has_pdflatex", lambda: False)  # the same outcome on every machine
     options = ["--evidence", str(write(tmp_path / "evidence")), "--book", str(small_book(tmp_path / "book"))]
     assert program.main([*options, "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    # 1 check, 1 fault, 2 families, 1 situation, 3 rates, 4 findings, the verdicts, 1 notebook, 2 planted ones, the book; 4
-    # things not run
-    assert said.endswith("17 passed, 0 failed, 4 skipped\n")
+    # 1 check, 1 fault, 2 families, 1 situation, 3 rates, 4 findings, the verdicts, 1 notebook, 2 planted ones, the
+    # source of the appendix, the book; 4 things not run, and the PDF
+    assert said.endswith("18 passed, 0 failed, 5 skipped\n")
     assert "not run: GPU: no CUDA device" in said
     assert "not run: bad input peft: the package peft is not installed" in said
     assert "book: 2 pages" in said
@@ -78,56 +83,56 @@ def test_missing_evidence_ends_with_its_own_status(tmp_path, capsys):
             [],
             1,
             0,
-            "18 passed, 0 failed, 2 skipped",
+            "20 passed, 0 failed, 2 skipped",
         ),
         (
             {"checks": (5, 1, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
             [],
             1,
             1,
-            "18 passed, 1 failed, 2 skipped",
+            "20 passed, 1 failed, 2 skipped",
         ),
         (
             {"checks": (5, 0, 1), "faults": (2, 1, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
             [],
             1,
             1,
-            "18 passed, 1 failed, 2 skipped",
+            "20 passed, 1 failed, 2 skipped",
         ),
         (
             {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
             ["wrong"],
             1,
             1,
-            "17 passed, 1 failed, 2 skipped",
+            "19 passed, 1 failed, 2 skipped",
         ),
         (
             {"checks": (0, 0, 9), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
             [],
             1,
             1,
-            "13 passed, 0 failed, 10 skipped",
+            "15 passed, 0 failed, 10 skipped",
         ),
         (
             {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (4, 0, 0)},
             [],
             0,
             1,
-            "17 passed, 0 failed, 2 skipped",
+            "19 passed, 0 failed, 2 skipped",
         ),
         (
             {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (3, 1, 0)},
             [],
             1,
             1,
-            "17 passed, 1 failed, 2 skipped",
+            "19 passed, 1 failed, 2 skipped",
         ),
         (
             {"checks": (5, 0, 1), "faults": (2, 0, 0), "families": (3, 0, 1), "statistics": (0, 0, 0)},
             [],
             1,
             1,
-            "14 passed, 0 failed, 2 skipped",
+            "16 passed, 0 failed, 2 skipped",
         ),
     ],
 )
@@ -135,7 +140,7 @@ def test_exit_status_follows_the_table(counts, audited, num_comparisons, status,
     built = book.Book(Path("index.html"), 3, ())
     same = program.notebooks.Comparison("one", "text", (), "", 1, 1.0)
     planted = [program.controls.Control("random-number", True, "first difference")]
-    assert program.summarise(counts, audited, [same] * num_comparisons, planted, built) == status
+    assert program.summarise(counts, audited, [same] * num_comparisons, planted, built, APPENDIX) == status
     assert capsys.readouterr().out.splitlines()[-1] == last
 
 
@@ -145,11 +150,13 @@ def test_failed_build_different_notebook_and_blind_control_fail_the_run(capsys):
     other = program.notebooks.Comparison("two", "text", (), "first difference", 1, 1.0)
     control, blind = (program.controls.Control("random-number", passed, "") for passed in (True, False))
     good, broken = (book.Book(Path("index.html"), 3, problems) for problems in ((), ("a warning",)))
-    assert program.summarise(counts, [], [same], [control], good) == 0
-    assert program.summarise(counts, [], [same, other], [control], good) == 1
-    assert program.summarise(counts, [], [same], [control, blind], good) == 1
-    assert program.summarise(counts, [], [same], [control], broken) == 1
-    assert capsys.readouterr().out.count("1 failed") == 3
+    assert program.summarise(counts, [], [same], [control], good, APPENDIX) == 0
+    assert program.summarise(counts, [], [same, other], [control], good, APPENDIX) == 1
+    assert program.summarise(counts, [], [same], [control, blind], good, APPENDIX) == 1
+    assert program.summarise(counts, [], [same], [control], broken, APPENDIX) == 1
+    wrong = dataclasses.replace(APPENDIX, problems=("two builds of the PDF differ",))
+    assert program.summarise(counts, [], [same], [control], good, wrong) == 1
+    assert capsys.readouterr().out.count("1 failed") == 4
 
 
 def test_everything_that_did_not_pass_is_named(capsys):

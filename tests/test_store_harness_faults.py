@@ -1,5 +1,7 @@
 """Each harness can fail: stores that are wrong on purpose are noticed by the harness that is named for it."""
 
+import sys
+
 import pytest
 
 from validation import committed
@@ -13,6 +15,8 @@ def test_a_planted_fault_is_noticed(name):
     fault = faults.FAULTS[name]
     if fault.expected == "strace" and traced.missing():
         pytest.skip(f"system calls were not refused: {traced.missing()}")
+    if name == "errors_of_listing_escape" and sys.version_info >= (3, 12):
+        pytest.skip("from Python 3.12 on pathlib's glob passes over an error of listing, so this fault makes none")
     outcome = matrix.run_fault(name, fault.expected)
     assert not outcome.passed, f"{fault.expected} did not notice: {fault.description}"
 

@@ -119,6 +119,14 @@ def test_ci_runs_the_two_commands_of_the_readme_on_each_python_promised():
     assert "_build/book/pages/html" in book["with"]["path"]
 
 
+def test_ci_uses_the_wheel_and_other_versions_of_what_is_needed():
+    jobs = load("ci")["jobs"]
+    assert ".venv/bin/nox -s package" in commands({"jobs": {"package": jobs["package"]}})
+    assert {".venv/bin/nox -s lowest", ".venv/bin/nox -s newest"} <= set(
+        commands({"jobs": {"dependencies": jobs["dependencies"]}})
+    )
+
+
 def test_the_gpu_runs_its_tests_its_laws_and_its_speed():
     joined = "\n".join(commands(load("gpu")))
     for one in ("python -m pytest -m gpu", "python -m validation.gpu", "python -m validation.bench --device cuda"):

@@ -26,6 +26,7 @@ from . import (
     committed_state,
     determinism,
     faults,
+    independent_evidence,
     induction,
     models,
     mutant_record,
@@ -116,6 +117,8 @@ def gather(options):
     repeated = timed("determinism", determinism.measure_determinism, jobs=options.jobs)
     results += repeated.pop("results")
     planted = timed("faults", faults.run_faults, processes=options.jobs)
+    of_text, misread = timed("independent", independent_evidence.measure_independent)
+    results += of_text
     spoiled = timed("bad input", bad_input.run_cases)
     of_statistics, wrong_statistics = timed("statistics faults", faults.run_statistics, processes=options.jobs)
     results, planted = results + of_statistics, planted + wrong_statistics
@@ -134,6 +137,7 @@ def gather(options):
         "families": families,
         "refused": refused,
         "bad_input": spoiled,
+        "misreadings": misread,
         "determinism": repeated,
         **studies,
         **{f"{name}_long": module.EVIDENCE.read() for name, module in STUDIES.items()},

@@ -1,6 +1,9 @@
 """What a tiny random model of a family of transformers is, and how to build it without any file or network.
 
 float64, eager attention if possible, eval mode, weights from :func:`validation.synthetic.draw_weights`.
+
+The tables of families were written with one version of transformers. An older one lacks some, and has other names or
+defaults in others: there :func:`build` raises :class:`OlderTransformersError`, and what needed the family counts as not run.
 """
 
 import copy
@@ -9,8 +12,16 @@ from dataclasses import dataclass, field
 
 import torch
 import transformers
+from packaging.version import Version
 
 from .synthetic import draw_weights
+
+WRITTEN_WITH = "5.23.0"
+
+# What has modules of other names in an older version, so that a kind of attention is not where the tables say.
+RENAMED = {
+    "rt_detr-encoder", "rt_detr_v2-encoder", "d_fine-encoder", "siglip-vision", "siglip2-vision", "x_clip-vision",
+}  # fmt: skip
 
 VOCAB_SIZE = 13
 TOKENS = (3, 7, 4, 9, 12, 5)
@@ -108,12 +119,37 @@ class Architecture:
         return self.model_class.endswith(names) and not self.part
 
 
+class OlderTransformersError(RuntimeError):
+    """A family that the installed transformers, older than that of the tables, lacks or builds otherwise."""
+
+
+def is_older():
+    """Tell whether the installed transformers is older than the one that the tables were written with."""
+    return Version(transformers.__version__) < Version(WRITTEN_WITH)
+
+
 def build(architecture):
     """Build the tiny model of a family.
 
     Returns:
         ``(model, inputs)``: a new model in eval mode, equal to the last, and one sample as keyword arguments.
+
+    Raises:
+        OlderTransformersError: If this transformers is too old for it.
     """
+    try:
+        if is_older() and architecture.name in RENAMED:
+            raise AttributeError("modules have other names")
+        return _build(architecture)
+    except (AttributeError, ImportError, KeyError, ValueError) as error:
+        if not is_older():
+            raise
+        raise OlderTransformersError(
+            f"transformers {transformers.__version__} has not the {architecture.name} of {WRITTEN_WITH}: {error}"
+        ) from error
+
+
+def _build(architecture):
     model_class = getattr(transformers, architecture.model_class)
     stated = _SHARED | architecture.sizes | architecture.options
     # Configurations write into the dictionaries that they are given, which entries share.

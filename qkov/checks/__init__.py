@@ -157,6 +157,13 @@ def parametrize_with_checks(cases: Iterable[Case], checks: Iterable[str] | None 
         @parametrize_with_checks([Case("mine", model, batch_a, batch_b)])
         def test_laws(case, check):
             assert run_check(check, case).status != "failed"
+
+    Args:
+        cases: Cases, or functions that build one.
+        checks: Names from ``CHECKS``; default all.
+
+    Returns:
+        A decorator of a test function with the arguments ``case`` and ``check``.
     """
     import pytest
 

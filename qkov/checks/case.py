@@ -125,7 +125,7 @@ class Case:
         return max(1.0, 2 * worst / bound("gradient", "single"))
 
     def bound(self, name: str) -> float:
-        """Return the bound of a kind of comparison on this case; see ``measurement.BOUNDS``."""
+        """Return the bound of a kind of comparison on this case, by its ``name`` in ``measurement.BOUNDS``."""
         return bound(name, self.precision) * (self.conditioning if name in ROUNDED else 1.0)
 
     def _projection_weights(self) -> set[str]:
@@ -141,7 +141,15 @@ class Case:
         loss_b: LossFunction | None = None,
         **options: Any,
     ) -> FisherCollector:
-        """Collect both tasks, "a" and "b", into a fresh collector."""
+        """Collect both tasks, "a" and "b", into a fresh collector.
+
+        Args:
+            model, batch_a, batch_b, loss_a, loss_b: In place of the case's own.
+            options: As for ``collect_fisher``.
+
+        Returns:
+            The collector.
+        """
         model = self.model if model is None else model
         held = collector.FisherCollector(attention=self.attention)
         for task, batch, loss in (
@@ -152,7 +160,15 @@ class Case:
         return held
 
     def metric(self, held: FisherCollector, **options: Any) -> QKOVInterferenceMetric:
-        """A metric on a collector, summing over slices unless told otherwise."""
+        """Build a metric on a collector, summing over slices unless told otherwise.
+
+        Args:
+            held: The collector.
+            options: As for ``QKOVInterferenceMetric``.
+
+        Returns:
+            The metric.
+        """
         options = {"aggregate": "sum", "min_samples_for_fisher": 1, **options}
         return interference.QKOVInterferenceMetric(held.config, held, **options)
 
@@ -164,11 +180,22 @@ class Case:
         heads: Sequence[int] | None = None,
         **options: Any,
     ) -> Heatmap:
-        """All scores on a collector, or those of some layers and heads."""
+        """Compute all scores on a collector, or those of some layers and heads.
+
+        Args:
+            held: The collector.
+            layers, heads: Which; default all.
+            options: As for ``QKOVInterferenceMetric``.
+
+        Returns:
+            A ``Heatmap`` of tasks "a" and "b".
+        """
         return self.metric(held, **options).compute_heatmap("a", "b", layers=layers, heads=heads, progress=False)
 
     def reference(self, task: str) -> tuple[list[dict[str, np.ndarray]], list[int]]:
-        """Per-sample gradients by the slow reference, ``(grads, tokens)``; computed once per state of the weights."""
+        """Compute per-sample gradients of ``task`` by the slow reference, ``(grads, tokens)``, once per state of the
+        weights.
+        """
         key = (task, reproducibility.model_fingerprint(self.model))
         if key not in self._references:
             batch = self.batch_a if task == "a" else self.batch_b
@@ -176,16 +203,18 @@ class Case:
         return self._references[key]
 
     def layouts(self) -> tuple[AttentionLayout, ...]:
-        """The layers on which per-head experiments are made: the first and the last."""
+        """Choose the layers on which per-head experiments are made: the first and the last."""
         every = self.config.layers
         return every if len(every) < 3 else (every[0], every[-1])
 
     def on_device(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Return a batch where the model is, for calling the model itself."""
+        """Return a ``batch`` where the model is, for calling the model itself."""
         return samples.select_rows(batch, slice(None), next(self.model.parameters()).device)
 
     def behaviour(self, batch: Mapping[str, Any]) -> list[torch.Tensor]:
-        """What the model computes: losses and the output of every output projection, for comparing functions."""
+        """Compute what the model does with a ``batch``: losses and the output of every output projection, for comparing
+        functions.
+        """
         outputs = []
         modules = dict(self.model.named_modules())
         handles = [

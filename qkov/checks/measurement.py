@@ -16,7 +16,13 @@ import torch
 
 @dataclass(frozen=True)
 class Measurement:
-    """The error that a check found, the bound that it must keep, and how many numbers were compared."""
+    """State the error that a check found, the bound that it must keep, and how many numbers were compared.
+
+    Attributes:
+        error: The largest error, in the unit of the bound.
+        bound: What it may be at most.
+        compared: How many numbers.
+    """
 
     error: float
     bound: float
@@ -30,7 +36,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class NotRun:
-    """A check that cannot be tried on a case, and why; it counts as not run, never as passed."""
+    """State why a check cannot be tried on a case; it counts as not run, never as passed.
+
+    Attributes:
+        reason: Why.
+    """
 
     reason: str
 
@@ -90,7 +100,9 @@ class Comparison:
         self.error, self.compared = 0.0, 0
 
     def near(self, found: Any, expected: Any, scale: Any = None) -> None:
-        """Compare arrays: the largest deviation, relative to ``scale`` (default: the largest expected magnitude)."""
+        """Compare what was ``found`` with what was ``expected``: the largest deviation, relative to ``scale`` (default:
+        the largest expected magnitude).
+        """
         found, expected = as_array(found), as_array(expected)
         if found.shape != expected.shape:
             return self._take(math.inf, max(found.size, 1))
@@ -101,12 +113,12 @@ class Comparison:
         return self._take(deviation / scale if scale > 0 else (math.inf if deviation > 0 else 0.0), expected.size)
 
     def zero(self, found: Any, scale: Any) -> None:
-        """Compare an array with zero, relative to what it was before something was removed."""
+        """Compare what was ``found`` with zero, relative to a ``scale``: what it was before something was removed."""
         found = as_array(found)
         return self.near(found, np.zeros_like(found), scale)
 
     def true(self, condition: bool, count: int = 1) -> None:
-        """Require a fact; a false one is an infinite error."""
+        """Require a ``condition``, found from ``count`` numbers; a false one is an infinite error."""
         return self._take(0.0 if condition else math.inf, count)
 
     def within(self, found: Any, low: Any, high: Any, slack: Any) -> None:
@@ -116,7 +128,7 @@ class Comparison:
         return self.near(outside, np.zeros_like(outside), slack)
 
     def measurement(self, limit: float) -> Measurement:
-        """Close the comparison."""
+        """Close the comparison with the bound ``limit``."""
         return Measurement(self.error, limit, self.compared)
 
     def _take(self, error: float, count: int) -> None:

@@ -63,7 +63,15 @@ class CheckResult:
 
 
 def run_check(name: str, case: Case) -> CheckResult:
-    """Run one check; an exception inside is a failure of the law, reported with its message."""
+    """Run one check; an exception inside is a failure of the law, reported with its message.
+
+    Args:
+        name: From ``CHECKS``.
+        case: The :class:`Case` to run it on.
+
+    Returns:
+        A :class:`CheckResult`.
+    """
     start = time.perf_counter()
     try:
         outcome = CHECKS[name](case)

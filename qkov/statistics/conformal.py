@@ -44,6 +44,9 @@ def conformal_samples(scores_a: np.ndarray, scores_r: np.ndarray, *, q: float = 
         scores_a, scores_r: ``[samples]``, or ``[samples, slices]`` to ask for every slice at once.
         q: Wanted false discovery rate of the selection.
 
+    Returns:
+        A :class:`ConformalSamples`: p, q and the selection, ``[samples]`` or ``[samples, slices]``.
+
     Raises:
         StatisticsError: If q is no rate, or a task is empty.
         ShapeError, NonFiniteError: If scores do not belong together or are not numbers.

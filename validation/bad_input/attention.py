@@ -191,7 +191,7 @@ def unknown_fused_order(ground):
 @case("multi-latent attention")
 def latent_attention(ground):
     """K and V are the head's own parts of the weight that expands the latent; gradients are the reference's."""
-    model, inputs = tiny_models.build(architectures.ARCHITECTURES["minicpm3"])
+    model, inputs = tiny_models.build(architectures.ARCHITECTURES["deepseek_v3"])
     batch = {"input_ids": inputs["input_ids"].repeat(2, 1)}
     batch["input_ids"][1, 2] = 5
     collector = ground.collect_anew(model, batch)
