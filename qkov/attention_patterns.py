@@ -121,7 +121,7 @@ def _configurations(model: nn.Module) -> list[Any]:
 @contextlib.contextmanager
 def _returned(model: nn.Module, config: QKOVConfig) -> Iterator[dict[int, dict[str, list[list[torch.Tensor]]]]]:
     """Collect every tensor that each attention module, or a module inside it, returns beside its first output."""
-    returned = {layout.layer: {} for layout in config.layers}  # type: ignore[var-annotated]  # filled below
+    returned: dict[int, dict[str, Any]] = {layout.layer: {} for layout in config.layers}
     handles = []
 
     def hook_for(layer: int, name: str) -> Callable[..., Any]:
@@ -185,8 +185,8 @@ def sliding_window(model: nn.Module, layout: AttentionLayout, pattern: torch.Ten
     module = uncompiled(model).get_submodule(layout.module_name)
     for owner in (module, getattr(module, "config", None), *_configurations(uncompiled(model))):
         for name in WINDOW_NAMES:
-            window = getattr(owner, name, None)
+            window: Any = getattr(owner, name, None)
             is_size = isinstance(window, int) and not isinstance(window, bool) and 0 < window < pattern.shape[-1]
-            if is_size and not pattern.tril(-window).any():  # type: ignore[operator]  # is_size says that it is a number
+            if is_size and not pattern.tril(-window).any():
                 return window
     return None

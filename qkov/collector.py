@@ -184,7 +184,7 @@ class FisherCollector:
             UnsealedStoreError: If collection has not ended.
         """
         found = Store.reading(path, allow_unsealed=allow_unsealed)
-        settings = found.header["settings"]  # type: ignore[index]  # there once the store has begun
+        settings = found.header["settings"]
         names = ("contribution_normalisation", "ema_decay", "attention", "weights", "store_dtype", "store_form")
         collector = cls(allow_unsealed=allow_unsealed, **{name: settings[name] for name in names})
         collector._take(OnDisk(found, settings))

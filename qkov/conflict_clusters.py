@@ -105,7 +105,7 @@ def cluster_samples(
     from scipy.cluster import hierarchy
     from scipy.spatial import distance
 
-    known = np.flatnonzero(~np.isnan(np.diag(cosines)))
+    known: Any = np.flatnonzero(~np.isnan(np.diag(cosines)))
     if not isinstance(num_clusters, int) or not 2 <= num_clusters <= len(known):
         raise errors.OptionError(
             f"num_clusters={num_clusters!r}; expected 2 to {len(known)}, the samples with a gradient."
@@ -117,7 +117,7 @@ def cluster_samples(
     found = hierarchy.fcluster(tree, num_clusters, "maxclust")
     order = {label: place for place, label in enumerate(dict.fromkeys(found))}
     codes = np.array([order[label] for label in found])
-    samples = [names[one] for one in known]  # type: ignore[call-overload]  # numpy integers are indices
+    samples = [names[one] for one in known]
     is_a = np.array([task == names[0][0] for task, _ in samples])
     distinct = ~np.eye(len(known), dtype=bool)
     return SampleClusters(

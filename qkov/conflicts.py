@@ -124,7 +124,7 @@ def detect_conflicts(
     if grams.noise:
         notes.append(f"Rounding noise and nothing else, without cosines: {', '.join(grams.noise)}.")
     means_r = _reference_means(grams, len(sides[0].codes), groups)
-    parts = dict(
+    parts: dict[str, Any] = dict(
         groups=grams.groups,
         sample_a=collector.sample_ids(task_a),
         sample_b=collector.sample_ids(task_b),
@@ -134,7 +134,7 @@ def detect_conflicts(
         inner=grams.inner,
         mean_cosine_r=means_r,
     )
-    facts = {
+    facts: dict[str, Any] = {
         "task_a": task_a,
         "task_b": task_b,
         "reference_task": reference,
@@ -155,10 +155,10 @@ def detect_conflicts(
         "versions": {name: reproducibility.environment_record()["versions"][name] for name in ("qkov", "torch")},
         "notes": [sample_conflicts.NO_PAIR_P, *notes],
     }
-    described = sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+    described = sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)
     if reference is None:
-        facts["notes"].append(sample_conflicts.DESCRIPTION)  # type: ignore[union-attr]  # a list, see above
-        return sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        facts["notes"].append(sample_conflicts.DESCRIPTION)
+        return sample_conflicts.SampleConflicts(**parts, sample_tests={}, group_tests={}, attributes=facts)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", errors.StatisticsWarning)
         by_sample, by_group, said = _tests(described, sides, tasks, n_permutations, seed, q)  # type: ignore[arg-type]  # required with a reference
@@ -167,7 +167,7 @@ def detect_conflicts(
         said["notes"].append(f"{sentence[0].upper()}{sentence[1:]}")
     facts["notes"] += said.pop("notes")
     return sample_conflicts.SampleConflicts(
-        **parts,  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        **parts,
         sample_tests=by_sample,
         group_tests=by_group,
         attributes=facts | {"test": said},
@@ -231,7 +231,7 @@ def _tests(
     a, _, r = sides
     means = np.concatenate([described.sample_means("a"), described.mean_cosine_r])
     by_group, found = _group_tests(means, a, r, len(described.groups), n_permutations, seed)
-    said = {
+    said: dict[str, Any] = {
         "null": "A and the reference are exchangeable in how they conflict with B",
         "claim": CLAIM,
         "effect": "mean cosine with B, A minus the reference",
@@ -243,7 +243,7 @@ def _tests(
     }
     for task, side in ((tasks[0], a), (tasks[2], r)):
         if side.number < len(side.codes):
-            said["notes"].append(DEPENDENT.format(task=task, samples=len(side.codes), clusters=side.number))  # type: ignore[attr-defined]  # a dictionary of mixed values
+            said["notes"].append(DEPENDENT.format(task=task, samples=len(side.codes), clusters=side.number))
             return {}, by_group, said
     return _sample_tests(means, len(a.codes), q), by_group, said
 
@@ -253,8 +253,8 @@ def _group_tests(
 ) -> tuple[dict[str, np.ndarray], HeadTest]:
     """Exchange labels of A and the reference; all groups are one family, all weights together another."""
     families = [means[:, :num_groups], *([means[:, num_groups:]] if means.shape[1] > num_groups else [])]
-    options = {"n_permutations": n_permutations, "seed": seed, "alternative": "less"}
-    found = [source.from_lifts(family, a, r, **options) for family in families]  # type: ignore[arg-type]  # unpacked, and counted by the callee
+    options: dict[str, Any] = {"n_permutations": n_permutations, "seed": seed, "alternative": "less"}
+    found = [source.from_lifts(family, a, r, **options) for family in families]
     columns = {"statistic": "statistic", "p": "p", "q": "q_bh", "p_maxt": "p_maxt"}
     tests = {name: np.concatenate([getattr(one, column) for one in found]) for name, column in columns.items()}
     # The effect there is the exponential of a difference of logarithms; here it is the difference.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -66,7 +67,9 @@ class Halves:
     second_b: np.ndarray
 
     @classmethod
-    def draw(cls, codes_a: np.ndarray, codes_b: np.ndarray, n_splits: int, seed: int) -> Self:
+    def draw(
+        cls, codes_a: Sequence[int] | np.ndarray, codes_b: Sequence[int] | np.ndarray, n_splits: int, seed: int
+    ) -> Self:
         """Draw halves; each of A has as many clusters as the other, but for one."""
         parts = []
         for stream, codes in enumerate(map(np.asarray, (codes_a, codes_b)), start=8):

@@ -47,7 +47,7 @@ class Stack:
 def stack_samples(side_a: Side, side_b: Side, options: ScoreOptions) -> Stack:
     """Put the samples of two sides into one list; a sample that is on both, or scored and in F, is there once."""
     owners = {"A": (side_a,), "B": (side_b,), "pooled": (side_a, side_b)}[options.fisher_pool]
-    scored = [[side.members[row] for row in side.rows] for side in (side_a, side_b)]  # type: ignore[union-attr]  # filled in where it was None
+    scored = [[side.members[row] for row in side.rows] for side in (side_a, side_b)]
     every = [one for side in owners for one in side.fisher_members] + scored[0] + scored[1]
     places = {id(one): place for place, one in enumerate({id(one): one for one in every}.values())}
     members = tuple({id(one): one for one in every}.values())

@@ -173,7 +173,7 @@ class FisherDiagonal:
             "task": self.task,
             "num_samples": self.num_samples,
             "attributes": self.attributes,
-            **parts.describe_layout(self.weights, self.config),  # type: ignore[arg-type]  # there is a layout once something is held
+            **parts.describe_layout(self.weights, self.config),
         }
         return content, {name: tensor.numpy() for name, tensor in self.values.items()}
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .agreement import Agreement
     from .heatmap import Heatmap
     from .interference import QKOVInterferenceMetric
+    from .option_types import GroupFisherMode
 
 
 TIMEOUT = datetime.timedelta(hours=1)
@@ -185,10 +186,10 @@ class Ranks:
         shared._fill = functools.partial(_fill_share, self.together, functools.partial(type(metric)._fill, shared))  # type: ignore[method-assign]  # stands in for it while ranks share
         return shared.compute_heatmap(task_a, task_b, **options)
 
-    def get_group_fisher(self, collector: FisherCollector, task: str, mode: str = "ema") -> dict:
+    def get_group_fisher(self, collector: FisherCollector, task: str, mode: GroupFisherMode = "ema") -> dict:
         """Return ``collector.get_group_fisher(task, mode)``, of which each rank computes some layers; the same bits."""
         layers = collector.config.layer_indices[self.rank :: self.size]
-        own = self.together.together(f"reduce task {task!r}", lambda: collector.get_group_fisher(task, mode, layers))  # type: ignore[arg-type]  # checked there
+        own = self.together.together(f"reduce task {task!r}", lambda: collector.get_group_fisher(task, mode, layers))
         every = self.together.exchange(
             f"gather task {task!r}", [[*key, values.tolist()] for key, values in own.items()]
         )

@@ -96,7 +96,7 @@ def general_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout
     Raises:
         LayoutError: If the sizes are unknown or contradict each other.
     """
-    paths = projections_of(module)
+    paths: Any = projections_of(module)
     if paths is None:
         raise LayoutError(
             f"{described(name, module)} does not hold one linear layer for each of Q, K, V and O under names that are "
@@ -119,8 +119,8 @@ def general_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout
         (width, _stated(config, "head_dim")),
     )
     if all(_agree(one, other) for one, other in agreed):
-        return split_layout(module, name, config, **paths)  # type: ignore[arg-type]  # unpacked, and counted by the callee
-    return split_layout(module, name, None, **paths, num_heads=known, num_kv_heads=kv_heads or known)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        return split_layout(module, name, config, **paths)
+    return split_layout(module, name, None, **paths, num_heads=known, num_kv_heads=kv_heads or known)
 
 
 def _stated(source: Any, *sizes: str) -> int | None:

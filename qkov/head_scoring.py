@@ -160,7 +160,9 @@ def _scored(
     real = losses.real_tokens(batch).cpu()
     pattern_scores.check_padding(real)
     device = next(model.parameters()).device
-    sums, causal = {layout.layer: {} for layout in config.layers}, None  # type: ignore[var-annotated]  # filled below
+    sums: dict[int, dict[str, Any]]
+    causal: bool | Any  # None until the first batch
+    sums, causal = {layout.layer: {} for layout in config.layers}, None
     for start in range(0, len(tokens), batch_size):
         rows = slice(start, start + batch_size)
         part = samples.select_rows(batch, rows, device)
@@ -238,8 +240,8 @@ def _checked(batch: Mapping[str, Any]) -> torch.Tensor:
 
 
 def _text_configuration(model: nn.Module) -> Any:
-    config = getattr(model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config  # type: ignore[union-attr]  # there, as it has this method
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _vocabulary(model: nn.Module) -> int:

@@ -159,9 +159,13 @@ class HeadStatistics:
         }
         if head_types is not None:
             names["head_type"] = self._types_of_slices(head_types)
-        turned = {"greater": np.negative, "less": np.positive, "two-sided": lambda values: -np.abs(values)}
+        turned: dict[str, Any] = {
+            "greater": np.negative,
+            "less": np.positive,
+            "two-sided": lambda values: -np.abs(values),
+        }
         statistic, p, p_maxt = (self.columns[f"{self.main_test}_{name}"] for name in ("statistic", "p", "p_maxt"))
-        order = np.lexsort((turned[self.alternative](statistic), p, p_maxt))  # type: ignore[operator]  # NaN last; ties in the order of the model
+        order = np.lexsort((turned[self.alternative](statistic), p, p_maxt))
         return pd.DataFrame(names | self.columns).iloc[order].reset_index(drop=True)
 
     to_dataframe = table
@@ -284,8 +288,8 @@ class HeadStatistics:
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        content = {name: list(getattr(self, name)) for name in ("blocks", "layers", "units")}
-        content |= {"attributes": self.attributes, "columns": list(self.columns), "by_layer": list(self.by_layer)}  # type: ignore[dict-item]  # of mixed values
+        content: dict[str, Any] = {name: list(getattr(self, name)) for name in ("blocks", "layers", "units")}
+        content |= {"attributes": self.attributes, "columns": list(self.columns), "by_layer": list(self.by_layer)}
         arrays = {f"column.{number}": values for number, values in enumerate(self.columns.values())}
         arrays |= {f"layer.{number}": values for number, values in enumerate(self.by_layer.values())}
         return content, arrays

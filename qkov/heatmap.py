@@ -457,18 +457,18 @@ def load_heatmap(path: PathLike, *, scores_path: PathLike | None = None) -> Heat
         return _built(path, *result_file.read(path, **kind))
     folder = score_files.new_folder(scores_path)
     content, arrays = result_file.read(path, **kind, in_parts="scores.")
-    given = {block: arrays.get(f"scores.{block}") for block in BLOCKS}
+    given: dict[str, Any] = {block: arrays.get(f"scores.{block}") for block in BLOCKS}
     if any(one is None or one.dtype != STORED or len(one.shape) != 4 for one in given.values()):
         raise errors.ResultFileError(
             f"{path} is not a consistent heatmap: it lacks scores of a block, as float64 with 4 axes."
         )
-    shapes = {block: one.shape for block, one in given.items()}  # type: ignore[union-attr]  # there, as checked above
+    shapes = {block: one.shape for block, one in given.items()}
     score_files.require_disk(folder, sum(math.prod(shape) for shape in shapes.values()))
     files = score_files.ScoreFiles(folder, shapes)
     try:
         for block, one in given.items():
             start = 0
-            for rows in one.parts():  # type: ignore[union-attr]  # there, as checked above
+            for rows in one.parts():
                 files.put_rows(block, start, rows)
                 start += len(rows)
         found = files.finish()

@@ -237,8 +237,8 @@ class FisherImportance:
     __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        content = parts.describe_layout(self.weights, self.config)  # type: ignore[arg-type]  # there is a layout once something is held
-        content |= {"task": self.task, "attributes": self.attributes}  # type: ignore[dict-item]  # of mixed values
+        content = parts.describe_layout(self.weights, self.config)
+        content |= {"task": self.task, "attributes": self.attributes}
         return content, {name: value.numpy() for name, value in self.values.items()}
 
     def save(self, path: PathLike) -> Path:
@@ -257,9 +257,9 @@ class FisherImportance:
         return escaping.for_terminal(f"<FisherImportance {self._headline()}\n  {CAVEAT}>")
 
     def _repr_html_(self) -> str:
-        level = "weight" if self.config is None else "head"
+        level: ImportanceLevel = "weight" if self.config is None else "head"
         said = f"<p><b>FisherImportance</b> {escaping.for_html(self._headline())}</p>"
-        table = escaping.html_table(self.ranking(level, top_k=3).astype(object))  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
+        table = escaping.html_table(self.ranking(level, top_k=3).astype(object))
         return escaping.html_block(said, table, f"<p>{CAVEAT}</p>")
 
 
@@ -389,7 +389,9 @@ def _divisors(
     values: Mapping[str, torch.Tensor], weights: Sequence[LinearWeight], normalisation: str
 ) -> dict[int | None, float]:
     """Mean over each layer, or over all, by layer; 1 where nothing is divided."""
-    sums, counts = {}, {}  # type: ignore[var-annotated]  # filled below
+    sums: dict[int | None, float]
+    counts: dict[int | None, int]
+    sums, counts = {}, {}
     for one in parts.in_order(weights):
         key = one.layer if normalisation == "layer" else None
         sums[key] = sums.get(key, 0.0) + float(values[one.param_name].sum(dtype=torch.float64))

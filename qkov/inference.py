@@ -257,6 +257,9 @@ class QKOVStatistics:
 class _Sums:
     """What is kept of every slice: scores of samples and of labellings, and sums by cluster, but no gradient."""
 
+    lifts: list[Any]
+    left: list[Any]
+
     def __init__(
         self,
         num_slices: int,
@@ -266,7 +269,7 @@ class _Sums:
         n_permutations: int | None,
         n_splits: int,
     ) -> None:
-        self.seed, self.lifts, self.left = seed, [], []  # type: ignore[var-annotated]  # filled below
+        self.seed, self.lifts, self.left = seed, [], []
         self._sides, self._names = sides, names
         a, b = (sides[name] for name in names[:2])
         self.exchange = exchange.Exchange(num_slices, a, b, n_permutations=n_permutations, seed=seed)

@@ -147,9 +147,9 @@ class OnDisk:
             ModelChangedError: If a hard field differs; see :mod:`qkov.store_identity`.
         """
         found = store_identity.describe_model(model, config)
-        store_identity.require_same_model(self.header["model"], found, self.folder)  # type: ignore[index]  # there once the store has begun
+        store_identity.require_same_model(self.header["model"], found, self.folder)
         store_identity.warn_of_environment(
-            self.header["environment"],  # type: ignore[index]  # there once the store has begun
+            self.header["environment"],
             store_identity.describe_environment(model),
             self.folder,
         )
@@ -209,5 +209,5 @@ class OnDisk:
     def started(self) -> Store:
         """Return the store, with its header written down."""
         if self.store.header is None:
-            self.store.create(self.header)  # type: ignore[arg-type]  # there once the store has begun
+            self.store.create(self.header)
         return self.store

@@ -28,28 +28,28 @@ from .packings import (
 Finder = Callable[[nn.Module, str, Any], AttentionLayout]
 
 
-def _falcon_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+def _falcon_layout(module: Any, name: str, config: Any) -> AttentionLayout:
     """Three packings under one class; the configuration states a number of kv heads that two of them ignore."""
     heads = module.num_heads
     if module.new_decoder_architecture:
-        return grouped_layout(module, name, config, num_heads=heads, num_kv_heads=module.num_kv_heads)  # type: ignore[arg-type]  # what a module names, which torch types as a tensor or module
+        return grouped_layout(module, name, config, num_heads=heads, num_kv_heads=module.num_kv_heads)
     if module.multi_query:
-        names = {"fused": "query_key_value", "output": "dense"}
-        return concatenated_layout(module, name, config, **names, num_heads=heads, num_kv_heads=1)  # type: ignore[arg-type]  # what a module names, which torch types as a tensor or module
-    return interleaved_layout(module, name, config, num_heads=heads)  # type: ignore[arg-type]  # what a module names, which torch types as a tensor or module
+        names: dict[str, Any] = {"fused": "query_key_value", "output": "dense"}
+        return concatenated_layout(module, name, config, **names, num_heads=heads, num_kv_heads=1)
+    return interleaved_layout(module, name, config, num_heads=heads)
 
 
-def _gpt_bigcode_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+def _gpt_bigcode_layout(module: Any, name: str, config: Any) -> AttentionLayout:
     """Concatenated around a single kv head, or else interleaved by head."""
-    names = {"fused": "c_attn", "output": "c_proj", "num_heads": module.num_heads}
+    names: dict[str, Any] = {"fused": "c_attn", "output": "c_proj", "num_heads": module.num_heads}
     if module.multi_query:
-        return concatenated_layout(module, name, config, **names, num_kv_heads=1)  # type: ignore[arg-type]  # unpacked, and counted by the callee
-    return interleaved_layout(module, name, config, **names)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        return concatenated_layout(module, name, config, **names, num_kv_heads=1)
+    return interleaved_layout(module, name, config, **names)
 
 
-def _openai_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+def _openai_layout(module: Any, name: str, config: Any) -> AttentionLayout:
     """As many kv heads as heads, which nobody states."""
-    return concatenated_layout(module, name, config, fused="c_attn", output="c_proj", num_kv_heads=module.n_head)  # type: ignore[arg-type]  # what a module names, which torch types as a tensor or module
+    return concatenated_layout(module, name, config, fused="c_attn", output="c_proj", num_kv_heads=module.n_head)
 
 
 def _concatenated_evenly(
@@ -67,36 +67,36 @@ def _concatenated_evenly(
     return concatenated_layout(module, name, None, fused=fused, output=output, num_heads=heads, num_kv_heads=heads)
 
 
-def _esmfold_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+def _esmfold_layout(module: Any, name: str, config: Any) -> AttentionLayout:
     """Attention along rows or columns of pairs, beside a gate; it has a name of its own for everything."""
-    names = {"query": "linear_q", "key": "linear_k", "value": "linear_v", "output": "linear_o"}
-    return split_layout(module, name, config, **names, num_heads=module.no_heads, num_kv_heads=module.no_heads)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+    names: dict[str, Any] = {"query": "linear_q", "key": "linear_k", "value": "linear_v", "output": "linear_o"}
+    return split_layout(module, name, config, **names, num_heads=module.no_heads, num_kv_heads=module.no_heads)
 
 
-def _esmfold_sequence_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+def _esmfold_sequence_layout(module: Any, name: str, config: Any) -> AttentionLayout:
     """Interleaved; the configuration states the heads of the language model in front."""
-    return interleaved_layout(module, name, config, fused="proj", output="o_proj", num_heads=module.num_heads)  # type: ignore[arg-type]  # what a module names, which torch types as a tensor or module
+    return interleaved_layout(module, name, config, fused="proj", output="o_proj", num_heads=module.num_heads)
 
 
-def _evolla_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+def _evolla_layout(module: Any, name: str, config: Any) -> AttentionLayout:
     """A few latents ask, protein and latents answer."""
-    return query_apart_layout(module, name, config, num_heads=module.heads, num_kv_heads=module.heads)  # type: ignore[arg-type]  # what a module names, which torch types as a tensor or module
+    return query_apart_layout(module, name, config, num_heads=module.heads, num_kv_heads=module.heads)
 
 
-def _gpt2_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+def _gpt2_layout(module: Any, name: str, config: Any) -> AttentionLayout:
     """Self-attention fuses queries, keys and values; cross-attention fuses keys and values and takes queries apart."""
-    names = {"fused": "c_attn", "output": "c_proj", "num_heads": module.num_heads}
+    names: dict[str, Any] = {"fused": "c_attn", "output": "c_proj", "num_heads": module.num_heads}
     if module.is_cross_attention:
-        return query_apart_layout(module, name, config, query="q_attn", **names)  # type: ignore[arg-type]  # unpacked, and counted by the callee
-    return concatenated_layout(module, name, config, **names)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        return query_apart_layout(module, name, config, query="q_attn", **names)
+    return concatenated_layout(module, name, config, **names)
 
 
-def _dots_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+def _dots_layout(module: Any, name: str, config: Any) -> AttentionLayout:
     """Sliding layers have sizes of their own, which the configuration keeps by layer."""
     return latent_layout(module, name, config and config.per_layer_config[module.layer_idx])
 
 
-def _mistral_large_layout(module: nn.Module, name: str, config: Any) -> AttentionLayout:
+def _mistral_large_layout(module: Any, name: str, config: Any) -> AttentionLayout:
     """Layers without rotary positions have wider keys of their own, and some read the latent of an earlier layer."""
     down = None if module.kv_a_proj_with_mqa is None else "kv_a_proj_with_mqa"
     return latent_layout(module, name, None, latent=down)

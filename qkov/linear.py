@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -114,6 +115,8 @@ class Linear:
                 f"{described(full_name, found)} is a projection; expected exactly torch.nn.Linear or transformers' "
                 "Conv1D. Merge adapters (peft: model.merge_and_unload()), dequantise or remove parametrizations first."
             )
+        weight: Any
+        bias: Any  # torch types what a module names as a tensor or module
         weight, bias = found.weight, found.bias
         for parameter in (weight, bias):
             if parameter is not None and (type(parameter) is not nn.Parameter or parameter.dtype not in _PLAIN):
@@ -127,10 +130,10 @@ class Linear:
             raise LayoutError(
                 f"{described(full_name, found)} has its weights on the meta device. Load the weights first."
             )
-        shape = (weight.shape[0], weight.shape[1])  # type: ignore[index]  # what a module names, which torch types as a tensor or module
-        if bias is not None and tuple(bias.shape) != (shape[axis],):  # type: ignore[arg-type]  # what a module names, which torch types as a tensor or module
+        shape = (weight.shape[0], weight.shape[1])
+        if bias is not None and tuple(bias.shape) != (shape[axis],):
             raise LayoutError(
-                f"{described(full_name, found)} has a weight of {shape} and a bias of {tuple(bias.shape)}; expected "  # type: ignore[arg-type]  # what a module names, which torch types as a tensor or module
+                f"{described(full_name, found)} has a weight of {shape} and a bias of {tuple(bias.shape)}; expected "
                 f"({shape[axis]},). Was it pruned or replaced by hand?"
             )
-        return cls(full_name, shape, axis, bias is not None)  # type: ignore[arg-type]  # a matrix has two sizes
+        return cls(full_name, shape, axis, bias is not None)

@@ -117,9 +117,12 @@ class Threads:
 class _Board:
     """What threads have said, message by message; those of the last two are kept."""
 
+    _said: dict[int, dict[int, Any]]
+    _gone: set[int]
+
     def __init__(self, size: int, timeout: float) -> None:
         self.size, self._timeout = size, timeout
-        self._said, self._gone, self._change = {}, set(), threading.Condition()  # type: ignore[var-annotated]  # filled below
+        self._said, self._gone, self._change = {}, set(), threading.Condition()
 
     def swap(self, number: int, rank: int, value: Any) -> list[Any]:
         with self._change:

@@ -12,7 +12,7 @@ from . import errors
 _RATIO = "dimensionless (gradients over root Fisher)"
 # Degrees: how a score grows when the loss of A, of B, or of both is multiplied by a constant, damping being small.
 # Under the pooled Fisher only both losses together act as a power; None says so. Order: (A, B, both).
-VARIANT_MEANING = {
+VARIANT_MEANING: dict[str, dict[str, Any]] = {
     "unsigned": {
         "meaning": "how far B's gradient reaches into the parameters to which A's sample is unusually sensitive",
         "sign": "never negative; says that both tasks touch the same parameters, not whether one hurts the other",
@@ -133,10 +133,10 @@ def describe_scores(
     return {
         "meaning": entry["meaning"],
         "sign": entry["sign"],
-        "unit": entry["unit"] + (", per token" if per_token else "") + f", {aggregate} over the slice",  # type: ignore[operator]  # of mixed values
+        "unit": entry["unit"] + (", per token" if per_token else "") + f", {aggregate} over the slice",
         "range": entry["range"],
         "conflict_order": entry["conflict_order"],
-        "loss_scale_degrees": dict(zip(("a", "b", "both"), entry["degrees"][fisher_pool], strict=True)),  # type: ignore[index]  # of mixed values
+        "loss_scale_degrees": dict(zip(("a", "b", "both"), entry["degrees"][fisher_pool], strict=True)),
         "average_caveat": _average_caveat(variant, fisher_pool, fisher_source) if own_fisher else "",
         **({"additivity_note": ADDITIVITY_NOTE} if variant in _DAMPING_RULES else {}),
     }

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from .errors import MemoryLimitError, OptionError
 
@@ -47,7 +48,7 @@ def budget_bytes(value: int | str | None) -> int:
         >>> budget_bytes("8 GB"), budget_bytes("2GiB"), budget_bytes(10), budget_bytes(None)
         (8000000000, 2147483648, 10, None)
     """
-    found = value
+    found: Any = value
     if isinstance(value, str) and (parts := re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", value.lower())):
         number, unit = parts.groups()
         if unit in _UNITS:

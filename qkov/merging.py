@@ -139,8 +139,8 @@ def _shares(
     if fishers is None:
         return [torch.full_like(like, factor) for factor in factors]
     fishers = [one.to(like) for one in fishers]
-    strength = sum(factor * one for factor, one in zip(factors, fishers, strict=True))
-    ridge = damping * float(strength.mean()) if like.numel() else 0.0  # type: ignore[union-attr]  # a sum that starts at 0
+    strength: Any = sum(factor * one for factor, one in zip(factors, fishers, strict=True))
+    ridge = damping * float(strength.mean()) if like.numel() else 0.0
     if not with_centre:  # a pull to the plain average is the same amount of F added to every model
         fishers = [one + ridge / sum(factors) for one in fishers]
     largest = torch.stack(fishers).amax(0).clamp(min=ridge if with_centre else 0.0)

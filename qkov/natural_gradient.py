@@ -23,12 +23,16 @@ if TYPE_CHECKING:
     from .curvature import Stack
     from .geometry import AttentionLayout, Projection
     from .layout import QKOVConfig
-    from .option_types import ContributionNormalisation, FisherSource, SampleId, ScalingAverage, ScalingMethod
+    from .option_types import ContributionNormalisation, FisherSource, SampleId, ScalingAverage, ScalingMethod, Variant
     from .score_options import ScoreOptions
     from .sides import Side
 
 
-METHODS = {"diagonal": "signed", "kfac": "kfac", "full": "full"}  # and the variant whose F and damping each takes
+METHODS: dict[ScalingMethod, Variant] = {
+    "diagonal": "signed",
+    "kfac": "kfac",
+    "full": "full",
+}  # and the variant whose F and damping each takes
 POWERS = (1, 0.5)
 AVERAGES = ("none", "mean")
 
@@ -239,7 +243,7 @@ def _parameters(
                 owners.setdefault(projection.bias_name, []).append((layout, projection))
 
     def build(name: str) -> torch.Tensor:
-        whole = None
+        whole: Any = None
         for layout, projection in owners[name]:
             for unit in range(projection.num_units):
                 rows, where = slices[layout.layer, projection.block, unit], projection.slice_of(unit)
@@ -252,7 +256,7 @@ def _parameters(
                     continue
                 part = rows[:, :, :other]
                 whole[(slice(None), *where.index)] = part if projection.head_axis == 0 else part.transpose(1, 2)
-        return whole  # type: ignore[return-value]  # every weight of attention has a slice
+        return whole
 
     return LazyMapping(owners, build, UnknownParameterError)
 

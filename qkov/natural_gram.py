@@ -15,7 +15,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -111,7 +111,9 @@ def inner_products(
     sides = [scoring.Side([*members[0], *sum(members[2:], ())], (), options), scoring.Side(members[1], (), options)]
     everyone = _Everyone([one for part in members for one in part], sample_weights(counts), options, metric)
     pieces = [*_attention_pieces(collector, sides, options), *_other_pieces(collector, everyone, options)]
-    sums, noise = {}, []  # type: ignore[var-annotated]  # filled below
+    sums: dict[Any, Any]
+    noise: list[str]
+    sums, noise = {}, []
     # Where disable is not given, TQDM_DISABLE in the environment still acts.
     hidden = {} if progress else {"disable": True}
     total_units = sum(piece.projection.num_units for piece in pieces)

@@ -128,11 +128,11 @@ class MaskOverlap:
     __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        content = {"rows": list(self.rows), "attributes": self.attributes, "tasks": []}
+        content: dict[str, Any] = {"rows": list(self.rows), "attributes": self.attributes, "tasks": []}
         arrays: dict[Any, Any] = {}
         for number, one in enumerate(self.masks.values()):
             described, masks = one._parts()
-            content["tasks"].append(described)  # type: ignore[attr-defined]  # of mixed values
+            content["tasks"].append(described)
             arrays |= {f"{number}.{name}": mask for name, mask in masks.items()}
         return content, arrays
 
@@ -280,13 +280,13 @@ def _levels(one: PruningMasks, other: PruningMasks) -> Iterator[tuple[dict[str, 
     for layer, counts in by_layer.items():
         yield {"level": "layer", "layer": layer, "block": None}, counts
     if one.structure == "unstructured" and one.config is not None:
-        by_block = dict.fromkeys(parts.BLOCKS, 0)
+        by_block: dict[str, Any] = dict.fromkeys(parts.BLOCKS, 0)
         for weight in one.weights:
             axis, blocks = parts.blocks_along(weight, one.config)
             a, b = (masks.masks[weight.param_name] for masks in (one, other))
             along = [parts.axis_sums(mask, axis) for mask in (torch.ones_like(a), a, b, a & b)]
             for block in set(blocks):
-                by_block[block] = by_block[block] + np.array([sums[blocks == block].sum() for sums in along])  # type: ignore[assignment]  # 0 to begin with
+                by_block[block] = by_block[block] + np.array([sums[blocks == block].sum() for sums in along])
         for block, counts in by_block.items():
             if np.any(counts):
                 yield {"level": "block", "layer": None, "block": block}, counts

@@ -77,7 +77,7 @@ def collection_pace(
             share = samples_per_pass / tried
             # Whole passes with the vocabulary: logits of more than 32 MB are memory that the system clears each time.
             first = _pass_seconds(whole, num_tokens, samples_per_pass)
-            timed = [share * _pass_seconds(one, num_tokens, tried) for one in small]  # type: ignore[arg-type]  # hollow models are there
+            timed = [share * _pass_seconds(one, num_tokens, tried) for one in small]
             layer = (timed[1] - timed[0]) / max(1, depth - 1)
             return CollectionPace(first + max(0.0, layer) * (num_layers - 1), per_task, "probes")
     rate = product_rate(model, num_tokens * samples_per_pass, dtype)
@@ -256,16 +256,16 @@ def _fits(model: nn.Module, shape: PassShape, num_layers: int, samples_per_pass:
 
 def _probe(model: nn.Module, layers: int, vocabulary: int | None, dtype: torch.dtype) -> nn.Module | None:
     """Build a cut copy with random weights; None for a model whose configuration does not cut it."""
-    config = copy.deepcopy(model.config)
-    before = config.num_hidden_layers  # type: ignore[union-attr]  # what a module names, which torch types as a tensor or module
-    config.num_hidden_layers = layers  # type: ignore[union-attr]  # what a module names, which torch types as a tensor or module
+    config: Any = copy.deepcopy(model.config)
+    before = config.num_hidden_layers
+    config.num_hidden_layers = layers
     for name, value in list(vars(config).items()):
         if isinstance(value, list) and len(value) == before:  # one entry a layer
             setattr(config, name, value[:layers])
         if vocabulary is not None and name.endswith("_token_id") and isinstance(value, int) and value >= vocabulary:
             setattr(config, name, None)
     if vocabulary is not None:
-        config.vocab_size = min(vocabulary, config.vocab_size)  # type: ignore[type-var, union-attr]  # what a module names, which torch types as a tensor or module
+        config.vocab_size = min(vocabulary, config.vocab_size)
     built = type(model)(config).to(dtype).eval()
     try:
         found = len(QKOVConfig.from_model(built).layers)
@@ -274,8 +274,8 @@ def _probe(model: nn.Module, layers: int, vocabulary: int | None, dtype: torch.d
     return built if found == layers else None
 
 
-def _pass_seconds(model: nn.Module, num_tokens: int, samples_per_pass: int) -> float:
-    vocabulary = model.get_input_embeddings().num_embeddings  # type: ignore[operator]  # what a module names, which torch types as a tensor or module
+def _pass_seconds(model: Any, num_tokens: int, samples_per_pass: int) -> float:
+    vocabulary = model.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(0)
     held = collector.FisherCollector()
 

@@ -82,7 +82,7 @@ class PairSummary:
     attributes: dict
     lift: dict
     strongest: dict
-    present: np.ndarray | None = None
+    present: np.ndarray | Any = None  # filled in where it was None
 
     def __post_init__(self) -> None:
         for name in ("sample_a", "sample_b"):
@@ -246,7 +246,7 @@ class PairSummary:
         content = {name: getattr(self, name) for name in NAMES}
         content["stats"] = list(self.health["Q"])
         content["strongest"] = {block: list(rows) for block, rows in self.strongest.items()}
-        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}  # type: ignore[union-attr]  # filled in where it was None
+        arrays = {"kv_index": self.kv_index, "present": self.present.astype(np.uint8)}
         for block in BLOCKS:
             for name in ("by_a", "by_b", "lift"):
                 if values := getattr(self, name):
@@ -313,7 +313,7 @@ def load_pair_summary(path: PathLike) -> PairSummary:
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
     with result_file.consistent(path, "is not a consistent summary of pairs"):
         stats, has_lift = content.pop("stats"), "lift.Q" in arrays
-        means = {
+        means: dict[str, Any] = {
             name: {block: arrays[f"{name}.{block}"] for block in BLOCKS}
             for name in ("by_a", "by_b", *(["lift"] if has_lift else []))
         }
@@ -321,7 +321,7 @@ def load_pair_summary(path: PathLike) -> PairSummary:
             block: {stat: arrays[f"health.{block}.{number}"] for number, stat in enumerate(stats)} for block in BLOCKS
         }
         return PairSummary(
-            **({"lift": {}} | means),  # type: ignore[arg-type]  # unpacked, and counted by the callee
+            **({"lift": {}} | means),
             health=health,
             kv_index=arrays["kv_index"],
             present=arrays["present"],

@@ -118,7 +118,7 @@ def blocks_along(weight: LinearWeight, config: QKOVConfig) -> tuple[int, np.ndar
     return axis, names
 
 
-def describe_layout(weights: Sequence[LinearWeight], config: QKOVConfig) -> dict[str, list[dict[str, Any]]]:
+def describe_layout(weights: Sequence[LinearWeight], config: QKOVConfig | Any) -> dict[str, Any]:
     """Return weights and layout as JSON-able numbers and words, for a file."""
     layers = None if config is None else [dataclasses.asdict(layout) for layout in config.layers]
     return {"weights": [dataclasses.asdict(one) for one in weights], "layers": layers}

@@ -34,6 +34,7 @@ Self-Attention"; Xiao et al. 2024, "Efficient Streaming Language Models with Att
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -198,10 +199,10 @@ def finished(sums: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor],
     missing = torch.full_like(heads, float("nan"))
     scores, chance = {}, {}
     for name in TYPES[:-1]:
-        rows = sums.get(f"rows.{name}")
+        rows: Any = sums.get(f"rows.{name}")
         counted = rows is not None and rows > 0
-        scores[name] = sums[f"mass.{name}"] / rows if counted else missing  # type: ignore[operator]  # None where nothing is counted
-        chance[name] = float(sums[f"even.{name}"] / rows) if counted else float("nan")  # type: ignore[operator]  # None where nothing is counted
+        scores[name] = sums[f"mass.{name}"] / rows if counted else missing
+        chance[name] = float(sums[f"even.{name}"] / rows) if counted else float("nan")
     choices = sums["choices"]
     votes = sums["offset.votes"]
     scores["positional"] = position_share(sums)

@@ -187,9 +187,9 @@ def plan(
         device=device, base=base, budget=budget,
     )  # fmt: skip
     samples_per_pass, collecting = peaks.largest_pass(setting)
-    work = _work(setting)
+    work: dict[str, Any] = _work(setting)
     return Plan(
-        **_sizes(setting, samples_per_pass), **work, collection_peak=collecting,  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        **_sizes(setting, samples_per_pass), **work, collection_peak=collecting,
         **_verdict(setting, collecting, peaks.scoring_peak(setting)),
         seconds=_seconds(setting, samples_per_pass, tuple(work.values()), timing, rate),
     )  # fmt: skip

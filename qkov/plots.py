@@ -52,7 +52,11 @@ STYLE = {
     "svg.hashsalt": "qkov",
 }
 BLOCK_TITLES = {"Q": "Q, query", "K": "K, key", "V": "V, value", "O": "O, output"}
-POOL_WORDS = {"A": "Fisher of task A", "B": "Fisher of task B", "pooled": "Fisher pooled over both tasks"}
+POOL_WORDS: dict[str | None, str] = {
+    "A": "Fisher of task A",
+    "B": "Fisher of task B",
+    "pooled": "Fisher pooled over both tasks",
+}
 VARIANT_POOL_WORDS = {"natural": "each task by its own Fisher", "dot": "no Fisher"}
 MOST_TICKS = 12
 MOST_LINES = 16  # white lines between more cells than this would hide the cells
@@ -82,7 +86,7 @@ class Picture(Figure):
     _repr_svg_ = to_svg
 
     @_in_style
-    def to_png(self, *, dpi=150):
+    def to_png(self, *, dpi: int = 150) -> bytes:
         """Return the picture as the bytes of a PNG file; equal figures give equal bytes."""
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
@@ -111,7 +115,7 @@ def plot_heatmap(heatmap: Heatmap | PairSummary) -> Picture:
     """
     facts = heatmap.attributes
     variant = facts.get("variant", "")
-    pool = VARIANT_POOL_WORDS.get(variant) or POOL_WORDS.get(facts.get("fisher_pool"), "")  # type: ignore[arg-type]  # a get without a key is empty
+    pool = VARIANT_POOL_WORDS.get(variant) or POOL_WORDS.get(facts.get("fisher_pool"), "")
     pairs = f"average over {len(heatmap.sample_a)} x {len(heatmap.sample_b)} pairs of samples"
     kind = ", ".join(part for part in (f"{variant} score".strip(), pool, pairs) if part)
     empty = [f"task {label} ({name})" for label, name, ids in _tasks(heatmap) if not ids]
@@ -252,13 +256,13 @@ class _LabelGrid:
 
     def label(self, panel: Axes, *, spans: bool) -> None:
         """Put true numbers on the ticks and lines between cells; a kv head is one cell over its query heads."""
-        row = self._common_row() if spans else None
+        row: Any = self._common_row() if spans else None
         shared = row is not None
         row = row if shared else np.arange(len(self.heads))
-        starts = np.flatnonzero(np.diff(row, prepend=-1))  # type: ignore[arg-type, type-var]  # filled in where it was None
-        middles = (starts + np.append(starts[1:], len(row)) - 1) / 2  # type: ignore[arg-type]  # filled in where it was None
-        numbers = [self.kv_heads[at] for at in row[starts]] if shared else self.heads  # type: ignore[index]  # filled in where it was None
-        wide = len(starts) < len(row)  # type: ignore[arg-type]  # filled in where it was None
+        starts = np.flatnonzero(np.diff(row, prepend=-1))
+        middles = (starts + np.append(starts[1:], len(row)) - 1) / 2
+        numbers = [self.kv_heads[at] for at in row[starts]] if shared else self.heads
+        wide = len(starts) < len(row)
         panel.set_xlabel("kv head (spans its query heads)" if wide else "kv head" if shared else "query head")
         panel.set_ylabel("layer")
         _number_ticks(panel.xaxis, middles, numbers)

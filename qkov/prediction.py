@@ -169,7 +169,7 @@ class Plan:
                     f"task {name!r} has no samples; nothing can be predicted. Collect it first."
                 )
         self.device = device
-        everybody = {frozenset(): list(range(len(self.side_a)))}  # type: ignore[var-annotated]  # filled below
+        everybody: dict[frozenset[int], list[int]] = {frozenset(): list(range(len(self.side_a)))}
         self.units_a = self.units_b = None
         if cross_fit == "shared":
             self.units_a, self.units_b = (self._units(name, clusters) for name in (task_a, task_b))

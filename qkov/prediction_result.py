@@ -144,14 +144,14 @@ class Prediction:
             size = self.attributes["num_heads"][str(layer)] // self.attributes["num_kv_heads"][str(layer)]
             own_kv = block in "KV"
             kv_head = unit if own_kv else unit // size
-            names = {
+            names: Any = {
                 "slice": {"block": block, "layer": layer, "head": None if own_kv else unit, "kv_head": kv_head},
                 "kv_head": {"layer": layer, "kv_head": kv_head},
                 "layer": {"layer": layer},
                 "block": {"block": block, "layer": layer},
                 "all": {},
             }[level]
-            groups.setdefault(tuple(names.items()), []).append(number)  # type: ignore[attr-defined]  # a dictionary of mixed values
+            groups.setdefault(tuple(names.items()), []).append(number)
         return [(dict(names), members) for names, members in groups.items()]
 
     def _changes(self, members: Sequence[int] | np.ndarray) -> dict[str, float]:
@@ -255,8 +255,10 @@ class Prediction:
         return isinstance(other, Prediction) and self.fingerprint == other.fingerprint
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        content = {name: list(getattr(self, name)) for name in ("blocks", "layers", "units", "sample_a")}
-        content |= {"attributes": self.attributes, "step_size": self.step_size}  # type: ignore[dict-item]  # of mixed values
+        content: dict[str, Any] = {
+            name: list(getattr(self, name)) for name in ("blocks", "layers", "units", "sample_a")
+        }
+        content |= {"attributes": self.attributes, "step_size": self.step_size}
         names = ("first", "second", "influence", "descent", "tokens_a", "codes_a", "codes_b")
         return content, {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 

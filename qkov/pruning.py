@@ -143,8 +143,8 @@ class PruningMasks:
     __hash__ = None  # type: ignore[assignment]  # equal by content, and so without a hash
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        content = parts.describe_layout(self.weights, self.config)  # type: ignore[arg-type]  # there is a layout once something is held
-        content |= {"task": self.task, "rows": list(self.rows), "attributes": self.attributes}  # type: ignore[dict-item]  # of mixed values
+        content = parts.describe_layout(self.weights, self.config)
+        content |= {"task": self.task, "rows": list(self.rows), "attributes": self.attributes}
         return content, {name: mask.numpy() for name, mask in self.masks.items()}
 
     def save(self, path: PathLike) -> Path:
@@ -334,7 +334,9 @@ def _choose(
     keep: str,
 ) -> tuple[dict[tuple[int | None, str], np.ndarray], dict[int | None, float | None]]:
     """Return ``{(layer, name): kept}`` and ``{layer: threshold}``."""
-    kept, thresholds = {}, {}  # type: ignore[var-annotated]  # filled below
+    kept: dict[tuple[int | None, str], np.ndarray]
+    thresholds: dict[int | None, float | None]
+    kept, thresholds = {}, {}
     layers = list(dict.fromkeys(layer for layer, _ in scores))
     for group in [layers] if scope == "global" else [[layer] for layer in layers]:
         keys = [key for key in scores if key[0] in group]

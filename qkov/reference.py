@@ -73,6 +73,7 @@ def _own_loss(model: nn.Module, batch: Mapping[str, Any], row: int) -> tuple[tor
         inputs = {"inputs_embeds": batch["inputs_embeds"][row, real][None].to(device, next(model.parameters()).dtype)}
     labels = batch["labels"][row, real] if "labels" in batch else batch["input_ids"][row, real]
     logits = model(**inputs).logits[0]
+    loss: Any
     loss, count = 0.0, 0
     for t in range(1, len(real)):
         # A token behind a gap in the mask is predicted by what is masked, which is no prediction.
@@ -80,7 +81,7 @@ def _own_loss(model: nn.Module, batch: Mapping[str, Any], row: int) -> tuple[tor
             row_logits = logits[t - 1]
             loss = loss + torch.logsumexp(row_logits, 0) - row_logits[int(labels[t])]
             count += 1
-    return loss, count  # type: ignore[return-value]  # numbers become arrays with the first term
+    return loss, count
 
 
 def _user_loss(model: nn.Module, batch: Mapping[str, Any], row: int, loss_fn: LossFunction) -> tuple[torch.Tensor, int]:
@@ -220,16 +221,17 @@ def _fisher(sliced: Sequence[list[np.ndarray]], roots: Sequence[float], source: 
     """F of every unit of a block: ``[units][slice]``, by running updates."""
     num_units = len(sliced[0])
     if source == "ema":
+        running: list[Any]
         running, weight = [0.0] * num_units, 0.0
         for grad, root in zip(sliced, roots, strict=True):
-            running = [decay * was + (1 - decay) * (g / root) ** 2 for was, g in zip(running, grad, strict=True)]  # type: ignore[operator]  # a dictionary of mixed values
+            running = [decay * was + (1 - decay) * (g / root) ** 2 for was, g in zip(running, grad, strict=True)]
             weight = decay * weight + (1 - decay)
-        return [value / weight for value in running]  # type: ignore[misc]  # numbers become arrays with the first term
-    total = [0.0] * num_units
+        return [value / weight for value in running]
+    total: list[Any] = [0.0] * num_units
     for grad, root in zip(sliced, roots, strict=True):
-        total = [was + (g / root) ** 2 for was, g in zip(total, grad, strict=True)]  # type: ignore[operator]  # a dictionary of mixed values
+        total = [was + (g / root) ** 2 for was, g in zip(total, grad, strict=True)]
     means = [value / len(sliced) for value in total]
-    return [np.full(value.shape, value.mean()) for value in means] if source == "head" else means  # type: ignore[return-value, union-attr]  # numbers become arrays with the first term
+    return [np.full(value.shape, value.mean()) for value in means] if source == "head" else means
 
 
 def full_scores(

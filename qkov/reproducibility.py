@@ -75,9 +75,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def _configuration(model: nn.Module) -> str:
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if hasattr(config, "to_dict"):
-        values = config.to_dict()  # type: ignore[union-attr]  # there, as it has this method
+        values = config.to_dict()
     else:
         values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else {}  # type: ignore[arg-type]  # an instance
     return repr(sorted((name, value) for name, value in values.items() if name not in NOT_COMPUTED))

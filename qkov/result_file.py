@@ -114,12 +114,13 @@ def _file_parts(arrays: Mapping[str, np.ndarray | InParts], metadata: dict[str, 
     # What safetensors writes: types of more bytes first, then names; all positions are multiples of eight.
     kinds, order = {np.dtype(text): kind for kind, text in TYPES.items()}, list(TYPES)
     arrays = {name: _in_parts(array) for name, array in arrays.items()}
+    header: dict[str, Any]
     header, start = {"__metadata__": metadata}, 0
     for name in sorted(arrays, key=lambda name: (order.index(kinds[arrays[name].dtype]), name)):
         array = arrays[name]
         stop = start + array.dtype.itemsize * math.prod(map(int, array.shape))
         kind, shape = kinds[array.dtype], list(map(int, array.shape))
-        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, stop]}  # type: ignore[dict-item]  # of mixed values
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, stop]}
         start = stop
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

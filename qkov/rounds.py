@@ -82,7 +82,9 @@ class Rounds:
 
     def _collected(self, cell: Any) -> tuple[list[Any], BaseException | None]:
         """Collect a cell; return its passes and, as pairs, those left out, in order, and the error that ended it."""
-        found, left_out, told = [], {}, set(self.disk.store.contents.skipped.get(self.task, {}))  # type: ignore[var-annotated]  # filled below
+        found: list[Any]
+        left_out: dict[Any, str]
+        found, left_out, told = [], {}, set(self.disk.store.contents.skipped.get(self.task, {}))
 
         def note() -> None:
             found.extend((name, reason) for name, reason in left_out.items() if name not in told)
@@ -106,20 +108,20 @@ class Rounds:
         store = self.disk.store
         before = [count for of_rank in counts[: self.ranks.rank] for count in of_rank]
         commit, first = max(1, store.contents.num_lines) + len(before), store.contents.next_number + sum(before)
-        settings = {"dtype": self.disk.dtype, "form": self.disk.settings["store_form"]}
+        settings: dict[str, Any] = {"dtype": self.disk.dtype, "form": self.disk.settings["store_form"]}
         with agreement.Held(error) as held:
             for one in found:
                 if isinstance(one, tuple):
                     lines.append({"id": one[0], "reason": one[1]})
                     continue
-                numbers = {"commit": commit + len(lines), "first": first}
+                numbers: dict[str, Any] = {"commit": commit + len(lines), "first": first}
                 staged = store_staging.stage(
                     store.folder,
                     self.task,
                     self.loss,
                     one,
                     self.config,
-                    **numbers,  # type: ignore[arg-type]  # unpacked, and counted by the callee
+                    **numbers,
                     **settings,
                 )
                 lines.append({"staged": [asdict(shard) for shard in staged]})

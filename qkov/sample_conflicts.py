@@ -150,7 +150,7 @@ class SampleConflicts:
             pairs = cosine_summary.pairs_apart(self.within_cosines(name), codes)  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
             inside = cosine_summary.of_pairs(pairs, facts["threshold"])
             found |= {f"within_{name}_{one}": values for one, values in inside.items()}
-        halves = cosine_summary.Halves.draw(self.clusters_a, self.clusters_b, facts["n_splits"], facts["split_seed"])  # type: ignore[arg-type]  # numbers of clusters; numpy takes any sequence
+        halves = cosine_summary.Halves.draw(self.clusters_a, self.clusters_b, facts["n_splits"], facts["split_seed"])
         return found | halves.cosines(self._with_total, n_a) | self.group_tests
 
     @cached_property
@@ -330,9 +330,9 @@ class SampleConflicts:
         return result_file.write(path, *self._parts(), format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
 
     def _parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        content = {name: list(getattr(self, name)) for name in ("sample_a", "sample_b", "sample_r")}
+        content: dict[str, Any] = {name: list(getattr(self, name)) for name in ("sample_a", "sample_b", "sample_r")}
         content |= {name: [int(one) for one in getattr(self, name)] for name in ("clusters_a", "clusters_b")}
-        content |= {"groups": [vars(group) for group in self.groups], "attributes": self.attributes}  # type: ignore[dict-item]  # of mixed values
+        content |= {"groups": [vars(group) for group in self.groups], "attributes": self.attributes}
         arrays = {"inner": self.inner, "mean_cosine_r": self.mean_cosine_r}
         for name in ("sample_tests", "group_tests"):
             arrays |= {f"{name}.{one}": values for one, values in getattr(self, name).items()}
@@ -388,7 +388,7 @@ def load_conflicts(path: PathLike) -> SampleConflicts:
     """
     content, arrays = result_file.read(path, format_name=FORMAT_NAME, format_version=FORMAT_VERSION)
     with result_file.consistent(path, "is not a consistent result of conflicts"):
-        tests = {
+        tests: dict[str, Any] = {
             name: {one.partition(".")[2]: values for one, values in arrays.items() if one.startswith(f"{name}.")}
             for name in ("sample_tests", "group_tests")
         }
@@ -398,7 +398,7 @@ def load_conflicts(path: PathLike) -> SampleConflicts:
             inner=arrays["inner"],
             mean_cosine_r=arrays["mean_cosine_r"],
             **{name: tuple(content[name]) for name in ("sample_a", "sample_b", "sample_r", "clusters_a", "clusters_b")},  # type: ignore[arg-type]  # a mapping is enough
-            **tests,  # type: ignore[arg-type]  # unpacked, and counted by the callee
+            **tests,
         )
 
 

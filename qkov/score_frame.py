@@ -51,7 +51,7 @@ class Grid:
             return [(column, unit) for column, unit in enumerate(self.kv_heads) if unit in own]
         return [(column, head) for column, head in enumerate(self.heads) if head < layout.num_heads]
 
-    def labels(self) -> dict[str, np.ndarray | tuple[int, ...]]:
+    def labels(self) -> dict[str, Any]:
         """The fields of a result that say which slices it has."""
         return {
             "layers": tuple(layout.layer for layout in self.layouts),

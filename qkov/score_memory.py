@@ -81,8 +81,8 @@ def demand_of(
 ) -> Demand:
     """Return the :class:`Demand` of a comparison, from sizes alone: nothing on disk is read but headers."""
     members = list({id(one): one for side in sides for one in side.all_members}.values())
-    rows = [len(side.rows) for side in sides]  # type: ignore[arg-type]  # filled in where it was None
-    every = all(len(side.rows) == len(side.members) for side in sides)  # type: ignore[arg-type]  # filled in where it was None
+    rows = [len(side.rows) for side in sides]
+    every = all(len(side.rows) == len(side.members) for side in sides)
     factor = 1 if in_place and num_variants == 1 and every else 2
     if options.weighs_by_matrix:
         factor = 6  # whole tiles in float64, several at a time

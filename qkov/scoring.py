@@ -176,6 +176,9 @@ def _add_products(
 class _SliceWork:
     """What the variants of one slice share: both halves, what makes their Fisher, and what becomes health."""
 
+    if TYPE_CHECKING:
+        spectra: dict[str, list[Any]]
+
     def __init__(
         self,
         side_a: Side,
@@ -209,7 +212,7 @@ class _SliceWork:
             else Half(side, "fisher", projection, unit, options, self.dtype, raw=False, in_place=False)
             for side, half in zip(self.sides, self.halves, strict=True)
         ]  # fmt: skip
-        self.spectra = {one: [] for one in variants}  # type: ignore[var-annotated]  # filled below
+        self.spectra = {one: [] for one in variants}
         self._head = self._head_fishers() if options.fisher_source == "head" else None
 
     def _mean(self, side: Side, projection: Projection) -> float:

@@ -170,12 +170,12 @@ class SharedOnDisk:
         """Take note of what is collected; refuse ranks that hold different models, warn of other environments."""
         self._ranks.together("describe the model", lambda: self.disk.begin(model, config, weights, left_out))
         own = self.disk.header
-        hard = {name: value for name, value in own.items() if name != "environment"}  # type: ignore[union-attr]  # there once the store has begun
+        hard = {name: value for name, value in own.items() if name != "environment"}
         self._ranks.require_same("compare models", hard, "the model", SAME_CALL)
         common = self._ranks.share("hear of the header", own)
         if not self._ranks.first:
             self.disk.header = common
-        store_identity.warn_of_environment(common["environment"], own["environment"], self.folder)  # type: ignore[index]  # there once the store has begun
+        store_identity.warn_of_environment(common["environment"], own["environment"], self.folder)
 
     def add_task(self, task: str) -> None:
         """Write down a task without samples."""

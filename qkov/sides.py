@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,14 @@ class Side:
     what the slices of one projection share, ``buffers`` memory that one slice leaves to the next.
     """
 
+    if TYPE_CHECKING:
+        rows: Sequence[int] | Any  # None where only the Fisher is wanted
+        kept: dict[Any, Any]
+        stacks: dict[Any, Any]
+        buffers: dict[Any, Any]
+        _means: dict[Any, Any]
+        _wide: dict[Any, Any]
+
     def __init__(
         self,
         members: Sequence[Sample],
@@ -37,7 +45,7 @@ class Side:
             for some in (self.members, self.fisher_members)
         )
         self.weights = fisher.sample_weights(len(self.fisher_members), options.fisher_source, options.ema_decay)
-        self.kept, self.stacks, self.buffers, self._means, self._wide = {}, {}, {}, {}, {}  # type: ignore[var-annotated]  # filled below
+        self.kept, self.stacks, self.buffers, self._means, self._wide = {}, {}, {}, {}, {}
 
     @classmethod
     def of_task(

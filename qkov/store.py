@@ -105,7 +105,7 @@ class Store:
         return self._lock is not None
 
     @property
-    def header(self) -> dict[str, Any] | None:
+    def header(self) -> dict[str, Any] | Any:
         """Settings, model, layout and environment; None where collection has not begun."""
         return self.contents.header
 

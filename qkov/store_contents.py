@@ -187,22 +187,22 @@ def _read_header(folder: Path, data: bytes | None, problems: list[str]) -> dict[
     return None
 
 
-def take(record: dict[str, Any], found: Contents) -> None:
+def take(record: Any, found: Contents) -> None:
     """Add what a line of the journal, a record with its number "n", says."""
     kind, task = record.get("kind"), record.get("task")
     try:
         if kind == "task":
-            found.tasks.setdefault(task, {})  # type: ignore[arg-type]  # this record names a task
+            found.tasks.setdefault(task, {})
         elif kind == "skipped":
-            found.skipped.setdefault(task, {})[record["id"]] = record["reason"]  # type: ignore[arg-type]  # this record names a task
+            found.skipped.setdefault(task, {})[record["id"]] = record["reason"]
         elif kind == "pass":
             entries = [Entry(**one) for one in record["samples"]]
-            of_task = found.tasks.setdefault(task, {})  # type: ignore[arg-type]  # this record names a task
+            of_task = found.tasks.setdefault(task, {})
             for entry in entries:
                 if entry.sample_id in of_task:
                     found.problems.append(f"journal: sample {entry.sample_id!r} of task {task!r} is listed twice")
                 of_task[entry.sample_id] = entry
-                found.skipped.get(task, {}).pop(entry.sample_id, None)  # type: ignore[arg-type]  # it was left out once, and is there now
+                found.skipped.get(task, {}).pop(entry.sample_id, None)
         elif kind != "store":
             found.problems.append(f"journal: line {record['n'] + 1} is of an unknown kind {kind!r}")
     except (KeyError, TypeError) as error:

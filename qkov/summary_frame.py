@@ -68,7 +68,7 @@ class SummaryFrame:
         self.by_a, self.lift = self.grid.empty(num_a), self.grid.empty(num_a)
         self.by_b = self.grid.empty(num_b)
         self.health = {name: self.grid.empty() for name in fisher.HEALTH_STATISTICS}
-        self.labels = SliceLabels.checked(**self.grid.labels())  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        self.labels = SliceLabels.checked(**self.grid.labels())
         if num_b == 0:
             self._average_nothing()
         self.strongest = {block: Strongest.none(top_k, ascending=ascending) for block in BLOCKS}

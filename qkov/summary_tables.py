@@ -26,10 +26,10 @@ def dataset(summary: PairSummary) -> xr.Dataset:
         return np.stack([summary.on_query_heads(block, values(block)) for block in BLOCKS])
 
     slices = ("block", "layer", "head")
-    variables = {"layer_head_avg": (slices, shown(summary.mean_map))}
+    variables: dict[str, Any] = {"layer_head_avg": (slices, shown(summary.mean_map))}
     for name, axis in (("by_a", "sample_a"), ("by_b", "sample_b"), ("lift", "sample_a")):
         if values := getattr(summary, name):
-            variables[name] = (*slices, axis), np.moveaxis(shown(values.__getitem__), 1, -1)  # type: ignore[assignment]  # one axis or two
+            variables[name] = (*slices, axis), np.moveaxis(shown(values.__getitem__), 1, -1)
     for stat in summary.health["Q"]:
         variables[stat] = slices, shown(lambda block, stat=stat: summary.health[block][stat])
     kv_numbers = np.array([*summary.kv_heads, -1], np.int64)[summary.kv_index]  # position -1 is the last entry, -1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -60,9 +60,9 @@ class Half:
         if len(side.weights) == len(members) and (side.owns_fisher or role == "fisher"):
             self.weights = side.weights[stacks.order].to(tokens.device, dtype)
         row_of = {place: row for row, place in enumerate(stacks.order)}
-        self.scored = sorted({row_of[place] for place in rows})  # type: ignore[union-attr]  # filled in where it was None
+        self.scored = sorted({row_of[place] for place in rows})
         self._wanted = (
-            [self.scored.index(row_of[place]) for place in rows] if len(rows) < 2 else self._ranks(rows, row_of)  # type: ignore[arg-type, union-attr]  # filled in where it was None
+            [self.scored.index(row_of[place]) for place in rows] if len(rows) < 2 else self._ranks(rows, row_of)
         )
         block = options.sample_block or max(1, len(members))
         if options.tiling == "fixed":
@@ -105,12 +105,12 @@ class Half:
 
     def head_fisher(self, all_columns: Sequence[tuple[int, int] | None]) -> torch.Tensor:
         """Return the mean of F over the slice, a float: squared before, for fisher_source "head"; times its size."""
-        total = 0.0
+        total: Any = 0.0
         for columns in all_columns:
             for part in self.parts(columns):
                 sums = [fisher.reduce_heads(formula.contribution(part.h(rows))) for rows in part.row_chunks()]
                 total += (torch.cat(sums) * self.weights[part.block.start : part.block.stop]).sum()  # type: ignore[index]  # there in this variant
-        return total  # type: ignore[return-value]  # a sum that starts at 0
+        return total
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,11 @@ def row_chunks(count: int, size: int, device: torch.device) -> list[slice]:
 class Buffers:
     """Tensors that one slice leaves to the next: fresh memory costs as much as what is written to it."""
 
+    if TYPE_CHECKING:
+        _held: dict[Any, torch.Tensor]
+
     def __init__(self, dtype: torch.dtype, device: str) -> None:
-        self.dtype, self.device, self._held = dtype, device, {}  # type: ignore[var-annotated]  # filled below
+        self.dtype, self.device, self._held = dtype, device, {}
 
     def get(self, name: tuple[str, int] | str, *shape: Any) -> torch.Tensor:
         """Return a tensor of a shape; it holds anything, and the next call with the same name returns the same memory."""
@@ -62,6 +65,12 @@ class Stacks:
         dtype: Precision of tiles.
     """
 
+    if TYPE_CHECKING:
+        order: list[int]
+        groups: list[tuple[range, torch.Tensor]]
+        heads: list[torch.Tensor] | None
+        _sources: list[Any]
+
     def __init__(
         self,
         members: Sequence[Sample],
@@ -75,7 +84,7 @@ class Stacks:
         rows, columns = projection.weight_shape
         other = columns if projection.head_axis == 0 else rows
         lengths = [factors_about(one, projection.module_name)[0] for one in members]
-        self.order, self.groups, self.heads, self._sources = list(range(len(members))), [], None, []  # type: ignore[var-annotated]  # filled below
+        self.order, self.groups, self.heads, self._sources = list(range(len(members))), [], None, []
         if options.tiling == "fast" and sum(lengths) * other * dtype.itemsize <= options.stacked_bytes:
             self.order.sort(key=lengths.__getitem__)
             self.heads = [] if any(isinstance(one.factors, shards.Shard) for one in members) else None
@@ -87,14 +96,14 @@ class Stacks:
         stacked = self.buffers.get(("other", rows.start), len(rows), length, other)
         units = self.projection.num_units if self.heads is not None else 0
         shape = len(rows), length, units * self.projection.width
-        heads = self.buffers.get(("heads", rows.start), *shape) if units else None
+        heads: Any = self.buffers.get(("heads", rows.start), *shape) if units else None
         for row in rows:
             one = self.members[self.order[row]]
             source = gradients.slice_factors(one.factors, self.projection, 0)[1]
             stacked[row - rows.start].copy_(source)
             self._sources.append(weakref.ref(source))
             for unit in range(units):
-                place = heads[row - rows.start, :, unit * self.projection.width : (unit + 1) * self.projection.width]  # type: ignore[index]  # there in this variant
+                place = heads[row - rows.start, :, unit * self.projection.width : (unit + 1) * self.projection.width]
                 place.copy_(gradients.slice_factors(one.factors, self.projection, unit)[0])
             done_with(one, self.options)
         self.groups.append((rows, stacked))

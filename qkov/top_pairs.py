@@ -275,7 +275,7 @@ def _one_pair(heatmap: Heatmap, collector: FisherCollector, pair: Mapping[str, A
         at = int(terms.argmax())
         if float(terms[at]) > best[0]:
             squares = tile.h_a[:, at].double().square()
-            share = float(squares[sides[0].rows[0]] / squares.sum()) if squares.sum() > 0 else 0.0  # type: ignore[index]  # filled in where it was None
+            share = float(squares[sides[0].rows[0]] / squares.sum()) if squares.sum() > 0 else 0.0
             share = share if sides[0].owns_fisher else 0.0  # F holds none of A's samples
             best = float(terms[at]), _name(projection, unit, at, start, len(terms)), share
         start += len(terms) // projection.width

@@ -135,8 +135,14 @@ def prove_layout(
     from ..layout import QKOVConfig
 
     QKOVConfig.from_model(model, attention=attention)
-    options = {"loss_fn": loss_fn, "attention": attention, "checks": LAYOUT_PROOF, "name": name, "progress": progress}
-    results = check_model(model, batch, batch, **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+    options: dict[str, Any] = {
+        "loss_fn": loss_fn,
+        "attention": attention,
+        "checks": LAYOUT_PROOF,
+        "name": name,
+        "progress": progress,
+    }
+    results = check_model(model, batch, batch, **options)
     failed = [str(result) for result in results if result.status == "failed"]
     if failed:
         raise LayoutError(

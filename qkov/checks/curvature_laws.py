@@ -27,7 +27,7 @@ MATRIX_OPTION_SETS: tuple[dict[str, Any], ...] = (
     {"fisher_pool": "pooled", "fisher_source": "ema", "aggregate": "mean"},
     {"contribution_normalisation": "none", "ridge_lambda_rel": 0.01},
 )
-DEGREES = {"A": (-1, 1), "B": (1, -1), "pooled": 0}  # by A's loss and B's; pooled by both together
+DEGREES: dict[str, Any] = {"A": (-1, 1), "B": (1, -1), "pooled": 0}  # by A's loss and B's; pooled by both together
 
 
 @check
@@ -164,14 +164,19 @@ def check_matrix_scale(case: Case) -> Measurement | NotRun:
     )
     for variant in formula.MATRIX_VARIANTS:
         for pool, degree in DEGREES.items():
-            options = {"variant": variant, "fisher_pool": pool, "layers": [one.layer], "heads": some(one.num_heads, 1)}
-            base = case.heatmap(plain, **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+            options: dict[str, Any] = {
+                "variant": variant,
+                "fisher_pool": pool,
+                "layers": [one.layer],
+                "heads": some(one.num_heads, 1),
+            }
+            base = case.heatmap(plain, **options)
             said = base.attributes["loss_scale_degrees"]
             comparison.true((said["both"] if pool == "pooled" else (said["a"], said["b"])) == degree)
-            for held, power in [(both, degree)] if pool == "pooled" else [(more_a, degree[0]), (more_b, degree[1])]:  # type: ignore[index]  # a dictionary of mixed values
-                scaled = case.heatmap(held, **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+            for held, power in [(both, degree)] if pool == "pooled" else [(more_a, degree[0]), (more_b, degree[1])]:
+                scaled = case.heatmap(held, **options)
                 for block in base.arrays:
-                    comparison.near(scaled.arrays[block], base.arrays[block] * 2.0**power)  # type: ignore[operator]  # a dictionary of mixed values
+                    comparison.near(scaled.arrays[block], base.arrays[block] * 2.0**power)
     return comparison.measurement(case.bound("scaled"))
 
 
@@ -179,12 +184,13 @@ def check_matrix_scale(case: Case) -> Measurement | NotRun:
 def check_leverage(case: Case) -> Measurement | NotRun:
     """Within A, ``0 <= M_ii <= n_A``, their mean at most the rank, and M symmetric; pooled, the same read from B to A."""
     comparison, held, one = Comparison(), case.collect(), case.layouts()[-1]
+    where: dict[str, Any]
     where, count = (
         {"layers": [one.layer], "heads": some(one.num_heads, 2), "progress": False},
         num_samples(case.batch_a),
     )
     for variant in formula.MATRIX_VARIANTS:
-        inside = case.metric(held, variant=variant).compute_heatmap("a", "a", **where)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        inside = case.metric(held, variant=variant).compute_heatmap("a", "a", **where)
         for block, scores in inside.arrays.items():
             comparison.near(scores.swapaxes(0, 1), scores)
             own = np.einsum("iilh->ilh", scores)
@@ -194,7 +200,7 @@ def check_leverage(case: Case) -> Measurement | NotRun:
             product = np.sqrt(np.maximum(own[:, None] * own[None], 0))
             comparison.within(np.abs(scores), 0.0, product, max(own.max(), 1.0))
         metric = case.metric(held, variant=variant, fisher_pool="pooled")
-        there, back = (metric.compute_heatmap(*tasks, **where) for tasks in ("ab", "ba"))  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        there, back = (metric.compute_heatmap(*tasks, **where) for tasks in ("ab", "ba"))
         for block, scores in there.arrays.items():
             comparison.near(back.arrays[block].swapaxes(0, 1), scores)
     return comparison.measurement(case.bound("matrix"))
@@ -263,7 +269,7 @@ def check_scaled_gradients(case: Case) -> Measurement | NotRun:
     comparison, held, one, head = Comparison(), case.collect(), case.layouts()[-1], 0
     sides = [case.reference(task) for task in "ab"]
     for method, variant in natural_gradient.METHODS.items():
-        scaled = natural_gradient.scale_by_fisher(held, "b", fisher_task="a", method=method)  # type: ignore[arg-type]  # a word that was checked, or is read from a table of them
+        scaled = natural_gradient.scale_by_fisher(held, "b", fisher_task="a", method=method)
         scores = case.heatmap(held, layers=[one.layer], heads=[head], variant=variant)
         for projection in one.projections:
             unit = one.unit(projection.block, head)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -52,13 +52,13 @@ def check_square_then_reduce(case: Case) -> Measurement | NotRun:
 def check_fisher_diagonal(case: Case) -> Measurement | NotRun:
     """The diagonal of heads and feed-forward parts is the mean of single squares, and the same bits by both ways."""
     comparison = Comparison()
-    options = {"loss_fn": case.loss_fn, "progress": False}
+    options: dict[str, Any] = {"loss_fn": case.loss_fn, "progress": False}
     held = collector.FisherCollector(weights=("attention", "mlp"), attention=case.attention)
     try:
-        held.collect_fisher(case.model, case.batch_a, "a", **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        held.collect_fisher(case.model, case.batch_a, "a", **options)
     except ModuleReuseError:  # experts that no token reaches, or a feed-forward part that runs twice: heads alone
         held = collector.FisherCollector(attention=case.attention)
-        held.collect_fisher(case.model, case.batch_a, "a", **options)  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        held.collect_fisher(case.model, case.batch_a, "a", **options)
     asked = [one.module_name for one in held.weights]
     at_once = diagonal.collect_fisher_diagonal(
         case.model,
@@ -66,7 +66,7 @@ def check_fisher_diagonal(case: Case) -> Measurement | NotRun:
         "a",
         weights=asked,
         attention=case.attention,
-        **options,  # type: ignore[arg-type]  # unpacked, and counted by the callee
+        **options,
     )
     comparison.true(_same_bits(at_once, diagonal.FisherDiagonal.of(held, "a")))
     grads, tokens = case.reference("a")

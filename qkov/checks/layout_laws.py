@@ -285,8 +285,10 @@ def check_gauge(case: Case) -> Measurement | NotRun:
     held = has_head_norms(case.model, one) or one.k_head_dim < one.head_dim
     pairs = [("V", "O")] if held else [("Q", "K"), ("V", "O")]
     powers = {"unsigned": -1, "natural": 0, "signed": 0, "symmetric": 0, "dot": -2}
-    scores = [{"layers": [one.layer], "variant": variant, "ridge_lambda_rel": 0.0} for variant in powers]
-    intact = [case.heatmap(before, **options) for options in scores]  # type: ignore[arg-type]  # unpacked, and counted by the callee
+    scores: list[dict[str, Any]] = [
+        {"layers": [one.layer], "variant": variant, "ridge_lambda_rel": 0.0} for variant in powers
+    ]
+    intact = [case.heatmap(before, **options) for options in scores]
     for first, second in pairs:
         up, down = (2.0, 0.5)
         with restored(case.model) as parameters:
@@ -297,7 +299,7 @@ def check_gauge(case: Case) -> Measurement | NotRun:
                 comparison.near(found, expected)
             after = case.collect()
         for options, old in zip(scores, intact, strict=True):
-            power, new = powers[options["variant"]], case.heatmap(after, **options)  # type: ignore[arg-type, index]  # unpacked, and counted by the callee
+            power, new = powers[options["variant"]], case.heatmap(after, **options)
             for block in "QKVO":
                 touched = {one.unit(block, head) for head in group_of(one, 0)} if block in (first, second) else set()
                 step = (up if block == first else down) ** power

@@ -42,7 +42,7 @@ FOREIGN_OPTION_SETS = (
 )
 
 # Degree of each variant in A's loss and in B's, Fisher from A, from B, pooled (only both together act as a power).
-DEGREES = {
+DEGREES: dict[str, dict[str, Any]] = {
     "A": {"unsigned": (0, 1), "natural": (0, 0), "signed": (-1, 1), "symmetric": (-1, 1), "dot": (1, 1)},
     "B": {"unsigned": (2, -1), "natural": (0, 0), "signed": (1, -1), "symmetric": (1, -1), "dot": (1, 1)},
     "pooled": {"unsigned": 1, "natural": 0, "signed": 0, "symmetric": 0, "dot": 2},
@@ -139,7 +139,8 @@ def check_head_additivity(case: Case) -> Measurement | NotRun:
         found = case.heatmap(held, variant=variant, ridge_lambda_rel=0.0)
         for layout in case.layouts():
             place = found.layers.index(layout.layer)
-            sums, repeats = {}, layout.num_heads // layout.num_kv_heads  # type: ignore[var-annotated]  # filled below
+            sums: dict[str, Any]
+            sums, repeats = {}, layout.num_heads // layout.num_kv_heads
             for projection in layout.projections:
                 # A layer with fewer kv heads than another has no slices at the end of the axis.
                 part = found.arrays[projection.block][:, :, place, : projection.num_units].sum(-1)
@@ -185,9 +186,9 @@ def check_loss_scale(case: Case) -> Measurement | NotRun:
         for loss_a, loss_b in ((None, None), (doubled, None), (None, doubled), (doubled, doubled))
     )
     one = case.layouts()[-1]
-    where = {"layers": [one.layer], "heads": some(one.num_heads, 2)}
+    where: dict[str, Any] = {"layers": [one.layer], "heads": some(one.num_heads, 2)}
     for pool, degrees in DEGREES.items():
-        for variant, degree in degrees.items():  # type: ignore[attr-defined]  # a dictionary of mixed values
+        for variant, degree in degrees.items():
             options = {"variant": variant, "fisher_pool": pool, **where}
             base = case.heatmap(plain, **options)
             pairs = [(both, degree)] if pool == "pooled" else [(more_a, degree[0]), (more_b, degree[1])]

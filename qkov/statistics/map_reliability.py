@@ -98,6 +98,13 @@ class MapReliability:
         seed, estimand, n_splits: As for :func:`reliability`.
     """
 
+    if TYPE_CHECKING:
+        _maps: list[Any]
+        _first: list[Any]
+        _second: list[Any]
+        _norms: list[Any]
+        _swapped: list[Any]
+
     def __init__(self, a: Clusters, b: Clusters, *, seed: int, estimand: str = "lift", n_splits: int = 100) -> None:
         require_choice("estimand", estimand, ESTIMANDS)
         self._a, self._b, self._estimand = a, b, estimand
@@ -105,7 +112,7 @@ class MapReliability:
             splits.draw_halves(side.number, n_splits, seed, stream) for stream, side in ((6, a), (7, b))
         )
         self._halves = list(zip(halves_a, halves_b, strict=True))
-        self._maps, self._first, self._second, self._norms, self._swapped = [], [], [], [], []  # type: ignore[var-annotated]  # filled below
+        self._maps, self._first, self._second, self._norms, self._swapped = [], [], [], [], []
 
     def add(self, one_a: np.ndarray, one_b: np.ndarray, one_other: np.ndarray | None = None) -> None:
         """Take the next slice, ``[samples, parameters]`` of every task.
