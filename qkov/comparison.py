@@ -82,8 +82,8 @@ class Comparison:
     @property
     def tightest(self) -> str | None:
         """The tightest tier whose promise all results keep, or None."""
-        found = [one.agreement.tightest for one in self.results]
-        return None if None in found or not found else tiers.looser(*found)  # type: ignore[arg-type]  # no None is found
+        found: list[Any] = [one.agreement.tightest for one in self.results]
+        return None if None in found or not found else tiers.looser(*found)
 
     @property
     def kept(self) -> bool:

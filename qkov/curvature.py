@@ -95,7 +95,7 @@ def is_dead(
     if options.absolute_damping:
         return False
     largest = [max(side.block_mean(layout, one, options) for one in layout.projections) for side in sides]
-    largest = fisher.pool_fisher(*largest, options.fisher_pool)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+    largest = fisher.pool_fisher(*largest, options.fisher_pool)  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
     dtype = scoring.gradient_dtype([one for side in sides for one in side.fisher_members], projection)
     return mean == 0 or formula.is_noise(mean, largest, dtype)
 

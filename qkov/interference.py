@@ -178,7 +178,7 @@ class QKOVInterferenceMetric:
             self.collector.sample(task, sample_id)
             rows.append([self.collector.sample_ids(task).index(sample_id)])
         self._warn_if_few(task_a, task_b)
-        scorer = self._scorer(task_a, task_b, *rows, [layout])  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+        scorer = self._scorer(task_a, task_b, *rows, [layout])  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
         found = {one.block: scorer.pairs(layout, one, layout.unit(one.block, head)) for one in layout.projections}
         return {block: float(result.scores[0, 0]) for block, result in found.items()}
 
@@ -284,8 +284,8 @@ class QKOVInterferenceMetric:
         with contextlib.ExitStack() as stack:
             frames = {}
             for variant, path in paths.items():
-                require_room(layouts, heads, *counts, path)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
-                frames[variant] = stack.enter_context(Frame(layouts, heads, *counts, path))  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+                require_room(layouts, heads, *counts, path)  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
+                frames[variant] = stack.enter_context(Frame(layouts, heads, *counts, path))  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
             options = self.options
             if members[1]:
                 self._warn_if_few(task_a, task_b)
@@ -310,7 +310,7 @@ class QKOVInterferenceMetric:
         grid = next(iter(frames.values())).grid
         later = sum(frame.result_bytes for frame in frames.values())
         rows = [list(range(count)) for count in counts]
-        scorer = self._scorer(task_a, task_b, *rows, grid.layouts, later=later, num_variants=len(frames))  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+        scorer = self._scorer(task_a, task_b, *rows, grid.layouts, later=later, num_variants=len(frames))  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
 
         def visit(layout: AttentionLayout, projection: Projection, place: int, column: int, unit: int) -> None:
             if len(frames) == 1:
@@ -360,7 +360,7 @@ class QKOVInterferenceMetric:
         layouts, heads = self._selection(layers, heads)
         members = self._members(task_a, task_b, max_samples_per_task)
         counts = [len(part) for part in members]
-        summary_frame.require_memory(layouts, heads, *counts, top_k)  # type: ignore[call-arg]  # unpacked, and counted by the callee
+        summary_frame.require_memory(layouts, heads, *counts, top_k)  # type: ignore[call-arg]  # a list does not say how many it holds
         ascending = meaning.VARIANT_MEANING[self.options.variant]["conflict_order"] == "ascending"
         frame = summary_frame.SummaryFrame(
             layouts, heads, *counts, top_k=top_k, ascending=ascending, has_lift=not self.options.weighs_by_matrix
@@ -369,7 +369,7 @@ class QKOVInterferenceMetric:
         if members[1]:
             self._warn_if_few(task_a, task_b)
             rows = [list(range(count)) for count in counts]
-            scorer = self._scorer(task_a, task_b, *rows, layouts, later=frame.result_bytes, in_place=False)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+            scorer = self._scorer(task_a, task_b, *rows, layouts, later=frame.result_bytes, in_place=False)  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
             options = scorer.options
             self._over_slices(frame.grid, progress, lambda *place: self._summarise(frame, scorer, top_k, *place))
         facts = self._attributes(task_a, task_b, counts[1] > 0, options)

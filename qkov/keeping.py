@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 class InMemory:
     """Samples as collection made them."""
 
+    if TYPE_CHECKING:
+        fingerprint: str | None  # None before the first collection
+
     folder = sealed = dtype = None
     passes = staticmethod(passes.collect_passes)
     interruption = staticmethod(contextlib.nullcontext)
@@ -52,7 +55,7 @@ class InMemory:
         self, model: nn.Module, config: QKOVConfig, weights: Sequence[LinearWeight], left_out: Mapping[str, str]
     ) -> None:
         """Take note of the model that samples are collected from."""
-        self.fingerprint = reproducibility.model_fingerprint(model)  # type: ignore[assignment]  # None until the first collection
+        self.fingerprint = reproducibility.model_fingerprint(model)
 
     def plan(
         self, model: nn.Module, config: QKOVConfig, weights: Sequence[LinearWeight], task: str
@@ -109,7 +112,7 @@ class OnDisk:
         self.header = store.header
         if self.header is not None:
             try:
-                store_identity.require_same_settings(self.header["settings"], settings, store.folder)  # type: ignore[arg-type]  # read only
+                store_identity.require_same_settings(self.header["settings"], settings, store.folder)
             except BaseException:
                 store.close()
                 raise
@@ -129,11 +132,11 @@ class OnDisk:
         """That of the model, or None before collection has begun."""
         return None if self.header is None else self.header["model"]["fingerprint"]
 
-    def layout(self) -> tuple[tuple[LinearWeight, ...], QKOVConfig, dict[str, str]] | None:
+    def layout(self) -> tuple[tuple[LinearWeight, ...], QKOVConfig | Any, dict[str, str]] | None:
         """Return ``(weights, config, left_out)`` of the store, or None before collection has begun."""
         if self.store.header is None:
             return None
-        return *parts.read_layout(self.store.header["layout"]), self.store.header["left_out"]  # type: ignore[return-value]  # there is a layout once something is held
+        return *parts.read_layout(self.store.header["layout"]), self.store.header["left_out"]
 
     def samples(self) -> tuple[dict[str, dict[SampleId, Sample]], dict[str, dict[SampleId, str]]]:
         """Return ``(samples, skipped)`` by task and id."""

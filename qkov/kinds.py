@@ -56,4 +56,4 @@ def _list_levels(path: tuple[str, ...], modules: dict[str, nn.Module]) -> list[i
 
 
 def _index(parent: tuple[str, ...], child: tuple[str, ...], modules: dict[str, nn.Module]) -> int:
-    return list(modules[".".join(parent)]).index(modules[".".join(child)])  # type: ignore[call-overload]
+    return list(modules[".".join(parent)]).index(modules[".".join(child)])  # type: ignore[call-overload]  # of a ModuleList

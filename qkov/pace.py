@@ -156,7 +156,7 @@ def _slice_seconds(
         return build, rest
     build *= (num_a + num_b) / sum(tried)
     half = tuple(max(1, one // 2) for one in tried)
-    of_half = _timed_slice(pool, layout, projection, *half, options)[1]  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+    of_half = _timed_slice(pool, layout, projection, *half, options)[1]  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
     # rest = each (a + b) + pair a b, through two points
     sums, pairs = (sum(tried), sum(half)), (tried[0] * tried[1], half[0] * half[1])
     pair = max(0.0, (rest * sums[1] - of_half * sums[0]) / (pairs[0] * sums[1] - pairs[1] * sums[0]))
@@ -189,7 +189,7 @@ def _timed_slice(
         for _ in scoring.slice_tiles(members, projection, 0, options):
             pass
 
-    whole = _median(lambda: scoring.score_slice(*sides, layout, projection, 0, options))  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+    whole = _median(lambda: scoring.score_slice(*sides, layout, projection, 0, options))  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
     built = min(_median(build), whole)
     return built, whole - built
 
@@ -203,7 +203,7 @@ def _once_per_layer(
 
     def fresh() -> Any:
         sides = _sides(pool, few, few, options)
-        return lambda: scoring.score_slice(*sides, layout, projection, 0, options)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+        return lambda: scoring.score_slice(*sides, layout, projection, 0, options)  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
 
     calls = [fresh() for _ in range(REPEATS)]
     first = statistics.median(_seconds(call) for call in calls)

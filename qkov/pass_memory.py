@@ -141,7 +141,7 @@ def shaped(model: torch.nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _replaced(model: nn.Module, stand_in: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
     """Put something else where a model's parameters and buffers are, and these back after."""
-    places = [
+    places: list[tuple[Any, str, torch.Tensor]] = [
         (where, name, one)
         for module in model.modules()
         for where in (module._parameters, module._buffers)
@@ -153,11 +153,11 @@ def _replaced(model: nn.Module, stand_in: Callable[[torch.Tensor], torch.Tensor]
         for where, name, one in places:
             if id(one) not in by_id:  # a shared one stays shared
                 by_id[id(one)] = stand_in(one)
-            where[name] = by_id[id(one)]  # type: ignore[assignment]  # a stand-in for it
+            where[name] = by_id[id(one)]
         yield
     finally:
         for where, name, one in places:
-            where[name] = one  # type: ignore[assignment]  # a stand-in for it
+            where[name] = one
 
 
 class LiveBytes(TorchDispatchMode):

@@ -196,7 +196,7 @@ def cut(
             fitting = micro_batch(one, new) if new else 1
         cells = [
             Cell(one, rows, *(tuple(values[row] for row in rows) for values in (names, labels, digests)))
-            for rows in (tuple(group) for _, group in itertools.groupby(new, lambda row: row // fitting))  # type: ignore[operator]  # noqa: B023
+            for rows in (tuple(group) for _, group in itertools.groupby(new, lambda row: row // fitting))  # type: ignore[operator]  # noqa: B023  # a number by now
         ]
         yield cells, num_samples - len(new)
 

@@ -269,7 +269,7 @@ def _seconds(
     if timing == "skip":
         return None
     if rate is not None:
-        return Seconds(*(one / rate for one in work), "given rate")  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+        return Seconds(*(one / rate for one in work), "given rate")  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
     if setting.device != "cpu":
         return None
     found = pace.collection_pace(setting.model, setting.shape, setting.tokens, samples_per_pass, setting.dtype)

@@ -197,7 +197,7 @@ def plot_maps(
     turned = f"{DIVERGING}_r" if conflict == "high" else DIVERGING
     colours = turned if kind == "diverging" else SEQUENTIAL
     maps = {name: np.asarray(values, np.float64) for name, values in maps.items()}
-    grid = _label_grid(maps, layers, heads, kv_index, kv_heads)  # type: ignore[arg-type]  # filled in where it was None
+    grid = _label_grid(maps, layers, heads, kv_index, kv_heads)
     shown = {name: grid.on_query_heads(name, values) for name, values in maps.items()}
     everything = np.concatenate([values.ravel() for values in shown.values()])
     figure, panels = _panels(len(shown), len(grid.layers), len(grid.heads))
@@ -279,7 +279,7 @@ def _label_grid(
     layers: Sequence[int] | None,
     heads: Sequence[int] | None,
     kv_index: np.ndarray | None,
-    kv_heads: Sequence[int],
+    kv_heads: Sequence[int] | Any,
 ) -> _LabelGrid:
     for name, values in maps.items():
         if values.ndim != 2 or not values.size:

@@ -266,7 +266,7 @@ def _predict_slice(
         if formula.is_noise(block_mean, largest, tile.dtype):
             continue  # nothing but rounding: an optimiser that divides by its size would make a step of it
         grads_a, grads_b = tile[:num_a], tile[num_a : num_a + num_b]
-        sums = grads_b.sum(0), grads_b.square().sum(0), num_b
+        sums: Any = grads_b.sum(0), grads_b.square().sum(0), num_b
         whole = _direction(sums, block_mean, plan.optimiser)
         descent += float((grads_b @ whole).double().mean())
         each = step.direction(grads_b, sums[1] / num_b, block_mean, plan.optimiser)
@@ -274,7 +274,7 @@ def _predict_slice(
         for excluded, rows in plan.exclusions.items():
             left = grads_b[sorted(excluded)]
             taken = left.sum(0), left.square().sum(0), len(left)
-            own = _direction([a - b for a, b in zip(sums, taken, strict=True)], block_mean, plan.optimiser)  # type: ignore[operator]  # a dictionary of mixed values
+            own = _direction([a - b for a, b in zip(sums, taken, strict=True)], block_mean, plan.optimiser)
             first[rows] += step.first_order(grads_a[rows], -own).double().cpu()
             if plan.curvature == "diagonal" and not foreign:
                 second[rows] += step.diagonal_curvature(grads_a[rows], own.square() - noise).double().cpu()

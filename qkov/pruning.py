@@ -112,13 +112,13 @@ class PruningMasks:
                 (group.layer, group.module_name): _along(self.masks[group.weights[0].param_name], group.weights[0])
                 for group in parts.channel_groups(self.weights)
             }
-        kept = {}
+        kept: dict[tuple[int | None, str], np.ndarray] = {}
         for layout in parts.require_config(self.config, "masks of heads").layers:
             output = layout.projection("O")
             if output.param_name in self.masks:
                 along = self.masks[output.param_name].all(1 - output.head_axis).numpy()
                 kept[layout.layer, "heads"] = along[list(output.starts)]
-        return kept  # type: ignore[return-value]  # keys of heads always have a layer
+        return kept
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a pandas table, a row per layer: what :attr:`rows` holds, and the shares kept."""
@@ -312,7 +312,7 @@ def _scores(source: FisherImportance, structure: str) -> dict[tuple[int | None, 
             for one in parts.in_order(source.weights)
         }
     if structure == "head":
-        scores = {(layer, "heads"): values for layer, values in source.query_heads().items()}
+        scores: dict[Any, np.ndarray] = {(layer, "heads"): values for layer, values in source.query_heads().items()}
     else:
         sums = source.channels()
         groups = parts.channel_groups(source.weights)
@@ -322,7 +322,7 @@ def _scores(source: FisherImportance, structure: str) -> dict[tuple[int | None, 
         raise errors.UnknownParameterError(
             f"no weights of {group} were collected, so there is no {structure} to choose."
         )
-    return scores  # type: ignore[return-value]  # keys of heads always have a layer
+    return scores
 
 
 def _choose(

@@ -73,7 +73,6 @@ def _own_loss(model: nn.Module, batch: Mapping[str, Any], row: int) -> tuple[tor
         inputs = {"inputs_embeds": batch["inputs_embeds"][row, real][None].to(device, next(model.parameters()).dtype)}
     labels = batch["labels"][row, real] if "labels" in batch else batch["input_ids"][row, real]
     logits = model(**inputs).logits[0]
-    loss: Any
     loss, count = 0.0, 0
     for t in range(1, len(real)):
         # A token behind a gap in the mask is predicted by what is masked, which is no prediction.
@@ -81,7 +80,7 @@ def _own_loss(model: nn.Module, batch: Mapping[str, Any], row: int) -> tuple[tor
             row_logits = logits[t - 1]
             loss = loss + torch.logsumexp(row_logits, 0) - row_logits[int(labels[t])]
             count += 1
-    return loss, count
+    return loss, count  # type: ignore[return-value]  # a number becomes a tensor with the first term
 
 
 def _user_loss(model: nn.Module, batch: Mapping[str, Any], row: int, loss_fn: LossFunction) -> tuple[torch.Tensor, int]:
@@ -221,12 +220,11 @@ def _fisher(sliced: Sequence[list[np.ndarray]], roots: Sequence[float], source: 
     """F of every unit of a block: ``[units][slice]``, by running updates."""
     num_units = len(sliced[0])
     if source == "ema":
-        running: list[Any]
         running, weight = [0.0] * num_units, 0.0
         for grad, root in zip(sliced, roots, strict=True):
-            running = [decay * was + (1 - decay) * (g / root) ** 2 for was, g in zip(running, grad, strict=True)]
+            running = [decay * was + (1 - decay) * (g / root) ** 2 for was, g in zip(running, grad, strict=True)]  # type: ignore[operator]  # numbers become arrays with the first term
             weight = decay * weight + (1 - decay)
-        return [value / weight for value in running]
+        return [value / weight for value in running]  # type: ignore[misc]  # likewise
     total: list[Any] = [0.0] * num_units
     for grad, root in zip(sliced, roots, strict=True):
         total = [was + (g / root) ** 2 for was, g in zip(total, grad, strict=True)]
@@ -276,7 +274,7 @@ def full_scores(
             matrix = matrix + np.outer(h, h) * weight / len(_owners(sides, fisher_pool))
             count += weight > 0
     damping = ridge_lambda_rel * np.trace(matrix) / min(count, size) if ridge_lambda is None else ridge_lambda
-    return _quadratic_forms(*sides, matrix, damping, size if aggregate == "mean" else 1)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+    return _quadratic_forms(*sides, matrix, damping, size if aggregate == "mean" else 1)  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
 
 
 def token_factors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +42,8 @@ class Inputs:
 
     def num_units(self, task: str) -> int:
         """How many independent units a task has."""
-        labels = self.tasks[task].source.clusters
-        return len(self.tasks[task].ids) if task in self.clusters else len(set(labels))  # type: ignore[arg-type]  # every other task has labels
+        labels: Any = self.tasks[task].source.clusters  # None only where samples count as independent
+        return len(self.tasks[task].ids) if task in self.clusters else len(set(labels))
 
     def facts(self, config: RunConfig) -> dict[str, Any]:
         """What the record says of the data."""
@@ -194,11 +194,11 @@ def _clusters(config: RunConfig, files: Mapping[str, task_files.TaskFile]) -> tu
             + " Where several come from one document or template, p is too small."
         )
     if config.statistics.run:
-        _require_apart({name: files[name].clusters for name in compared(config) if name not in independent})  # type: ignore[misc]  # the others have labels
+        _require_apart({name: files[name].clusters for name in compared(config) if name not in independent})
     return dict.fromkeys(independent, units.IID), notes
 
 
-def _require_apart(labels: Mapping[str, Sequence[Any]]) -> None:
+def _require_apart(labels: Mapping[str, Any]) -> None:
     """Refuse a unit with samples in two tasks now, not after they were collected."""
     found = {
         name: units.read_clusters(list(given), len(given), f"task {name!r}", minimum=1)

@@ -76,6 +76,9 @@ class Frame:
             :class:`qkov.score_files.ScoreFiles`. In a ``with`` block, an error inside removes what was written.
     """
 
+    if TYPE_CHECKING:
+        _arrays: dict[str, np.ndarray] | Any  # None with files
+
     def __init__(
         self,
         layouts: Sequence[AttentionLayout],
@@ -119,7 +122,7 @@ class Frame:
         """Place one slice's result."""
         scores = result.scores.numpy()
         if self._files is None:
-            self._arrays[block][:, :, place, column] = scores  # type: ignore[index]  # filled in where it was None
+            self._arrays[block][:, :, place, column] = scores
         else:
             self._files.put(block, place, column, scores)
         for name, value in result.health.items():
@@ -133,7 +136,7 @@ class Frame:
     @cached_property
     def arrays(self) -> Mapping[str, np.ndarray | MappedScores]:
         """Block to scores; files are finished when this is asked for first."""
-        return self._arrays if self._files is None else self._files.finish()  # type: ignore[return-value]  # without files, arrays were made
+        return self._arrays if self._files is None else self._files.finish()
 
     def fields(self) -> dict[str, Any]:
         """The fields of a Heatmap that this frame fills."""

@@ -59,7 +59,7 @@ def header(
     }
 
 
-def require_same_settings(stored: dict[str, Any], asked: dict[str, Any], where: object) -> None:
+def require_same_settings(stored: Mapping[str, Any], asked: Mapping[str, Any], where: object) -> None:
     """Refuse settings other than those of a store; a tokenizer counts where both name one.
 
     Raises:

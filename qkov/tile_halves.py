@@ -32,6 +32,7 @@ class Half:
 
     if TYPE_CHECKING:
         _part: Part | None
+        weights: torch.Tensor | Any  # None where no Fisher is made of these samples
 
     def __init__(
         self,
@@ -98,7 +99,7 @@ class Half:
     def fisher(self, columns: tuple[int, int] | None) -> torch.Tensor:
         """Return F of a tile, ``[tile]``."""
         return sum(  # type: ignore[return-value]  # a sum that starts at 0
-            fisher.weighted_fisher(formula.contribution(part.h(rows)), self.weights[part.block.start :][rows])  # type: ignore[index, misc]  # there in this variant
+            fisher.weighted_fisher(formula.contribution(part.h(rows)), self.weights[part.block.start :][rows])
             for part in self.parts(columns)
             for rows in part.row_chunks()
         )
@@ -109,7 +110,7 @@ class Half:
         for columns in all_columns:
             for part in self.parts(columns):
                 sums = [fisher.reduce_heads(formula.contribution(part.h(rows))) for rows in part.row_chunks()]
-                total += (torch.cat(sums) * self.weights[part.block.start : part.block.stop]).sum()  # type: ignore[index]  # there in this variant
+                total += (torch.cat(sums) * self.weights[part.block.start : part.block.stop]).sum()
         return total
 
 
@@ -128,6 +129,10 @@ class Part:
         grads: ``g``, or ``h`` where the half needs no ``g``, ``[rows, tile]``.
         places: Where its scored rows are among those of the half, a range.
     """
+
+    if TYPE_CHECKING:
+        _rows: torch.Tensor | Any  # None where all rows are scored
+        _factor: torch.Tensor | None
 
     def __init__(self, half: Half, columns: tuple[int, int] | None, block: range) -> None:
         self.half, self.columns, self.block = half, columns, block
@@ -154,7 +159,7 @@ class Part:
     def chunks(self) -> Iterator[torch.Tensor]:
         """Yield the scored rows, a few at a time."""
         for rows in self.row_chunks(len(self.places)):
-            yield self.grads[rows if self._whole else self._rows[rows]]  # type: ignore[index]  # there in this variant
+            yield self.grads[rows if self._whole else self._rows[rows]]
 
     def h(self, rows: slice) -> torch.Tensor:
         """Return normalised gradients of some rows of the block."""
@@ -192,7 +197,7 @@ class Part:
         overwrites = self.half.in_place and self._whole
         out = self.grads if overwrites else self.half.buffers.get("factor", len(self.places), self.grads.shape[1])
         for place in self.row_chunks(len(self.places)):
-            rows = place if self._whole else self._rows[place]  # type: ignore[index]  # there in this variant
+            rows = place if self._whole else self._rows[place]
             out[place] = factor(self.grads[rows], rows)
         if overwrites:
             self._factor = out
@@ -200,7 +205,7 @@ class Part:
 
     def fixed_tiles(self, factor: torch.Tensor) -> Iterator[tuple[TilePlaces, torch.Tensor]]:
         """Yield a factor in tiles ``[FIXED_ROWS, tile]``, each sample where its number puts it, beside rows of zeros."""
-        rows = range(len(self.block)) if self._whole else self._rows.tolist()  # type: ignore[union-attr]  # there in this variant
+        rows = range(len(self.block)) if self._whole else self._rows.tolist()
         first = 0
         for start in range(0, len(self.block), tiles.FIXED_ROWS):
             within = [row - start for row in rows if start <= row < start + tiles.FIXED_ROWS]

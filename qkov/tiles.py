@@ -198,7 +198,7 @@ class SliceFactors:
 
 
 def held_stacks(
-    held: dict[Any, Stacks],
+    held: dict[Any, Any],
     role: str,
     members: Sequence[Sample],
     projection: Projection,
@@ -210,7 +210,7 @@ def held_stacks(
     if role in held:
         if held[role].projection == projection:
             return held[role]
-        held[role] = held[role].serving(projection)  # type: ignore[assignment]  # one there serves
+        held[role] = held[role].serving(projection)
     if held.get(role) is None:
         held[role] = Stacks(members, projection, options, dtype, buffers)
     return held[role]

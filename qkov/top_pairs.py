@@ -269,7 +269,7 @@ def _one_pair(heatmap: Heatmap, collector: FisherCollector, pair: Mapping[str, A
     layout = collector.config.layer(pair["layer"])
     projection, unit = layout.projection(pair["block"]), layout.unit(pair["block"], pair["head"])
     best, total, start = (-1.0, None, 0.0), 0.0, 0
-    for tile in factor_tiles.factor_tiles(*sides, layout, projection, unit, options):  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+    for tile in factor_tiles.factor_tiles(*sides, layout, projection, unit, options):  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
         terms = (tile.left[0].double() * tile.right[0].double()).abs()
         total += float(terms.sum())
         at = int(terms.argmax())
@@ -279,7 +279,7 @@ def _one_pair(heatmap: Heatmap, collector: FisherCollector, pair: Mapping[str, A
             share = share if sides[0].owns_fisher else 0.0  # F holds none of A's samples
             best = float(terms[at]), _name(projection, unit, at, start, len(terms)), share
         start += len(terms) // projection.width
-    score = scoring.score_slice(*sides, layout, projection, unit, options).scores  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+    score = scoring.score_slice(*sides, layout, projection, unit, options).scores  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
     largest = best[0] / total if total > 0 else 0.0
     return float(score[0, 0]), {"largest_share": largest, "parameter": best[1], "fisher_share": best[2]}
 

@@ -54,6 +54,7 @@ reveal_type(fisher.Welford.of(grads).variance)  # is torch._tensor.Tensor
 reveal_type(fisher.pool_fisher(1.0, 2.0, "A"))  # is float
 reveal_type(qkov.__version__)  # is str
 
+qkov.QKOVInterferenceMetric(collector.config, collector)
 metric = qkov.QKOVInterferenceMetric(config, collector, variant="signed", fisher_pool="pooled")
 reveal_type(metric.compute_heatmap("math", "code", layers=[0]))  # is qkov.heatmap.Heatmap
 reveal_type(metric.compute_summary("math", "code", top_k=3))  # is qkov.pair_summary.PairSummary

@@ -50,14 +50,14 @@ def check_pruned_heads(case: Case) -> Measurement | NotRun:
         return outside
     comparison = Comparison()
     fisher = diagonal.FisherDiagonal.of(case.collect(), "a")
-    fewest = min(one.num_heads for one in fisher.config.layers)  # type: ignore[attr-defined]  # a dictionary of mixed values
+    fewest = min(one.num_heads for one in fisher.config.layers)  # type: ignore[attr-defined]  # of heads, so there is a layout
     for count in {min(1, fewest - 1), fewest - 1}:
         masks = pruning.get_fisher_pruning_masks(fisher, count=count)
         kept = masks.units()
         with pruning.apply_masks(case.model, masks):
             found = case.behaviour(case.batch_a)
         with contextlib.ExitStack() as stack:
-            for layout in fisher.config.layers:  # type: ignore[attr-defined]  # a dictionary of mixed values
+            for layout in fisher.config.layers:  # type: ignore[attr-defined]  # of heads, so there is a layout
                 flags = kept[layout.layer, "heads"]
                 comparison.true(int(flags.sum()) == count)
                 stack.enter_context(masked_heads(case.model, layout, np.flatnonzero(~flags)))

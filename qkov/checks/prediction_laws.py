@@ -47,7 +47,7 @@ def check_predicted_change(case: Case) -> Measurement | NotRun:
                         for grads in (grads_a, grads_b)
                     ]
                     block = np.stack([_block(g, layout, projection) for g in grads_b])
-                    first, second, size = written_out(*cut, steps_of, float(np.square(block).mean()), optimiser)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+                    first, second, size = written_out(*cut, steps_of, float(np.square(block).mean()), optimiser)  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
                     row = table.iloc[places[projection.block, layout.layer, unit]]
                     comparison.near(row["first_order"], STEP_SIZE * first, STEP_SIZE * size)
                     comparison.near(row["curvature"], STEP_SIZE**2 * second, STEP_SIZE**2 * max(second, size**2))

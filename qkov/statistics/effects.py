@@ -99,7 +99,7 @@ def effect_of_lifts(lifts: np.ndarray, a: Clusters, r: Clusters, *, level: float
     half = stats.t.ppf((1 + level) / 2, df) * np.sqrt(errors[0] + errors[1])
     above = of_a[:, None] - of_r[None]
     wins = np.where(np.isnan(above), np.nan, (above > 0) + 0.5 * (above == 0)).mean((0, 1))
-    return SourceEffect(*np.exp([difference, difference - half, difference + half]), level, wins)  # type: ignore[call-arg]  # unpacked, and counted by the callee
+    return SourceEffect(*np.exp([difference, difference - half, difference + half]), level, wins)  # type: ignore[call-arg]  # a list does not say how many it holds
 
 
 def cross_within(

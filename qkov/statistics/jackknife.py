@@ -93,7 +93,7 @@ def leave_out(g_a: Slices, g_b: Slices, a: Clusters, b: Clusters, estimand: str)
     Returns:
         :class:`LeftOut`; NaN for a slice in which a sample has no gradient, or whose score is 0.
     """
-    return LeftOut.of([leave_out_slice(*pair, a, b, estimand) for pair in slices.by_slice(g_a=g_a, g_b=g_b)], a)  # type: ignore[arg-type, call-arg]  # unpacked, and counted by the callee
+    return LeftOut.of([leave_out_slice(*pair, a, b, estimand) for pair in slices.by_slice(g_a=g_a, g_b=g_b)], a)  # type: ignore[arg-type, call-arg]  # a list does not say how many it holds
 
 
 def leave_out_slice(one_a: np.ndarray, one_b: np.ndarray, a: Clusters, b: Clusters, estimand: str) -> np.ndarray:
