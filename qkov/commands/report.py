@@ -33,6 +33,11 @@ def report(
     """Write a run as one HTML file that needs no network, with its figures as SVG and PNG beside it.
 
     The page says in words what may be concluded, and shows every head: maps, numbers, intervals, tests, strongest pairs.
+
+    \b
+    Example:
+      qkov report run-1
+      qkov report run-1 --show-text --output run-1.html
     """
     with told_errors(with_traceback):
         from ..report import write_report
