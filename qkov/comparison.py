@@ -60,7 +60,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """ "same", "within", "no promise", "broken" or "not comparable"; the worst of all results."""
+        """Name the worst of all results: "same", "within", "no promise", "broken" or "not comparable"."""
         if not self.results or any(one.expected == ANOTHER for one in self.results):
             return "not comparable"
         if not all(one.kept for one in self.results):

@@ -232,6 +232,13 @@ class RunConfig(_Checked):
     def from_dict(cls, content: Any, *, folder: Path | str = ".") -> RunConfig:
         """Build a configuration from plain values, as YAML and JSON have them; names and paths may stand for sections.
 
+        Args:
+            content: A mapping.
+            folder: Where paths begin.
+
+        Returns:
+            The configuration, all defaults filled in.
+
         Raises:
             ConfigError: For an unknown or missing key, or a value without meaning.
         """
@@ -263,7 +270,7 @@ class RunConfig(_Checked):
         )
 
     def task_path(self, task: str) -> Path:
-        """Where the file of a task is."""
+        """Say where the file of a ``task`` is."""
         return self.folder / Path(self.tasks[task].path).expanduser()
 
     @property
@@ -275,7 +282,7 @@ class RunConfig(_Checked):
         return str(path) if looks_like_path or path.is_dir() else self.model.name
 
     def relative_to(self, folder: Path | str) -> RunConfig:
-        """Return the same configuration as a file in another folder has it: paths begin there."""
+        """Return the same configuration as a file in another ``folder`` has it: paths begin there."""
         folder = Path(folder)
         tasks = {
             name: dataclasses.replace(one, path=_relative(self.task_path(name), folder))
@@ -301,6 +308,12 @@ SECTIONS = {
 
 def read_config(path: Path | str) -> RunConfig:
     """Read a configuration; its paths begin in the folder of the file.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        The configuration, all defaults filled in.
 
     Raises:
         ConfigError: If it is missing, is no such YAML, or holds something without meaning; the message names file and key.

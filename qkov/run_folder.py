@@ -68,6 +68,9 @@ class RunFolder:
         Args:
             variant: One of :attr:`variants`. scores_path: As for :func:`qkov.load_heatmap`.
 
+        Returns:
+            The ``Heatmap``.
+
         Raises:
             OptionError: If there are no scores of it.
             ResultFileError: If the file was edited.
@@ -102,6 +105,12 @@ class RunFolder:
     def texts(self, task: str) -> dict[int | str, str]:
         """Read the texts of a task from its file, ``{sample_id: text}``; samples given as token ids have none.
 
+        Args:
+            task: A task of the run.
+
+        Returns:
+            A dict, without the samples that have no text.
+
         Raises:
             OptionError: If there is no such task.
             ResultFileError: If the file is not there any more, or has changed since.
@@ -129,6 +138,9 @@ def open_run(path: Path | str, *, allow_incomplete: bool = False) -> RunFolder:
 
     Args:
         path: Its folder. allow_incomplete: Also a run that was interrupted.
+
+    Returns:
+        The run, to read results from.
 
     Raises:
         RunFolderError: If it is no run, of another version, or not complete.
