@@ -247,7 +247,7 @@ def scaled_loss(factors, power=1):
     def loss_fn(model, batch):
         loss, tokens = losses.causal_lm_loss(model, batch)
         factor = torch.tensor(factors, dtype=loss.dtype)
-        return (loss * factor) if power == 1 else (loss * factor).clamp_min(0).sqrt(), tokens
+        return (loss * factor) if power == 1 else (loss * factor).sqrt(), tokens
 
     return loss_fn
 

@@ -18,9 +18,19 @@ from .synthetic import draw_weights
 
 WRITTEN_WITH = "5.23.0"
 
-# What has modules of other names in an older version, so that a kind of attention is not where the tables say.
-RENAMED = {
-    "rt_detr-encoder", "rt_detr_v2-encoder", "d_fine-encoder", "siglip-vision", "siglip2-vision", "x_clip-vision",
+# What an older version has, but with modules of other names, so that a kind of attention is not where the tables say; or in
+# a form that does not run in float64, or not with these sizes.
+OTHERWISE = {
+    "clvp", "d_fine-decoder", "d_fine-encoder", "dbrx", "evolla", "fsmt-decoder", "groupvit_text", "led-cross",
+    "led-decoder", "maskformer-cross", "maskformer-decoder", "mpt", "musicgen-cross", "musicgen-decoder",
+    "musicgen_melody", "mvp-cross", "mvp-decoder", "mvp-encoder", "paddleocr_vl-vision", "pix2struct-vision",
+    "recurrent_gemma", "rt_detr-decoder", "rt_detr-encoder", "rt_detr_v2-decoder", "rt_detr_v2-encoder",
+    "seamless_m4t-adapter", "seamless_m4t-cross", "seamless_m4t-decoder", "seamless_m4t-encoder",
+    "seamless_m4t-speech", "seamless_m4t_v2-adapter", "seamless_m4t_v2-cross", "seamless_m4t_v2-decoder",
+    "seamless_m4t_v2-encoder", "seamless_m4t_v2-speech", "siglip-vision", "siglip2-vision", "speecht5-cross",
+    "speecht5-decoder", "speecht5-encoder", "switch_transformers", "switch_transformers-cross",
+    "switch_transformers-decoder", "switch_transformers-encoder", "trocr", "trocr-cross", "videomae", "vjepa2",
+    "vjepa2-pooler", "vjepa2-predictor", "x_clip-text", "x_clip-vision",
 }  # fmt: skip
 
 VOCAB_SIZE = 13
@@ -138,8 +148,8 @@ def build(architecture):
         OlderTransformersError: If this transformers is too old for it.
     """
     try:
-        if is_older() and architecture.name in RENAMED:
-            raise AttributeError("modules have other names")
+        if is_older() and architecture.name in OTHERWISE:
+            raise AttributeError("it has other modules there, or does not run in float64")
         return _build(architecture)
     except (AttributeError, ImportError, KeyError, ValueError) as error:
         if not is_older():
