@@ -221,7 +221,7 @@ def sealed_unseen(_original):
         ("nan_gradient", "gradients.collect_factors", whole_pass_dropped),
         ("nan_gradient_skipped", "non_finite.warn_of_skipped", nothing),
         ("nan_gradient_skipped", "gradients.collect_factors", whole_pass_dropped),
-        ("squares_underflow", "interference._has_gradient", always(False)),
+        ("squares_underflow", "score_warnings._has_gradient", always(False)),
         ("edited_score", "result_file.digest", always("")),
         ("terminal_commands_printed", "commands.console.echo", lambda _original: print),
         ("one_token", "gradients._check_losses", nothing),

@@ -104,6 +104,8 @@ LEVELS = (
         "head_types",
         "head_scoring",
         "heatmap",
+        "score_attributes",
+        "score_warnings",
         "head_statistics",
         "prediction_result",
     ),

@@ -3,7 +3,7 @@
 _SCORING = tuple(
     f"qkov/{name}.py" for name in (
         "scoring", "slice_scorer", "score_options", "sides", "tiles", "tile_halves", "factor_tiles", "denominators",
-        "interference", "formula", "fisher", "score_memory", "score_frame",
+        "interference", "score_attributes", "score_warnings", "formula", "fisher", "score_memory", "score_frame",
     )
 )  # fmt: skip
 _GRADIENTS = ("qkov/gradients.py",)
