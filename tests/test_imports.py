@@ -62,6 +62,8 @@ LEVELS = (
         "strict",
         "position_tables",
         "sample_rows",
+        "module_capture",
+        "returned_losses",
         "gradients",
         "pass_memory",
         "shards",

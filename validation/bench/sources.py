@@ -6,7 +6,7 @@ _SCORING = tuple(
         "interference", "score_attributes", "score_warnings", "formula", "fisher", "score_memory", "score_frame",
     )
 )  # fmt: skip
-_GRADIENTS = ("qkov/gradients.py",)
+_GRADIENTS = ("qkov/gradients.py", "qkov/module_capture.py", "qkov/returned_losses.py")
 _COLLECTION = (*_GRADIENTS, "qkov/passes.py", "qkov/collector.py", "qkov/losses.py", "qkov/sample_rows.py")
 _HARNESS = ("validation/bench/clock.py", "validation/bench/shapes.py")
 
