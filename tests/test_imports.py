@@ -90,6 +90,7 @@ LEVELS = (
         "collection_budget",
         "rounds",
         "shared_keeping",
+        "handed_out",
         "collector",
         "meaning",
         "result_file",

@@ -7,7 +7,14 @@ _SCORING = tuple(
     )
 )  # fmt: skip
 _GRADIENTS = ("qkov/gradients.py", "qkov/module_capture.py", "qkov/returned_losses.py")
-_COLLECTION = (*_GRADIENTS, "qkov/passes.py", "qkov/collector.py", "qkov/losses.py", "qkov/sample_rows.py")
+_COLLECTION = (
+    *_GRADIENTS,
+    "qkov/passes.py",
+    "qkov/collector.py",
+    "qkov/handed_out.py",
+    "qkov/losses.py",
+    "qkov/sample_rows.py",
+)
 _HARNESS = ("validation/bench/clock.py", "validation/bench/shapes.py")
 
 SOURCES = {
