@@ -96,6 +96,7 @@ LEVELS = (
         "result_file",
         "labels",
         "slice_labels",
+        "result_words",
         "score_files",
         "score_frame",
         "summary_frame",
