@@ -11,7 +11,7 @@ from . import (
     collection_budget,
     fisher,
     formula,
-    gradients,
+    handed_out,
     linear_weights,
     losses,
     memory,
@@ -25,7 +25,6 @@ from . import (
 )
 from .errors import (
     LayoutError,
-    UnknownParameterError,
     UnknownSampleError,
     UnknownTaskError,
     UnsealedStoreError,
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from .geometry import Projection
     from .linear_weights import LinearWeight
     from .option_types import (
         Batches,
@@ -412,13 +410,8 @@ class FisherCollector:
         formula.require_choice("mode", mode, ("ema", "welford"))
         if mode == "welford":
             return {key: state.mean for key, state in self.group_statistics(task, layers).items()}
-        means = {}
-        for key, values in self._group_contributions(task, layers).items():
-            running = fisher.ExponentialMean(self.ema_decay)
-            for value in values:
-                running = running.update(value)
-            means[key] = running.mean
-        return means
+        found = self._group_contributions(task, layers)
+        return {key: handed_out.exponential_mean(values, self.ema_decay) for key, values in found.items()}
 
     def group_statistics(self, task: str, layers: Iterable[int] | None = None) -> dict[tuple[int, str], fisher.Welford]:
         """Return ``{(layer, block): Welford}`` over samples of the per-head sums of ``C_ik``: mean, variance, error.
@@ -436,51 +429,19 @@ class FisherCollector:
         self, task: str, layers: Iterable[int] | None = None
     ) -> dict[tuple[int, str], torch.Tensor]:
         members = self.samples(task)
-        fisher.sample_weights(len(members))  # refuses an empty task
-        return {
-            (layout.layer, projection.block): torch.stack(
-                [self._head_sums(members, projection, unit) for unit in range(projection.num_units)], dim=1
-            )
-            for layout in (self.config.layers if layers is None else map(self.config.layer, layers))
-            for projection in layout.projections
-        }
-
-    def _head_sums(self, members: Sequence[Sample], projection: Projection, unit: int) -> torch.Tensor:
-        sums = []
-        for one in members:
-            head, other = gradients.slice_factors(one.factors, projection, unit)
-            grad = gradients.widened(head).T @ gradients.widened(other)
-            h = formula.normalise(grad.reshape(1, -1), torch.tensor([one.num_tokens]), self.contribution_normalisation)
-            sums.append(fisher.reduce_heads(formula.contribution(h))[0])
-        return torch.stack(sums).cpu()  # once a slice, not once a sample
+        layouts = self.config.layers if layers is None else map(self.config.layer, layers)
+        return handed_out.head_contributions(members, layouts, self.contribution_normalisation)
 
     def _task_contributions(self, task: str) -> Mapping[str, Mapping[str, torch.Tensor]]:
         keys = {f"{task}_{one.sample_id}": one for one in self._members(task)}
         return LazyMapping(keys, lambda key: self._contributions(keys[key]), UnknownSampleError)
 
     def _contributions(self, sample: Sample) -> Mapping[str, torch.Tensor]:
-        tokens = torch.tensor([sample.num_tokens])
         grads = self._gradients(sample)
-
-        def build(name: str) -> torch.Tensor:
-            flat = grads[name].reshape(1, -1)
-            h = formula.normalise(flat, tokens, self.contribution_normalisation)
-            return formula.contribution(h).reshape(grads[name].shape)
-
-        return LazyMapping(grads, build, UnknownParameterError)
+        return handed_out.sample_contributions(grads, sample.num_tokens, self.contribution_normalisation)
 
     def _gradients(self, sample: Sample) -> Mapping[str, torch.Tensor]:
-        weights = {one.param_name: one for one in self._weights}
-        attention = [name for name, one in weights.items() if one.kind == "attention"]
-        projections = (projection for layout in self.config.layers for projection in layout.projections)
-        biases = {projection.bias_name: projection for projection in projections if projection.bias_name}
-
-        def build(name: str) -> torch.Tensor:
-            if name in weights:
-                return gradients.parameter_gradient(sample.factors, weights[name])
-            return sample.factors[biases[name].module_name].delta_sum
-
-        return LazyMapping([*attention, *biases, *weights], build, UnknownParameterError)
+        return handed_out.sample_gradients(sample, self._weights, self.config)
 
     def _bind(self, model: nn.Module) -> None:
         check_one_device(model)

@@ -10,19 +10,19 @@ of sample i's own loss. Which rows are sample i's is seen from the first axis, o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from . import non_finite, sample_rows
-from .errors import BatchError, ModuleReuseError, NonFiniteError, OptionError, PrecisionError
+from . import module_capture, non_finite, returned_losses, sample_rows
+from .errors import OptionError
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.autograd.graph import GradientEdge
 
     from .geometry import AttentionLayout, Projection
     from .layout import QKOVConfig
@@ -88,7 +88,7 @@ def collect_factors(
         NonFiniteError: If a loss or a gradient is NaN or infinite; names the sample.
         ModuleReuseError: If a projection runs twice, or never.
     """
-    groups = _groups(config, weights)
+    groups = module_capture.module_groups(config, weights)
     names = [name for group in groups for name in group]
     first_axis = sample_rows.FirstAxis() if first_axis is None else first_axis
     # Compiled parts run as they are: hooks inside a compiled graph would have it compiled anew for every pass.
@@ -97,24 +97,27 @@ def collect_factors(
         torch.enable_grad(),
         torch.compiler.set_stance("force_eager"),
         evaluation(model),
-        _captured(model, names) as captured,
+        module_capture.captured_modules(model, names) as captured,
     ):
-        losses, tokens = _per_sample(loss_fn(model, batch), len(sample_names))
+        losses, tokens = returned_losses.per_sample(loss_fn(model, batch), len(sample_names))
         counts = tokens.tolist()
-        _check_losses(losses, counts, sample_names)
-        _check_ran_once(captured, names)
+        returned_losses.check_losses(losses, counts, sample_names)
+        module_capture.check_ran_once(captured, names)
         parts = _by_axis(config, names, first_axis)
         suspects = [
             axis.suspect({name: captured[name].output for name in part}, len(sample_names)) for axis, part in parts
         ]
         edges = {name: captured[name].edge for name in names}
         deltas = torch.autograd.grad(losses.sum(), list(edges.values()), allow_unused=True, retain_graph=any(suspects))  # type: ignore[arg-type]  # torch takes both at once
-        deltas = {name: _zero_if_unused(delta, captured[name]) for name, delta in zip(names, deltas, strict=True)}
+        deltas = {
+            name: module_capture.zero_if_unused(delta, captured[name])
+            for name, delta in zip(names, deltas, strict=True)
+        }
         group_of = {name: number for number, group in enumerate(groups) for name in group}
         owners = dict.fromkeys(names)
         for (axis, part), suspect in zip(parts, suspects, strict=True):
             if suspect:
-                read = {name: (group_of[name], *_same_tensor(captured[name].inputs)) for name in part}
+                read = {name: (group_of[name], *module_capture.same_tensor(captured[name].inputs)) for name in part}
                 found = sample_rows.find_owners(
                     axis,
                     losses,
@@ -318,60 +321,6 @@ def evaluation(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-@dataclass
-class _Capture:
-    inputs: torch.Tensor
-    version: int
-    output: torch.Tensor
-    edge: GradientEdge | torch.Tensor
-    calls: int = 1
-
-
-@contextlib.contextmanager
-def _captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, _Capture]]:
-    """Hook the projections; the first ones to run start the graph, so nothing below them is differentiated."""
-    captured: dict[Any, Any] = {}
-
-    def hook_for(name: str) -> Callable[..., Any]:
-        def hook(_module: nn.Module, args: Sequence[torch.Tensor], output: Any) -> torch.Tensor:
-            if not output.requires_grad:
-                # A fresh leaf; cloned, because in-place operations on a leaf are refused.
-                output = output.detach().requires_grad_().clone()
-            if name in captured:  # recomputed by checkpointing in the backward, where it must do what it did before
-                captured[name].calls += 1
-                return output
-            # Its place in the graph, as of now: ESMFold scales queries in place, and the tensor then is the scaled one.
-            edge = get_gradient_edge(output) if output.requires_grad else output
-            captured[name] = _Capture(args[0].detach(), _version(args[0]), output, edge)  # type: ignore[arg-type]  # None equals None: no version is counted
-            return output
-
-        return hook
-
-    modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(hook_for(name)) for name in names]
-    try:
-        yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _groups(config: QKOVConfig, weights: Sequence[LinearWeight] | None) -> list[list[str]]:
-    """Lists of modules whose tokens are kept together: a layer's attention, a layer's feed-forward part, any other."""
-    attention = [
-        list(dict.fromkeys(projection.module_name for projection in layout.projections)) for layout in config.layers
-    ]
-    if weights is None:
-        return attention
-    asked = {one.module_name for one in weights}
-    groups = [group for group in attention if asked & set(group)]
-    others: dict[Any, Any] = {}
-    for one in weights:
-        if one.kind != "attention":
-            others.setdefault(one.layer if one.kind == "mlp" else one.module_name, []).append(one.module_name)
-    return groups + list(others.values())
-
-
 def _by_axis(config: QKOVConfig, names: Sequence[str], first_axis: FirstAxis) -> list[tuple[FirstAxis, list[str]]]:
     """Attention modules with what is known of their first axis, the others with theirs: some models join all tokens."""
     attention = {projection.module_name for layout in config.layers for projection in layout.projections}
@@ -385,77 +334,6 @@ def _only(
     values: Mapping[str, GradientEdge | torch.Tensor], names: Sequence[str]
 ) -> dict[str, GradientEdge | torch.Tensor]:
     return {name: values[name] for name in names}
-
-
-def _per_sample(
-    result: tuple[torch.Tensor, torch.Tensor] | torch.Tensor, num_samples: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if isinstance(result, tuple) and len(result) != 2:
-        raise BatchError(f"loss_fn returned {len(result)} values; expected losses [N], or (losses [N], tokens [N]).")
-    losses, tokens = result if isinstance(result, tuple) else (result, None)
-    if not isinstance(losses, torch.Tensor) or tuple(losses.shape) != (num_samples,):
-        found = f"shape {tuple(losses.shape)}" if isinstance(losses, torch.Tensor) else f"a {type(losses).__name__}"
-        raise BatchError(
-            f"loss_fn returned {found}; expected one loss per sample, shape ({num_samples},). "
-            "Sum over each sample's tokens; do not average over the batch."
-        )
-    if not losses.requires_grad:
-        raise BatchError(
-            "the losses do not depend on any projection of the model through autograd. Compute them from the model's "
-            "output, without detach() or no_grad()."
-        )
-    if tokens is None:
-        return losses, torch.ones(num_samples, dtype=torch.long)
-    counts = tokens if isinstance(tokens, torch.Tensor) else torch.tensor(tokens)
-    if tuple(counts.shape) != (num_samples,) or not torch.equal(counts, counts.long().to(counts)):
-        raise BatchError(
-            f"loss_fn returned token counts {tokens}; expected {num_samples} whole numbers, one per sample: how many "
-            "tokens enter each loss."
-        )
-    return losses, counts.long()
-
-
-def _check_losses(losses: torch.Tensor, counts: Sequence[int], sample_names: Sequence[SampleId]) -> None:
-    for loss, count, name in zip(losses.tolist(), counts, sample_names, strict=True):
-        if count < 1:
-            raise BatchError(
-                f"sample {name!r} has no predicted token: every label is masked, padded or the first. "
-                "Remove it, or unmask at least one label after its first token."
-            )
-        if loss != loss or loss in (float("inf"), float("-inf")):
-            raise NonFiniteError(
-                f"sample {name!r} has loss {loss}. A common cause is float64 with eager attention and padding on the "
-                "left, where rows without any visible token become NaN: pad on the right or use sdpa."
-            )
-
-
-def _check_ran_once(captured: Mapping[str, _Capture], names: Sequence[str]) -> None:
-    for name in names:
-        calls = captured[name].calls if name in captured else 0
-        if calls != 1:
-            raise ModuleReuseError(
-                f"projection {name!r} ran {calls} times in one forward pass; expected once. Its gradient would mix or "
-                "miss layers: call the model once per loss, and list shared layers, or those that the loss does not "
-                "use, out of the analysis."
-            )
-        if _version(captured[name].inputs) != captured[name].version:
-            raise ModuleReuseError(
-                f"the input of projection {name!r} was changed in place after the projection used it, so its gradient "
-                "cannot be rebuilt. Make that operation out of place."
-            )
-        if captured[name].inputs.dtype == torch.float16:
-            raise PrecisionError(
-                f"projection {name!r} runs in float16, where gradients underflow; load the model in float32 or bfloat16."
-            )
-
-
-def _version(tensor: torch.Tensor) -> int | None:
-    # Tensors made under inference_mode count no versions; no gradient reaches them, which is reported as such.
-    return None if tensor.is_inference() else tensor._version
-
-
-def _zero_if_unused(delta: torch.Tensor, capture: _Capture) -> torch.Tensor:
-    return torch.zeros_like(capture.output) if delta is None else delta.detach()
 
 
 def _sample_factors(
@@ -475,7 +353,7 @@ def _sample_factors(
                 return _rows(tensor, None if owners[name] is not None else row).index_select(0, places[name][row])
 
             source = inputs[name]
-            key = _same_tensor(source)
+            key = module_capture.same_tensor(source)
             if key not in kept_inputs:
                 kept_inputs[key] = select(source)
             factors[name] = Factors(kept_inputs[key], select(deltas[name]))
@@ -491,10 +369,6 @@ def _require_finite(found: Sequence[dict[str, Factors]], sample_names: Sequence[
         for name, pair in factors.items():
             if not (finite[id(pair.inputs)] and finite[id(pair.deltas)]):
                 raise non_finite.gradient_error(sample_name, name, pair.inputs, pair.deltas)
-
-
-def _same_tensor(tensor: torch.Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
-    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _places(

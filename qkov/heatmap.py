@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import errors, escaping, head_types, labels, memory, result_file, score_files
+from . import errors, head_types, labels, memory, result_file, result_words, score_files
 from .geometry import BLOCKS
 from .lazy_mapping import LazyMapping
 from .meaning import VARIANT_MEANING, describe_scores
@@ -396,42 +396,22 @@ class Heatmap(Mapping):
         """Rows of block, average, and the strongest conflict in words, for people."""
         for block in BLOCKS:
             top = self.top_conflicts(block, top_k=1)
-            where = "none"
-            if top:
-                unit = top[0]["kv_head" if block in "KV" else "head"]
-                where = f"{top[0]['score']:.3g} at layer {top[0]['layer']}, {unit_name(block)} {unit}"
-                where += f", {top[0]['sample_i']!r} x {top[0]['sample_j']!r}"
+            where = result_words.where_strongest(block, top[0]) if top else "none"
             yield block, f"{self.block_average(block):.3g}", where
 
-    def _headline(self) -> str:
-        pool = self.attributes.get("fisher_pool", "?")
-        kind = f"{self.attributes.get('variant', 'scores')}, Fisher {pool if pool == 'pooled' else f'of {pool}'}"
+    def _words(self) -> tuple[str, str, tuple[str, ...], Iterator[tuple[str, ...]], list[str]]:
         sizes = (
             f"samples {len(self.sample_a)} x {len(self.sample_b)}, layers {len(self.layers)}, heads {len(self.heads)}"
         )
-        return f"{self.task_a} x {self.task_b}: {kind}; {sizes}, kv heads {len(self.kv_heads)}"
-
-    def _notes(self) -> list[str]:
-        """What is easily misread: in the average, and in what a slice stands for."""
-        return [note for note in map(self.attributes.get, ("average_caveat", "slice_note")) if note]
+        said = result_words.headline(self, f"{sizes}, kv heads {len(self.kv_heads)}")
+        notes = result_words.notes_of(self.attributes, ("average_caveat", "slice_note"))
+        return "Heatmap", said, ("average", "strongest conflict"), self._summary(), notes
 
     def __repr__(self) -> str:
-        rows = "".join(
-            f"\n  {block}: average {mean}, strongest conflict {where}" for block, mean, where in self._summary()
-        )
-        notes = "".join(f"\n  {note}" for note in self._notes())
-        return escaping.for_terminal(f"<Heatmap {self._headline()}{rows}{notes}>")
+        return result_words.in_terminal(*self._words())
 
     def _repr_html_(self) -> str:
-        header = "".join(f"<th>{name}</th>" for name in ("block", "average", "strongest conflict"))
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escaping.for_html(cell)}</td>" for cell in row) + "</tr>" for row in self._summary()
-        )
-        notes = "".join(f"<p>{escaping.for_html(note)}</p>" for note in self._notes())
-        return escaping.html_block(
-            f"<p><b>Heatmap</b> {escaping.for_html(self._headline())}</p><table><thead><tr>{header}</tr></thead>",
-            f"<tbody>{rows}</tbody></table>{notes}",
-        )
+        return result_words.in_html(*self._words())
 
 
 def load_heatmap(path: PathLike, *, scores_path: PathLike | None = None) -> Heatmap:

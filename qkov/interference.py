@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +16,12 @@ from . import (
     errors,
     formula,
     heatmap,
-    latent_attention,
     meaning,
     memory,
     pair_summary,
-    reproducibility,
+    score_attributes,
     score_memory,
+    score_warnings,
     scoring,
     slice_scorer,
     summary_frame,
@@ -55,10 +53,6 @@ if TYPE_CHECKING:
     from .sides import Side
     from .slice_scorer import SliceScorer
     from .summary_frame import SummaryFrame
-
-
-NOT_TOLD = ("device", "sample_block", "stacked_bytes", "reads")
-"""Options that say how scores are made on this machine; results do not list them."""
 
 
 class QKOVInterferenceMetric:
@@ -293,14 +287,15 @@ class QKOVInterferenceMetric:
             results = {
                 variant: heatmap.Heatmap(
                     **self._names(task_a, task_b, members),
-                    attributes=self._attributes(task_a, task_b, counts[1] > 0, options, variant),
+                    attributes=self._attributes(
+                        task_a, task_b, counts[1] > 0, dataclasses.replace(options, variant=variant)
+                    ),
                     **frame.fields(),
                 )
                 for variant, frame in frames.items()
             }
         for result in results.values() if members[1] else ():
-            _warn_if_damped(result)
-            self._warn_if_underflown(result)
+            self._warn_of(result)
         return results
 
     def _fill(
@@ -381,8 +376,7 @@ class QKOVInterferenceMetric:
             **names, attributes=facts, **frame.fields(names["sample_a"], names["sample_b"])
         )
         if members[1]:
-            _warn_if_damped(result)
-            self._warn_if_underflown(result)
+            self._warn_of(result)
         return result
 
     def _summarise(
@@ -411,12 +405,7 @@ class QKOVInterferenceMetric:
             )
         members_b = self.collector.samples(task_b) if task_b in self.collector.tasks else ()
         if not members_b:
-            known = ", ".join(map(repr, self.collector.tasks))
-            _warn(
-                f"task B, {task_b!r}, has no samples; averages are 0 and the result is not valid. Collect it, or correct "
-                f"its name; known tasks: {known}.",
-                errors.EmptyTaskWarning,
-            )
+            score_warnings.warn_of_empty_task(task_b, self.collector.tasks)
         return [members[: _limit(len(members), most)] for members in (members_a, members_b)]
 
     @staticmethod
@@ -507,118 +496,24 @@ class QKOVInterferenceMetric:
                         visit(layout, projection, place, column, unit)
                         bar.update()
 
-    def _attributes(
-        self, task_a: str, task_b: str, valid: bool, options: ScoreOptions | None = None, variant: str | None = None
-    ) -> dict[str, Any]:
-        made = dataclasses.replace(options or self.options, variant=variant or self.options.variant)
-        options = {name: value for name, value in dataclasses.asdict(made).items() if name not in NOT_TOLD}
-        described = meaning.describe_scores(
-            made.variant,
-            self.options.fisher_pool,
-            aggregate=self.options.aggregate,
-            normalize_gj=self.options.normalize_gj,
-            fisher_source=self.options.fisher_source,
-            own_fisher=task_a not in self.fisher_tasks,
+    def _attributes(self, task_a: str, task_b: str, valid: bool, options: ScoreOptions) -> dict[str, Any]:
+        return score_attributes.score_attributes(
+            self.collector, self.config, options, task_a, task_b, fisher_tasks=self.fisher_tasks, valid=valid
         )
-        latent = any(one.packing == latent_attention.PACKING for one in self.config.layers)
-        collected = [task for task in dict.fromkeys((task_a, task_b)) if task in self.collector.tasks]
-        skipped = {task: len(self.collector.skipped(task)) for task in collected}
-        used = {task: other for task, other in self.fisher_tasks.items() if task in (task_a, task_b)}
-        return {
-            **options,
-            **described,
-            **({"slice_note": latent_attention.K_NOTE} if latent else {}),
-            **({"fisher_tasks": used} if used else {}),
-            **({"num_skipped": skipped} if any(skipped.values()) else {}),
-            "damping_rule": meaning.describe_damping(made.variant, absolute=self.options.absolute_damping),
-            "num_fisher_samples_a": self._num_fisher_samples(task_a),
-            "num_fisher_samples_b": self._num_fisher_samples(task_b),
-            "computation_device": torch.device(self.options.device).type,
-            "model_fingerprint": self.collector.model_fingerprint,
-            "valid": valid,
-            "versions": {name: reproducibility.environment_record()["versions"][name] for name in ("qkov", "torch")},
-        }
-
-    def _num_fisher_samples(self, task: str) -> int:
-        source = self.fisher_tasks.get(task, task)
-        return len(self.collector.samples(source)) if source in self.collector.tasks else 0
-
-    def _warn_if_underflown(self, result: Heatmap | PairSummary) -> None:
-        """Warn of layers in which F is 0 everywhere although gradients are not: their squares have underflown."""
-        if result.attributes["variant"] in ("dot", *formula.MATRIX_VARIANTS):
-            return
-        largest = [
-            np.nan_to_num(np.concatenate([result.health[block]["fisher_max"][place] for block in BLOCKS])).max()
-            for place in range(len(result.layers))
-        ]
-        members = [one for task in (result.task_a, result.task_b) for one in self.collector.samples(task)]
-        lost = [
-            layer
-            for layer, most in zip(result.layers, largest, strict=True)
-            if most == 0 and _has_gradient(self.config.layer(layer), members)
-        ]
-        if lost:
-            _warn(
-                f"squared gradients underflow to 0 in layers {', '.join(map(str, lost))}, so scores there are 0, although the "
-                "gradients are not. Scale the loss up (a power of two changes no digit), or collect in float64.",
-                errors.UnderflowWarning,
-            )
 
     def _warn_if_few(self, task_a: str, task_b: str) -> None:
-        if self.options.variant == "dot":
-            return
-        owners = {"A": (task_a,), "B": (task_b,), "pooled": (task_a, task_b)}[self.options.fisher_pool]
-        owners = (task_a, task_b) if self.options.variant == "natural" else owners
-        for task in dict.fromkeys(owners):
-            count = len(self.collector.samples(self.fisher_tasks.get(task, task)))
-            if count < self.min_samples_for_fisher:
-                _warn(
-                    f"the Fisher of task {task!r} rests on {count} samples; min_samples_for_fisher is "
-                    f"{self.min_samples_for_fisher}. Scores of few samples are noisy: collect more, or lower the limit.",
-                    errors.FewSamplesWarning,
-                )
-
-
-def _has_gradient(layout: AttentionLayout, members: Sequence[Sample]) -> bool:
-    factors = (one.factors[projection.module_name] for one in members for projection in layout.projections)
-    return any(bool(pair.inputs.any()) and bool(pair.deltas.any()) for pair in factors)
-
-
-def _warn_if_damped(result: Heatmap | PairSummary) -> None:
-    if result.attributes["variant"] in formula.MATRIX_VARIANTS:
-        return _warn_if_ridge_is_all(result)
-    ratios = np.concatenate([
-        result.health[block]["fisher_over_damped"][result.health[block]["fisher_max"] > 0] for block in BLOCKS
-    ])  # fmt: skip
-    share = float((ratios < 0.5).mean()) if ratios.size else 0.0
-    if result.attributes["variant"] != "dot" and share > 0.5:
-        _warn(
-            f"damping outweighs the median Fisher value in {share:.0%} of the slices, so scores there are hardly "
-            "normalised. Leave epsilon and ridge_lambda unset for relative damping, or rescale the loss.",
-            errors.DampingWarning,
+        score_warnings.warn_if_few(
+            self.collector,
+            self.options,
+            task_a,
+            task_b,
+            fisher_tasks=self.fisher_tasks,
+            min_samples=self.min_samples_for_fisher,
         )
 
-
-def _warn_if_ridge_is_all(result: Heatmap | PairSummary) -> None:
-    """Warn where damping exceeds even the largest eigenvalue; most of a singular matrix is below it by design."""
-    largest, damping = (
-        np.concatenate([result.health[block][name].ravel() for block in BLOCKS]) for name in ("fisher_max", "damping")
-    )
-    share = float((damping[largest > 0] > largest[largest > 0]).mean()) if (largest > 0).any() else 0.0
-    if share > 0.5:
-        _warn(
-            f"damping outweighs the largest eigenvalue of the Fisher matrix in {share:.0%} of the slices, so scores there are "
-            "inner products over a constant. Leave ridge_lambda unset for relative damping, or lower it.",
-            errors.DampingWarning,
-        )
-
-
-def _warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line that called this module, however deep in it the reason was found."""
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+    def _warn_of(self, result: Heatmap | PairSummary) -> None:
+        score_warnings.warn_if_damped(result)
+        score_warnings.warn_if_underflown(result, self.config, self.collector)
 
 
 def _limit(count: int, most: int | None) -> int:

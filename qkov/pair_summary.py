@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from . import errors, escaping, labels, result_file
+from . import errors, labels, result_file, result_words
 from .geometry import BLOCKS
-from .slice_labels import SliceLabels, read_only, unit_name
+from .slice_labels import SliceLabels, read_only
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -263,38 +263,20 @@ class PairSummary:
                 lift = f"{self.lift[block][:, self.exists(block)].mean():.3g}"
             where = "not kept" if not self.attributes.get("top_k", 0) else "none"
             for top in self.strongest[block][:1]:
-                unit = top["kv_head" if block in "KV" else "head"]
-                where = f"{top['score']:.3g} at layer {top['layer']}, {unit_name(block)} {unit}"
-                where += f", {top['sample_i']!r} x {top['sample_j']!r}"
+                where = result_words.where_strongest(block, top)
             yield block, f"{self.block_average(block):.3g}", lift, where
 
-    def _headline(self) -> str:
-        pool = self.attributes.get("fisher_pool", "?")
-        kind = f"{self.attributes.get('variant', 'scores')}, Fisher {pool if pool == 'pooled' else f'of {pool}'}"
+    def _words(self) -> tuple[str, str, tuple[str, ...], Iterator[tuple[str, ...]], list[str]]:
         sizes = f"{len(self.sample_a)} x {len(self.sample_b)} samples, {self.num_pairs:,} pairs"
-        return f"{self.task_a} x {self.task_b}: {kind}; {sizes}, layers {len(self.layers)}, heads {len(self.heads)}"
-
-    def _notes(self) -> list[str]:
-        return [note for note in map(self.attributes.get, ("average_caveat", "slice_note", "lift_note")) if note]
+        said = result_words.headline(self, f"{sizes}, layers {len(self.layers)}, heads {len(self.heads)}")
+        notes = result_words.notes_of(self.attributes, ("average_caveat", "slice_note", "lift_note"))
+        return "PairSummary", said, ("average", "mean lift", "strongest conflict"), self._summary(), notes
 
     def __repr__(self) -> str:
-        rows = "".join(
-            f"\n  {block}: average {mean}, mean lift {lift}, strongest conflict {where}"
-            for block, mean, lift, where in self._summary()
-        )
-        notes = "".join(f"\n  {note}" for note in self._notes())
-        return escaping.for_terminal(f"<PairSummary {self._headline()}{rows}{notes}>")
+        return result_words.in_terminal(*self._words())
 
     def _repr_html_(self) -> str:
-        header = "".join(f"<th>{name}</th>" for name in ("block", "average", "mean lift", "strongest conflict"))
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escaping.for_html(cell)}</td>" for cell in row) + "</tr>" for row in self._summary()
-        )
-        notes = "".join(f"<p>{escaping.for_html(note)}</p>" for note in self._notes())
-        return escaping.html_block(
-            f"<p><b>PairSummary</b> {escaping.for_html(self._headline())}</p><table><thead><tr>{header}</tr></thead>",
-            f"<tbody>{rows}</tbody></table>{notes}",
-        )
+        return result_words.in_html(*self._words())
 
 
 def load_pair_summary(path: PathLike) -> PairSummary:

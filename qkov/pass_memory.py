@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_iter
 
-from . import gradients, losses, samples
+from . import gradients, losses, module_capture, samples
 from .errors import QKOVError
 from .layout import QKOVConfig
 from .linear_weights import LinearWeight
@@ -219,7 +219,7 @@ def _traced(
     weights: Sequence[LinearWeight] | None,
     loss_fn: LossFunction,
 ) -> int:
-    names = [name for group in gradients._groups(config, weights) for name in group]
+    names = [name for group in module_capture.module_groups(config, weights) for name in group]
     fake, live = FakeTensorMode(allow_non_fake_inputs=True), LiveBytes()
 
     def stand_in(one: torch.Tensor) -> torch.Tensor:
@@ -246,7 +246,7 @@ def _run_pass(
     model: nn.Module, rows: Mapping[str, torch.Tensor], names: Sequence[str], loss_fn: LossFunction
 ) -> list[torch.Tensor]:
     """Do to tensors without values what ``gradients.collect_factors`` does to others."""
-    with gradients._captured(model, names) as captured:
+    with module_capture.captured_modules(model, names) as captured:
         result = loss_fn(model, rows)
         summed = result[0] if isinstance(result, tuple) else result
         names = [name for name in names if name in captured]

@@ -8,7 +8,7 @@ import torch
 
 import qkov
 from qkov import gradients, losses, reference
-from qkov.errors import BatchError, ModuleReuseError, NonFiniteError, PrecisionError
+from qkov.errors import NonFiniteError
 from tests.builders import (
     CAUSAL_FAMILIES,
     FAMILIES,
@@ -20,8 +20,6 @@ from tests.builders import (
     loss_of,
     reference_gradients,
 )
-from validation.architectures import ARCHITECTURES, build
-from validation.proven import output_loss
 
 LENGTHS = (5, 8, 3, 7, 6)
 FLOAT32_BOUND, FLOAT64_BOUND = 1e-5, 1e-11
@@ -282,109 +280,6 @@ def test_padded_sample_that_becomes_nan_is_named_and_nothing_is_kept(family):
             build_model(family, attention="eager"), batch, "a", sample_ids=["a", "b", "padded", "c"], progress=False
         )
     assert collector.tasks == ()
-
-
-@pytest.mark.parametrize(
-    ("result", "message"),
-    [
-        (lambda loss, tokens: loss.sum(), r"returned shape \(\); expected one loss per sample, shape \(3,\)"),
-        (lambda loss, tokens: loss.mean(), r"do not average over the batch"),
-        (lambda loss, tokens: loss[:2], r"returned shape \(2,\)"),
-        (lambda loss, tokens: loss[:, None], r"returned shape \(3, 1\)"),
-        (lambda loss, tokens: 1.5, r"returned a float"),
-        (lambda loss, tokens: None, r"returned a NoneType"),
-        (lambda loss, tokens: loss.tolist(), r"returned a list"),
-        (lambda loss, tokens: (loss, tokens, loss), r"returned 3 values; expected losses \[N\], or"),
-        (lambda loss, tokens: loss.detach(), r"do not depend on any projection"),
-        (lambda loss, tokens: torch.ones(3), r"do not depend on any projection"),
-        (lambda loss, tokens: (loss, tokens[:2]), r"token counts .*; expected 3 whole numbers"),
-        (lambda loss, tokens: (loss, tokens + 0.5), r"token counts .*; expected 3 whole numbers"),
-        (lambda loss, tokens: (loss, tokens / 0.0), r"token counts .*; expected 3 whole numbers"),
-        (lambda loss, tokens: (loss, 4), r"token counts 4; expected 3 whole numbers"),
-        (lambda loss, tokens: (loss, tokens * torch.tensor([1, 0, 1])), r"sample 1 has no predicted token"),
-    ],
-)
-def test_loss_function_that_breaks_its_contract_is_refused(result, message):
-    with pytest.raises(BatchError, match=message):
-        collect(
-            build_model("gpt2"),
-            build_batch((4, 5, 6)),
-            loss_fn=lambda model, batch: result(*losses.causal_lm_loss(model, batch)),
-        )
-
-
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_loss_function_that_switches_gradients_off_is_refused(context):
-    with pytest.raises(BatchError, match="do not depend on any projection"):
-        collect(build_model("gpt2"), build_batch((4, 5)), loss_fn=context()(losses.causal_lm_loss))
-
-
-def test_token_counts_may_be_a_list():
-    collector = collect(
-        build_model("gpt2"),
-        build_batch((4, 5)),
-        loss_fn=lambda model, batch: (losses.causal_lm_loss(model, batch)[0], [7, 9]),
-    )
-    assert [one.num_tokens for one in collector.samples("a")] == [7, 9]
-
-
-def test_loss_function_without_counts_counts_one():
-    collector = collect(
-        build_model("gpt2"), build_batch((4, 5)), loss_fn=lambda model, batch: losses.causal_lm_loss(model, batch)[0]
-    )
-    assert [one.num_tokens for one in collector.samples("a")] == [1, 1]
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
-def test_float16_is_refused(family):
-    with pytest.raises(PrecisionError, match=r"runs in float16.*float32 or bfloat16"):
-        collect(build_model(family, dtype=torch.float16), build_batch((4, 5)), loss_fn=loss_of(family))
-
-
-def test_model_called_twice_is_refused():
-    def twice(model, batch):
-        return losses.causal_lm_loss(model, batch)[0] + losses.causal_lm_loss(model, batch)[0]
-
-    with pytest.raises(ModuleReuseError, match=r"'transformer.h.0.attn.c_attn' ran 2 times in one forward pass"):
-        collect(build_model("gpt2"), build_batch((4, 5)), loss_fn=twice)
-
-
-def test_layer_called_twice_is_refused():
-    model = build_model("llama")
-    attention = model.model.layers[1].self_attn
-
-    def call_once_more(module, args, kwargs):
-        attention.o_proj(kwargs["hidden_states"])
-
-    attention.register_forward_pre_hook(call_once_more, with_kwargs=True)
-    with pytest.raises(ModuleReuseError, match=r"'model.layers.1.self_attn.o_proj' ran 2 times"):
-        collect(model, build_batch((4, 5)))
-
-
-def test_projection_that_does_not_run_is_refused():
-    model = build_model("llama")
-    model.model.layers[1].forward = lambda hidden_states, *args, **kwargs: hidden_states
-    with pytest.raises(ModuleReuseError, match=r"'model.layers.1.self_attn.\w+' ran 0 times"):
-        collect(model, build_batch((4, 5)))
-
-
-def test_input_changed_in_place_is_refused():
-    model = build_model("gpt2")
-
-    def change_input(module, args, output):
-        args[0].mul_(2)
-
-    model.transformer.h[0].attn.register_forward_hook(change_input)  # the same tensor, after c_attn ran
-    with pytest.raises(
-        ModuleReuseError, match=r"input of projection 'transformer.h.0.attn.c_attn' was changed in place"
-    ):
-        collect(model, build_batch((4, 5)))
-
-
-def test_output_changed_in_place_agrees_with_the_reference():
-    model, batch = build(ARCHITECTURES["esmfold-start"])  # divides its queries in place, through a view
-    expected, _ = reference.sample_gradients(model, batch, output_loss)
-    assert gradient_error(collect(model, batch, loss_fn=output_loss), "a", expected) < FLOAT64_BOUND
 
 
 def test_rows_beside_those_of_the_samples_do_not_matter():

@@ -3,10 +3,8 @@
 import dataclasses
 import functools
 import itertools
-import linecache
 import re
 import types
-import warnings
 
 import numpy as np
 import pytest
@@ -16,24 +14,19 @@ import transformers
 import qkov
 from qkov import (
     errors,
-    gradients,
     interference,
     losses,
-    meaning,
     memory,
     reference,
     resources,
-    samples,
     score_files,
     scoring,
     tile_halves,
     tiles,
 )
 from qkov.errors import (
-    DampingWarning,
     EmptyTaskError,
     EmptyTaskWarning,
-    FewSamplesWarning,
     ModelChangedError,
     OptionError,
     SliceIndexError,
@@ -43,25 +36,9 @@ from qkov.errors import (
 from qkov.fisher import FISHER_SOURCES, HEALTH_STATISTICS
 from qkov.formula import FISHER_POOLS, VARIANTS
 from qkov.meaning import VARIANT_MEANING
-from tests.builders import FAMILIES, build_batch, build_model, loss_of
+from tests.builders import FAMILIES, build_batch, build_model
+from tests.scored_tasks import IDS_A, IDS_B, LENGTHS_A, LENGTHS_B, metric_of, score, two_tasks
 from tests.statistics_models import uneven_tasks
-
-LENGTHS_A, LENGTHS_B = (5, 3, 6), (4, 7)
-IDS_A, IDS_B = ("p", "q", "r"), (30, 10)
-
-
-@functools.cache
-def two_tasks(family, dtype=torch.float64, **changes):
-    """A collector with tasks "a" (string ids) and "b" (int ids), and the reference gradients of both."""
-    model = build_model(family, dtype=dtype, **changes)
-    truth_model = build_model(family, **changes)
-    collector = qkov.FisherCollector()
-    truth = {}
-    for task, lengths, ids, seed in (("a", LENGTHS_A, IDS_A, 1), ("b", LENGTHS_B, IDS_B, 2)):
-        batch = build_batch(lengths, seed=seed)
-        collector.collect_fisher(model, batch, task, sample_ids=ids, loss_fn=loss_of(family), progress=False)
-        truth[task] = reference.sample_gradients(truth_model, batch, loss_of(family))
-    return collector, truth
 
 
 def small_tasks():
@@ -75,17 +52,6 @@ def before_mutants():
     small_tasks()
     for family in FAMILIES:
         two_tasks(family)
-
-
-def metric_of(collector, **options):
-    return qkov.QKOVInterferenceMetric(collector.config, collector, **{"min_samples_for_fisher": 0} | options)
-
-
-def score(collector, *tasks, layers=None, heads=None, most=None, **options):
-    """A heatmap without warnings on so few samples."""
-    return metric_of(collector, **options).compute_heatmap(
-        *(tasks or ("a", "b")), layers=layers, heads=heads, max_samples_per_task=most, progress=False
-    )
 
 
 def largest_error(heatmap, truth, config, **options):
@@ -445,19 +411,6 @@ def test_kv_heads_are_shown_under_every_query_head_they_serve():
     assert (scores[..., 2] != scores[..., 3]).all()
 
 
-def test_attributes_say_what_was_computed():
-    attributes = score(two_tasks("llama")[0], variant="signed", fisher_pool="pooled", epsilon=0.0).attributes
-    expected = {
-        "variant": "signed", "fisher_pool": "pooled", "fisher_source": "contributions", "aggregate": "mean",
-        "include_bias": False, "epsilon": 0.0, "ridge_lambda": None, "ema_decay": 0.99, "valid": True,
-        "num_fisher_samples_a": 3, "num_fisher_samples_b": 2, "conflict_order": "ascending", "average_caveat": "",
-        "computation_device": "cpu", "damping_rule": "max(F, epsilon) + ridge_lambda",
-    }  # fmt: skip
-    assert {name: attributes[name] for name in expected} == expected
-    assert attributes["versions"]["torch"] == torch.__version__
-    assert len(attributes["model_fingerprint"]) == 64
-
-
 def test_options_have_the_defaults_that_are_written_down():
     collector, _ = two_tasks("llama")
     metric = qkov.QKOVInterferenceMetric(collector.config, collector)
@@ -469,57 +422,6 @@ def test_options_have_the_defaults_that_are_written_down():
         "device": "cpu",
     }  # fmt: skip
     assert (metric.min_samples_for_fisher, metric.fisher_tasks) == (10, {})
-
-
-def test_attributes_hold_every_option_but_those_of_the_machine():
-    collector, _ = two_tasks("llama")
-    metric = metric_of(collector, aggregate="sum", normalize_gj="per_token")
-    attributes = metric.compute_heatmap("a", "b", progress=False).attributes
-    options = dataclasses.asdict(metric.options)
-    assert "device" not in attributes
-    assert {name: attributes[name] for name in options if name not in interference.NOT_TOLD} == {
-        name: value for name, value in options.items() if name not in interference.NOT_TOLD
-    }
-    assert sorted(attributes["versions"]) == ["qkov", "torch"]
-    described = meaning.describe_scores(
-        "unsigned", "A", aggregate="sum", normalize_gj="per_token", fisher_source="contributions", own_fisher=True
-    )
-    assert set(attributes) - set(options) - set(described) == {
-        "damping_rule", "num_fisher_samples_a", "num_fisher_samples_b", "computation_device", "model_fingerprint", "valid",
-        "versions",
-    }  # fmt: skip
-    assert attributes["model_fingerprint"] == collector.model_fingerprint
-    assert "fisher_tasks" not in attributes
-    assert "slice_note" not in attributes
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"aggregate": "sum"},
-        {"normalize_gj": "per_token"},
-        {"fisher_source": "head"},
-        {"fisher_pool": "B"},
-        {"variant": "dot"},
-    ],
-)
-def test_attributes_mean_what_the_options_mean(options):
-    given = {"aggregate": "mean", "normalize_gj": "none", "fisher_source": "contributions"} | options
-    variant, pool = given.pop("variant", "unsigned"), given.pop("fisher_pool", "A")
-    expected = meaning.describe_scores(variant, pool, **given, own_fisher=True)
-    plain = meaning.describe_scores(
-        "unsigned", "A", aggregate="mean", normalize_gj="none", fisher_source="contributions", own_fisher=True
-    )
-    assert expected != plain
-    attributes = score(two_tasks("llama")[0], **options).attributes
-    assert {name: attributes[name] for name in expected} == expected
-
-
-def test_attributes_warn_of_averages_only_where_they_say_nothing_on_a():
-    collector, _ = two_tasks("llama")
-    assert "carries no information on task A" in score(collector).attributes["average_caveat"]
-    assert score(collector, fisher_pool="pooled").attributes["average_caveat"] == ""
-    assert score(collector).attributes["damping_rule"].startswith("F + ridge_lambda_rel")
 
 
 def test_same_call_gives_the_same_bits():
@@ -586,60 +488,11 @@ def test_head_is_checked_against_its_own_layer(uneven):
 # Warnings and refusals
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({}, {"a"}),
-        ({"fisher_pool": "B"}, {"b"}),
-        ({"fisher_pool": "pooled"}, {"a", "b"}),
-        ({"variant": "natural"}, {"a", "b"}),
-        ({"variant": "dot"}, set()),
-    ],
-)
-def test_fisher_of_few_samples_warns_of_the_tasks_that_it_comes_from(options, named):
-    collector, _ = two_tasks("llama")
-    metric = qkov.QKOVInterferenceMetric(collector.config, collector, **options)
-    for call in (
-        lambda: metric.compute_heatmap("a", "b", progress=False),
-        lambda: metric.compute_sample_pair("a", "p", "b", 10, 0, 0),
-    ):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            call()
-        assert {one.category for one in caught} <= {FewSamplesWarning}
-        assert {task for one in caught for task in "ab" if f"task {task!r}" in str(one.message)} == named
-        assert len(caught) == len(named)
-        assert all(one.filename == __file__ for one in caught)  # points at the caller's line
-
-
-def test_enough_samples_do_not_warn():
-    collector, _ = two_tasks("llama")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        score(collector, min_samples_for_fisher=3)  # as many as task A has
-    assert caught == []
-    with pytest.warns(FewSamplesWarning):
-        score(collector, min_samples_for_fisher=4)
-
-
 def test_one_sample_of_task_b_is_enough_for_a_valid_result():
     model, collector = build_model("llama"), qkov.FisherCollector()
     for task, lengths in (("a", LENGTHS_A), ("b", (4,))):
         collector.collect_fisher(model, build_batch(lengths), task, progress=False)
     assert score(collector).attributes["valid"] is True
-
-
-def test_attributes_count_the_samples_that_made_each_fisher():
-    collector, _ = two_tasks("llama")
-
-    def counts(tasks, **options):
-        attributes = score(collector, *tasks, **options).attributes
-        return attributes["num_fisher_samples_a"], attributes["num_fisher_samples_b"], attributes["valid"]
-
-    assert counts(("a", "b")) == (3, 2, True)
-    assert counts(("a", "b"), fisher_tasks={"a": "b"}) == (2, 2, True)
-    with pytest.warns(EmptyTaskWarning):
-        assert counts(("a", "never")) == (3, 0, False)
 
 
 @pytest.mark.parametrize("collected", [True, False], ids=["empty", "never collected"])
@@ -672,82 +525,6 @@ def test_unknown_task_a_is_refused():
         score(two_tasks("llama")[0], "c", "b")
 
 
-def caught_by(call):
-    """Warnings of a call as (class, text, whether they point at a line of this file that computes)."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        call()
-    lines = [linecache.getline(one.filename, one.lineno) if one.filename == __file__ else "" for one in caught]
-    return [(one.category, str(one.message), ".compute_" in line) for one, line in zip(caught, lines, strict=True)]
-
-
-def test_warnings_say_what_to_do_and_point_at_the_line_that_asked():
-    collector, _ = two_tasks("llama")
-    few = qkov.QKOVInterferenceMetric(collector.config, collector, variant="signed", min_samples_for_fisher=4)
-    assert caught_by(lambda: few.compute_heatmap("a", "b", progress=False)) == [
-        (
-            FewSamplesWarning,
-            "the Fisher of task 'a' rests on 3 samples; min_samples_for_fisher is 4. Scores of few samples are noisy: collect "
-            "more, or lower the limit.",
-            True,
-        )
-    ]
-    assert caught_by(lambda: metric_of(collector).compute_heatmap("a", "c", progress=False)) == [
-        (
-            EmptyTaskWarning,
-            "task B, 'c', has no samples; averages are 0 and the result is not valid. Collect it, or "
-            "correct its name; known tasks: 'a', 'b'.",
-            True,
-        )
-    ]
-    damped = metric_of(collector, ridge_lambda=1e6)
-    assert caught_by(lambda: damped.compute_heatmap("a", "b", progress=False)) == [
-        (
-            DampingWarning,
-            "damping outweighs the median Fisher value in 100% of the slices, so scores there are hardly normalised. Leave "
-            "epsilon and ridge_lambda unset for relative damping, or rescale the loss.",
-            True,
-        )
-    ]
-    ridge = metric_of(collector, variant="full", ridge_lambda=1e9)
-    assert caught_by(lambda: ridge.compute_heatmap("a", "b", progress=False)) == [
-        (
-            DampingWarning,
-            "damping outweighs the largest eigenvalue of the Fisher matrix in 100% of the slices, so scores there are inner "
-            "products over a constant. Leave ridge_lambda unset for relative damping, or lower it.",
-            True,
-        )
-    ]
-
-
-def judged(variant, **health):
-    """Whether a result warns of its damping, from health that is the same in every block."""
-    arrays = {name: np.array(values, float) for name, values in health.items()}
-    result = types.SimpleNamespace(attributes={"variant": variant}, health=dict.fromkeys("QKVO", arrays))
-    return len(caught_by(lambda: interference._warn_if_damped(result)))
-
-
-def test_damping_is_told_of_where_it_outweighs_most_live_slices():
-    assert judged("unsigned", fisher_over_damped=[0.4, 0.4, 0.6], fisher_max=[1, 1, 1]) == 1
-    assert judged("unsigned", fisher_over_damped=[0.4, 0.6], fisher_max=[1, 1]) == 0  # half are not most
-    assert judged("unsigned", fisher_over_damped=[0.5, 0.5], fisher_max=[1, 1]) == 0  # as much is not more
-    assert (
-        judged("unsigned", fisher_over_damped=[0.0, 0.0, 0.6], fisher_max=[0, 0, 1e-9]) == 0
-    )  # dead ones do not count
-    assert judged("unsigned", fisher_over_damped=[0.1], fisher_max=[0]) == 0
-    assert judged("dot", fisher_over_damped=[0.4, 0.4, 0.6], fisher_max=[1, 1, 1]) == 0
-
-
-@pytest.mark.parametrize("variant", ["full", "kfac"])
-def test_a_ridge_is_told_of_where_it_outweighs_most_live_matrices(variant):
-    assert judged(variant, damping=[2, 2, 0.5], fisher_max=[1, 1, 1]) == 1
-    assert judged(variant, damping=[2, 0.5], fisher_max=[1, 1]) == 0
-    assert judged(variant, damping=[1, 1], fisher_max=[1, 1]) == 0
-    assert judged(variant, damping=[2, 2, 0.5], fisher_max=[0, 0, 1]) == 0
-    assert judged(variant, damping=[2, 2, 2e-9], fisher_max=[0, 0, 1e-9]) == 1
-    assert judged(variant, damping=[2, 2], fisher_max=[0, 0]) == 0
-
-
 def test_a_refused_layout_and_an_empty_task_say_what_to_do():
     collector, _ = two_tasks("llama")
     with pytest.raises(ModelChangedError) as other_model:
@@ -761,75 +538,6 @@ def test_a_refused_layout_and_an_empty_task_say_what_to_do():
     with pytest.raises(EmptyTaskError) as no_samples:
         score(empty, "a", "a")
     assert str(no_samples.value) == "task A, 'a', has no samples; its Fisher is not defined. Collect it first."
-
-
-def test_damping_that_dominates_warns():
-    with pytest.warns(DampingWarning, match="damping outweighs the median Fisher value in 100% of the slices"):
-        score(two_tasks("llama")[0], ridge_lambda=1e6)
-
-
-def rescaled(factor, dtype):
-    """Two tasks whose loss is scaled by a factor."""
-
-    def scaled(model, batch):
-        found, tokens = losses.causal_lm_loss(model, batch)
-        return found * factor, tokens
-
-    collector, model = qkov.FisherCollector(), build_model("llama", dtype=dtype)
-    for task, lengths in (("a", LENGTHS_A), ("b", LENGTHS_B)):
-        collector.collect_fisher(model, build_batch(lengths), task, loss_fn=scaled, progress=False)
-    return collector
-
-
-def test_squares_that_underflow_are_told():
-    with pytest.warns(errors.UnderflowWarning, match=r"underflow to 0 in layers 0, 1.*Scale the loss up"):
-        found = score(rescaled(2.0**-90, torch.float32))
-    assert not any(found.arrays[block].any() for block in "QKVO")
-    metric = metric_of(rescaled(2.0**-90, torch.float32))
-    assert [(one, at) for one, _, at in caught_by(lambda: metric.compute_heatmap("a", "b", progress=False))] == [
-        (errors.UnderflowWarning, True)
-    ]
-
-
-def test_a_gradient_needs_inputs_and_deltas_in_one_place():
-    layout = two_tasks("llama")[0].config.layers[0]
-    nothing, something = torch.zeros(2, 3), torch.ones(2, 3)
-    for inputs, deltas, expected in (
-        (something, something, True), (something, nothing, False), (nothing, something, False), (nothing, nothing, False),
-    ):  # fmt: skip
-        pair = gradients.Factors(inputs, deltas)
-        member = samples.Sample(0, None, 1, "", {one.module_name: pair for one in layout.projections})
-        assert interference._has_gradient(layout, [member]) is expected
-
-
-def test_samples_that_were_left_out_are_counted():
-    def failing(model, batch):
-        found, tokens = losses.causal_lm_loss(model, batch)
-        return found * torch.where(batch["input_ids"][:, 0] == bad, torch.nan, 1.0), tokens
-
-    batch = build_batch((5, 4, 6))
-    bad = int(batch["input_ids"][1, 0])
-    batch["input_ids"][[0, 2], 0] = 1 if bad != 1 else 2
-    collector, model = qkov.FisherCollector(), build_model("llama")
-    with pytest.warns(errors.SkippedSamplesWarning):
-        collector.collect_fisher(model, batch, "a", loss_fn=failing, non_finite="skip", progress=False)
-    collector.collect_fisher(model, build_batch((4, 5)), "b", progress=False)
-    assert score(collector).attributes["num_skipped"] == {"a": 1, "b": 0}
-    assert "num_skipped" not in score(two_tasks("llama")[0]).attributes
-
-
-@pytest.mark.parametrize(
-    ("factor", "dtype", "variant"),
-    [
-        (2.0**-90, torch.float64, "unsigned"), (2.0**-90, torch.float32, "dot"), (1.0, torch.float32, "unsigned"),
-        (0.0, torch.float32, "unsigned"),
-    ],
-)  # fmt: skip
-def test_nothing_is_told_where_nothing_underflows(factor, dtype, variant):
-    metric, found = metric_of(rescaled(factor, dtype), variant=variant), []
-    assert caught_by(lambda: found.append(metric.compute_heatmap("a", "b", progress=False))) == []
-    # Plain products of such gradients do underflow, and say nothing: no F is formed.
-    assert any(found[0].arrays[block].any() for block in "QKVO") == (factor != 0 and variant != "dot")
 
 
 def test_heatmap_larger_than_the_memory_is_refused_before_it_is_allocated(monkeypatch):
@@ -846,23 +554,6 @@ def test_heatmap_larger_than_the_memory_is_refused_before_it_is_allocated(monkey
     )
     remedy += "scores_path, or reduce them while they are made (compute_summary)."
     assert str(raised.value).endswith(remedy)
-
-
-def test_warnings_point_to_the_line_that_asked():
-    metric = metric_of(two_tasks("llama")[0], min_samples_for_fisher=100, epsilon=1e9)
-    for ask in (
-        lambda: metric.compute_heatmap("a", "b", progress=False),
-        lambda: metric.compute_heatmap("a", "none", progress=False),
-        lambda: metric.compute_heatmaps("a", "b", variants=["signed"], progress=False),
-        lambda: metric.compute_summary("a", "b", progress=False),
-        lambda: metric.compute_summary("a", "none", progress=False),
-        lambda: metric.compute_sample_pair("a", "p", "b", 10, 0, 0),
-    ):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            ask()
-        assert caught
-        assert {one.filename for one in caught} == {__file__}
 
 
 # Scores in files
@@ -982,23 +673,6 @@ def test_a_block_of_rounding_noise_scores_zero(variant, dtype):
     assert not found.arrays["K"].any()
     assert found.arrays["V"].any()
     assert found.arrays["O"].any()
-
-
-def test_dot_has_no_fisher_to_be_damped():
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        damped = score(two_tasks("llama")[0], variant="dot", ridge_lambda=1e6)
-    assert caught == []
-    plain = score(two_tasks("llama")[0], variant="dot")
-    assert all(np.array_equal(damped.arrays[block], plain.arrays[block]) for block in plain.arrays)
-
-
-def test_seeds_constants_switch_the_normalisation_off_at_small_gradients():
-    """With ridge 1e-8 gradients of 1e-4 lose half of it; relative damping does not notice the scale."""
-    small = rescaled(2.0**-20, 2.0**-20)
-    with pytest.warns(DampingWarning):
-        score(small, epsilon=1e-10, ridge_lambda=1e-8)
-    score(small)
 
 
 def test_option_without_meaning_is_refused():

@@ -271,7 +271,7 @@ MEASURED = """
 import sys
 import numpy as np, torch
 import qkov
-from qkov import scoring, slice_scorer
+from qkov import score_warnings, scoring, slice_scorer
 from tests.statistics_models import three_tasks
 from tests.test_score_files import peak
 
@@ -291,7 +291,7 @@ class Named:
     def __init__(self, number): self.sample_id = number
 metric._members = lambda *_: [[Named(number) for number in range(count)]] * 2
 metric._scorer = lambda *_, **__: slice_scorer.SliceScorer((None, None), metric.options)
-metric._warn_if_underflown = lambda *_: None
+score_warnings.warn_if_underflown = lambda *_: None
 before = peak()
 if top_k < 0:
     found = metric.compute_heatmap("a", "b", progress=False)

@@ -32,6 +32,8 @@ EVIDENCE = committed.CommittedEvidence(
         "qkov/collection_budget.py",
         "qkov/passes.py",
         "qkov/gradients.py",
+        "qkov/module_capture.py",
+        "qkov/returned_losses.py",
         "qkov/keeping.py",
         "qkov/score_memory.py",
     ),

@@ -18,7 +18,10 @@ FORMAT = "qkov-mutants-1"
 PATH = FOLDER / "mutants.json"
 COMMAND = "nox -s mutants"
 PROMISED = 0.9  # share of killed mutants, in every file and altogether
-PATTERNS = ("qkov/formula.py", "qkov/layout.py", "qkov/fisher.py", "qkov/interference.py", "qkov/statistics/*.py")
+PATTERNS = (
+    "qkov/formula.py", "qkov/layout.py", "qkov/fisher.py", "qkov/interference.py", "qkov/score_attributes.py",
+    "qkov/score_warnings.py", "qkov/statistics/*.py",
+)  # fmt: skip
 WITHOUT_FUNCTIONS = "qkov/statistics/__init__.py"
 
 

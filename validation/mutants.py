@@ -32,8 +32,15 @@ MORE_TESTS = {
         "tests/test_curvature.py::test_pair_is_the_entry_of_the_heatmap_and_attributes_say_what_it_is",
         "tests/test_curvature.py::test_fisher_task_takes_the_place_of_its_own",
         "tests/test_sampled_labels.py::test_unknown_fisher_task_is_refused",
-        "tests/test_sampled_labels.py::test_few_samples_of_the_task_that_makes_the_fisher_warn",
+        "tests/test_score_attributes.py",
+        "tests/test_score_warnings.py",
+    ),
+    "qkov/score_attributes.py": (
+        "tests/test_curvature.py::test_pair_is_the_entry_of_the_heatmap_and_attributes_say_what_it_is",
         "tests/test_latent_attention.py::test_a_result_says_what_its_keys_are",
+    ),
+    "qkov/score_warnings.py": (
+        "tests/test_sampled_labels.py::test_few_samples_of_the_task_that_makes_the_fisher_warn",
     ),
 }
 # Too slow for the many mutants that survive everything before them; what they hold is in other modules for the most part.

@@ -30,9 +30,10 @@ ROOT = committed.ROOT
 COMMAND = "nox -s real_size"
 OUTPUT = ROOT / "_build" / "real_size.json"
 SOURCES = (
-    "collector", "passes", "gradients", "sample_rows", "keeping", "shards", "store", "pass_memory", "memory", "interference",
-    "scoring", "score_memory", "tiles", "tile_halves", "factor_tiles", "denominators", "sides", "score_options",
-    "score_frame", "formula", "fisher", "heatmap",
+    "collector", "handed_out", "passes", "gradients", "module_capture", "returned_losses", "sample_rows", "keeping",
+    "shards", "store", "pass_memory", "memory", "interference", "scoring", "score_memory", "tiles", "tile_halves",
+    "factor_tiles", "denominators", "sides", "score_options",
+    "score_frame", "score_attributes", "score_warnings", "formula", "fisher", "heatmap",
 )  # fmt: skip
 """Modules of qkov through which the run goes and that decide what it takes."""
 EVIDENCE = committed.CommittedEvidence(

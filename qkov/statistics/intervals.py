@@ -155,11 +155,7 @@ def head_contrast(
 
     .. math:: \theta_h = \log lift_h - \frac{1}{H - 1} \sum_{h' \ne h} \log lift_{h'}
 
-    # Not corrected for bias: it cancels between the heads of a layer, and the correction has a spread of its own (10 to 20 %
-    # in standard deviation) that V leaves out; with it .08 of true nulls are rejected at .05.
-    estimate = np.where(alone, np.nan, contrasted.full)
-    variance, df = contrasted.error()
-    df = np.where(alone, np.nan, df)
+    with the error of a cluster jackknife over both tasks and t with Satterthwaite's degrees of freedom. Heads are not
     exchangeable, so nothing is permuted.
 
     Args:

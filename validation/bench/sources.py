@@ -3,11 +3,18 @@
 _SCORING = tuple(
     f"qkov/{name}.py" for name in (
         "scoring", "slice_scorer", "score_options", "sides", "tiles", "tile_halves", "factor_tiles", "denominators",
-        "interference", "formula", "fisher", "score_memory", "score_frame",
+        "interference", "score_attributes", "score_warnings", "formula", "fisher", "score_memory", "score_frame",
     )
 )  # fmt: skip
-_GRADIENTS = ("qkov/gradients.py",)
-_COLLECTION = (*_GRADIENTS, "qkov/passes.py", "qkov/collector.py", "qkov/losses.py", "qkov/sample_rows.py")
+_GRADIENTS = ("qkov/gradients.py", "qkov/module_capture.py", "qkov/returned_losses.py")
+_COLLECTION = (
+    *_GRADIENTS,
+    "qkov/passes.py",
+    "qkov/collector.py",
+    "qkov/handed_out.py",
+    "qkov/losses.py",
+    "qkov/sample_rows.py",
+)
 _HARNESS = ("validation/bench/clock.py", "validation/bench/shapes.py")
 
 SOURCES = {

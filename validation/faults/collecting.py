@@ -146,21 +146,21 @@ def transposed_weight_ignored(original):
     return parameter_gradient
 
 
-@collection("collector.FisherCollector._gradients", expected="gqa_twin")
+@collection("handed_out.sample_gradients", expected="gqa_twin")
 def group_averaged(original):
     """The gradient of a K or V that several query heads share is their mean instead of their sum."""
 
-    def gradients(self, sample):
-        found = original(self, sample)
+    def sample_gradients(sample, weights, config):
+        found = original(sample, weights, config)
         sizes = {
             projection.param_name: layout.num_heads // layout.num_kv_heads
-            for layout in self.config.layers
+            for layout in config.layers
             for projection in layout.projections
             if projection.block in "KV"
         }
         return {name: grad / sizes.get(name, 1) for name, grad in found.items()}
 
-    return gradients
+    return sample_gradients
 
 
 @collection("samples.select_rows", expected="batch_invariance")

@@ -131,11 +131,11 @@ def variance_biased(_original):
     return property(lambda self: self.m2 / max(self.count, 1))
 
 
-@fisher("collector.FisherCollector._head_sums", expected="square_then_reduce")
+@fisher("handed_out._head_sums", expected="square_then_reduce")
 def reduced_then_squared(_original):
     """A slice's gradient is summed first and squared second: [1, -1] gives 0 instead of 2."""
 
-    def head_sums(_self, members, projection, unit):
+    def head_sums(members, projection, unit, _normalisation):
         pairs = [gradients.slice_factors(one.factors, projection, unit) for one in members]
         sums = torch.stack([(head.T @ other).sum().double() for head, other in pairs])
         return sums.square() / torch.tensor([one.num_tokens for one in members])

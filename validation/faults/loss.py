@@ -22,7 +22,7 @@ def mean_over_tokens(original):
     return causal_lm_loss
 
 
-@loss("gradients._per_sample", expected="batch_invariance")
+@loss("returned_losses.per_sample", expected="batch_invariance")
 def mean_over_the_batch(original):
     """The losses of a pass are averaged, so that every gradient depends on how many samples share the pass."""
 
