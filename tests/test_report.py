@@ -101,6 +101,16 @@ def test_names_and_texts_stay_text(name):
     assert all(char.isprintable() or char == "\n" for char in page.source)
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("../models/tiny", "tiny"), ("/data/tiny/", "tiny"), ("owner/tiny", "owner/tiny"), ("..", ".."), ("/", "/")],
+)
+def test_header_shows_a_folder_of_a_model_by_its_own_name(given, shown):
+    page = qkov.make_report(make_heatmap(), record={"command": "x", "model": {"name": given}})
+    (sizes,) = re.findall(r'<p class="sizes">(.*?)</p>', page)
+    assert re.sub("<.*?>", "", sizes).startswith(f"{shown} · ")
+
+
 def test_a_page_that_escapes_nothing_is_noticed(monkeypatch):
     """The check above, on a page that lets names through."""
     monkeypatch.setattr("qkov.report.markup.escaping.for_html", str)
