@@ -127,6 +127,11 @@ def _short(model: str) -> str:
     return PurePath(model).name or model if model.startswith((".", "/")) else model
 
 
+def _large(digits: str) -> str:
+    """A number as it is if it can be counted; else its size."""
+    return digits if len(digits) < 10 else f"about 1e{len(digits) - 1}"
+
+
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
@@ -214,7 +219,7 @@ def _tests_section(data: ReportData) -> Iterator[Markup]:
         ("relabelled units", main["unit"]),
         (
             "relabelings",
-            f"{main['n_permutations']} of {main['n_distinct']} there are; smallest possible p {main['min_p']:.3g}",
+            f"{main['n_permutations']} of {_large(main['n_distinct'])} possible; smallest possible p {main['min_p']:.3g}",
         ),
         ("seed", main["seed"]),
         (
