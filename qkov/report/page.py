@@ -129,7 +129,7 @@ def _short(model: str) -> str:
 
 def _large(digits: str) -> str:
     """A number as it is if it can be counted; else its size."""
-    return digits if len(digits) < 10 else f"about 1e{len(digits) - 1}"
+    return digits if len(digits) < 10 or not digits.isdigit() else f"about 1e{len(digits) - 1}"
 
 
 def _counted(number: int, what: str) -> str:
