@@ -29,7 +29,7 @@ FORMAT_NAME = "qkov-head-statistics"
 FORMAT_VERSION = 1
 ALPHA = 0.05
 CRITERIA = {"p_maxt": "family-wise p", "q": "false discovery rate q", "p": "p of a slice named beforehand"}
-MAPS = {"lift": "lift of A into B", "marginal": "the seeds' average: L1 norm of B's gradient"}
+MAPS = {"lift": "lift of A into B", "marginal": "average with A's Fisher: L1 norm of B's gradient"}
 """Maps whose reliability and validity stand in every result."""
 SHOWN = ("effect", "statistic", "p", "q", "p_maxt")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -422,6 +423,11 @@ def _columns(name: str, found: HeadTest) -> dict[str, np.ndarray]:
     }
 
 
+def _digits(count: int) -> str:
+    """Write a count; of one with thousands of digits, which Python does not write, the size."""
+    return str(count) if count < 10**1000 else f"about 1e{int(math.log10(count))}"
+
+
 def _words(found: HeadTest) -> dict[str, Any]:
     return {
         "null": found.null_statement,
@@ -430,7 +436,7 @@ def _words(found: HeadTest) -> dict[str, Any]:
         "alternative": found.alternative,
         "unit": found.unit,
         "n_permutations": found.n_permutations,
-        "n_distinct": str(found.n_distinct),
+        "n_distinct": _digits(found.n_distinct),
         "min_p": found.min_p,
         "seed": found.seed,
     }

@@ -271,8 +271,8 @@ class Prediction:
         changes = self.change
         moved = "raises" if whole["change"] > 0 else "lowers"
         head = (
-            f"a {facts['optimiser']} step of size {self.step_size:.3g} on all slices for {facts['task_b']!r} {moved} the loss "
-            f"of {facts['task_a']!r} by {abs(whole['change']):.3g} nats a sample"
+            f"one {facts['optimiser']} step of size {self.step_size:.3g} on all slices for {facts['task_b']!r} {moved} the "
+            f"loss of {facts['task_a']!r} by {abs(whole['change']):.3g} nats a sample"
         )
         interval = "" if np.isnan(whole["low"]) else f" [{whole['low']:.3g}, {whole['high']:.3g}]"
         counts = f"{int((changes > 0).sum())} of {len(changes)} slices alone would raise it"

@@ -98,7 +98,19 @@ def read_inputs(config: RunConfig) -> Inputs:
         for name, one in tasks.items()
         if one.num_truncated
     ]
+    notes += [note for name in clusters if (note := _repetition(name, tasks[name]))]
     return Inputs(tasks, tokenizer, shapes, clusters, tuple(notes))
+
+
+def _repetition(name, task):
+    """Say how many samples that count as independent are copies; None if there are none."""
+    copies = len(task.ids) - len(set(zip(task.ids, task.labels, strict=True)))
+    if not copies:
+        return None
+    return (
+        f"{copies} of {len(task.ids)} samples of task {name!r} are copies of another, token by token, and count as "
+        "independent of it: p is too small. Leave them out, or give copies one 'cluster'."
+    )
 
 
 def with_digests(config: RunConfig, inputs: Inputs) -> RunConfig:

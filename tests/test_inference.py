@@ -1,8 +1,10 @@
 """All tests in one call: equal to the functions on gradients taken another way, one slice at a time, refusals in words."""
 
 import gc
+import math
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -313,3 +315,14 @@ def test_other_warnings_keep_their_class(monkeypatch):
 def test_an_accelerator_that_is_not_there_is_refused():
     with pytest.raises(errors.OptionError, match="computation_device='quantum'"):
         qkov.QKOVStatistics().test_heatmap(three_tasks(), "a", "b", seed=1, computation_device="quantum")
+
+
+def test_thousands_of_units_have_a_count_of_relabelings_that_can_be_written():
+    """Python refuses to write more than 4300 digits: 7,200 units of each task have 4333."""
+    found = SimpleNamespace(
+        null_statement="", claim="", effect_name="", alternative="greater", unit="", n_permutations=9999, min_p=1e-4,
+        seed=0, n_distinct=math.comb(14_400, 7_200),
+    )  # fmt: skip
+    assert inference._words(found)["n_distinct"] == "about 1e4332"
+    found.n_distinct = 10
+    assert inference._words(found)["n_distinct"] == "10"

@@ -81,7 +81,7 @@ def test_plan_prints_what_is_shown(tmp_path, monkeypatch):
     sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
     config = transformers.LlamaConfig(vocab_size=128256, architectures=["LlamaForCausalLM"], **sizes)
     config.save_pretrained(tmp_path / "llama-3-8b")
-    command, shown = re.search(r"```\npython -m qkov (plan .*)\n```\n\n```\n(.*?)```", TEXT, flags=re.DOTALL).groups()
+    command, shown = re.search(r"```\nqkov (plan .*)\n```\n\n```\n(.*?)```", TEXT, flags=re.DOTALL).groups()
     found = CliRunner().invoke(cli.app, shlex.split(command))
     assert (found.exit_code, found.stdout) == (0, shown)
 
@@ -117,5 +117,9 @@ def test_the_two_commands_are_those_of_continuous_integration():
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^):]+)\)", TEXT))
-def test_linked_files_exist(link):
-    assert (ROOT / link).exists()
+def test_linked_files_and_headings_exist(link):
+    headings = {
+        "#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", TEXT, re.MULTILINE)
+    }
+    assert link in headings or (ROOT / link).exists()

@@ -40,7 +40,7 @@ def test_the_page_says_what_was_asked_and_what_was_found():
     for said in ("Task A is “code”, task B is “prose”", "reference task R, “chat”", "In 3 of 22 tested slices",
                  "3 × 2 samples · 2 layers × 4 heads · 2 kv heads", "Predicted from gradients, not measured",
                  "never negative; says that both tasks touch the same parameters", "+ synergy, - conflict",
-                 "No pair of samples has a p value", "9999 of 1000000 there are"):  # fmt: skip
+                 "No pair of samples has a p value", "9999 of 1000000 possible"):  # fmt: skip
         assert said in page.words
 
 
@@ -99,6 +99,25 @@ def test_names_and_texts_stay_text(name):
     assert escaping.visible(name).strip() in page.text
     assert page.data["samples"]["a"].count(escaping.visible(name)) == 1
     assert all(char.isprintable() or char == "\n" for char in page.source)
+
+
+def test_more_relabelings_than_can_be_counted_are_a_size():
+    heatmap = make_heatmap(**POOLED)
+    found = make_statistics(heatmap)
+    for given, shown in (("1000000", "9999 of 1000000 possible"), ("1" + "7" * 23, "9999 of about 1e23 possible")):
+        tests = {test: facts | {"n_distinct": given} for test, facts in found.attributes["tests"].items()}
+        page = qkov.make_report(heatmap, dataclasses.replace(found, attributes=found.attributes | {"tests": tests}))
+        assert shown in page
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("../models/tiny", "tiny"), ("/data/tiny/", "tiny"), ("owner/tiny", "owner/tiny"), ("..", ".."), ("/", "/")],
+)
+def test_header_shows_a_folder_of_a_model_by_its_own_name(given, shown):
+    page = qkov.make_report(make_heatmap(), record={"command": "x", "model": {"name": given}})
+    (sizes,) = re.findall(r'<p class="sizes">(.*?)</p>', page)
+    assert re.sub("<.*?>", "", sizes).startswith(f"{shown} · ")
 
 
 def test_a_page_that_escapes_nothing_is_noticed(monkeypatch):

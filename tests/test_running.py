@@ -301,6 +301,19 @@ def test_samples_without_clusters_count_as_independent_with_a_note(copy):
     assert everyone.num_units("code") == 6
 
 
+def test_copies_that_count_as_independent_are_noted(copy):
+    lines = task_lines("math", 4, clusters=False)
+    write_lines(copy / "math.jsonl", [*lines, {**lines[0], "id": "m8"}, {**lines[0], "id": "m9"}])
+    assert any(
+        "2 of 6 samples of task 'math' are copies of another" in note
+        for note in run_inputs.read_inputs(make_config(copy)).notes
+    )
+    write_lines(copy / "math.jsonl", [*lines, {**lines[0], "id": "m8", "prompt": "Add. "}])
+    assert not any("copies" in note for note in run_inputs.read_inputs(make_config(copy)).notes)
+    write_lines(copy / "math.jsonl", [{**one, "cluster": "c0", "text": "same"} for one in lines])
+    assert not any("copies" in note for note in run_inputs.read_inputs(make_config(copy)).notes)
+
+
 def test_several_variants_and_choices(copy):
     config = make_config(
         copy, reference=None, keep_store=False, tokens={"max_length": 5, "truncate": True}, seed=3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import PurePath
 from typing import Any
 
 from ..geometry import BLOCKS
@@ -96,7 +97,7 @@ def _header(data: ReportData) -> Markup:
         f"{_counted(len(first.layers), 'layer')} × {_counted(len(first.heads), 'head')}",
         _counted(len(first.kv_heads), "kv head"),
     ]
-    model = (data.record.get("model") or {}).get("name")
+    model = _short((data.record.get("model") or {}).get("name") or "")
     links = (
         ("summary", "Summary"),
         ("maps", "Maps"),
@@ -119,6 +120,16 @@ def _header(data: ReportData) -> Markup:
         title,
         element("p", *([name(model), " · "] if model else []), " · ".join(sizes), class_="sizes"),
     )
+
+
+def _short(model: str) -> str:
+    """The folder's own name where the model is a path; a name on the hub as it is. "Provenance" has all of it."""
+    return PurePath(model).name or model if model.startswith((".", "/")) else model
+
+
+def _large(digits: str) -> str:
+    """A number as it is if it can be counted; else its size."""
+    return digits if len(digits) < 10 or not digits.isdigit() else f"about 1e{len(digits) - 1}"
 
 
 def _counted(number: int, what: str) -> str:
@@ -208,7 +219,7 @@ def _tests_section(data: ReportData) -> Iterator[Markup]:
         ("relabelled units", main["unit"]),
         (
             "relabelings",
-            f"{main['n_permutations']} of {main['n_distinct']} there are; smallest possible p {main['min_p']:.3g}",
+            f"{main['n_permutations']} of {_large(main['n_distinct'])} possible; smallest possible p {main['min_p']:.3g}",
         ),
         ("seed", main["seed"]),
         (
