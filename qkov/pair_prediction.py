@@ -69,7 +69,10 @@ def predict_pairs(
 
     Raises:
         OptionError: If an option has no meaning, or two exclude each other.
-        Others: As :func:`qkov.predict_change` does.
+        EmptyTaskError: If a task has no samples.
+        UnknownTaskError: If a task was never collected.
+        StatisticsError: As :func:`qkov.predict_change` does.
+        NonFiniteError: If gradients leave the range of their type.
     """
     device = scoring.checked_device(computation_device)
     if curvature == "gradient" and curvature_task is not None:

@@ -86,8 +86,11 @@ def predict_change(
         :class:`~qkov.prediction_result.Prediction`: by slice, kv head, layer, block and in all.
 
     Raises:
-        EmptyTaskError: If a task has no samples. OptionError, StatisticsError, UnknownTaskError: For a request without
-            meaning. NonFiniteError: If gradients leave the range of their type.
+        EmptyTaskError: If a task has no samples.
+        OptionError: If an option has no meaning.
+        StatisticsError: If an interval was asked for that the clusters cannot give.
+        UnknownTaskError: If a task was never collected.
+        NonFiniteError: If gradients leave the range of their type.
     """
     device = scoring.checked_device(computation_device)
     if not 0 < level < 1:

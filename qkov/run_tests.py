@@ -124,7 +124,7 @@ def statistics_of(samples: Samples, *, progress: bool = True) -> HeadStatistics:
     """Test every head.
 
     Raises:
-        StatisticsError: If nothing could be tested. Others: see :meth:`qkov.QKOVStatistics.test_heatmap`.
+        StatisticsError: If nothing could be tested; and what :meth:`qkov.QKOVStatistics.test_heatmap` raises.
     """
     if samples.clusters not in CLUSTERS:
         raise OptionError(f"clusters={samples.clusters!r}; expected one of {', '.join(CLUSTERS)}.")
