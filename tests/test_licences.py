@@ -31,7 +31,6 @@ SAYINGS = {
 MPL = "asks that changes to its own files be published, and it is used unchanged: "
 EXCEPTIONS = {
     "certifi": MPL + "a list of certificates, needed by what transformers and the book bring along",
-    "ast_serialize": "states none in its metadata; its two licence files are MIT. Part of mypy, a tool of `nox -s lint`",
     "hypothesis": MPL + "a tool of the tests",
     "pathspec": MPL + "a tool of building the package, and part of mypy",
     "tqdm": MPL + "progress bars; MPL-2.0 and MIT by parts",

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import transformers
 
 from validation import tiny_models
 from validation.architectures import ARCHITECTURES
@@ -19,17 +18,17 @@ def test_the_tables_are_of_the_pinned_version():
 
 
 def test_what_is_missing_is_a_fault_of_the_table_unless_transformers_is_older(monkeypatch):
-    monkeypatch.setattr(transformers, "__version__", tiny_models.WRITTEN_WITH)
+    monkeypatch.setattr(tiny_models.transformers, "__version__", tiny_models.WRITTEN_WITH)
     with pytest.raises(AttributeError, match="NoSuchForCausalLM"):
         tiny_models.build(UNKNOWN)
-    monkeypatch.setattr(transformers, "__version__", "5.9.1")
+    monkeypatch.setattr(tiny_models.transformers, "__version__", "5.9.1")
     with pytest.raises(tiny_models.OlderTransformersError, match=r"transformers 5\.9\.1 has not the unknown of"):
         tiny_models.build(UNKNOWN)
 
 
 def test_what_was_otherwise_is_left_out_of_an_older_version_alone(monkeypatch):
     assert ARCHITECTURES.keys() >= tiny_models.OTHERWISE
-    monkeypatch.setattr(transformers, "__version__", "5.0.0")
+    monkeypatch.setattr(tiny_models.transformers, "__version__", "5.0.0")
     with pytest.raises(tiny_models.OlderTransformersError, match="it has other modules there"):
         tiny_models.build(ARCHITECTURES["siglip-vision"])
     tiny_models.build(ARCHITECTURES["llama"])
